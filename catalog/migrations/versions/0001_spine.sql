@@ -1,0 +1,329 @@
+-- The spine of the catalog. Times are timestamptz from capstan_now(); sizes are bytes; checksums are lower-case hex.
+
+create function capstan_now() returns timestamptz language sql stable parallel safe as
+$$ select coalesce(nullif(current_setting('capstan.now', true), '')::timestamptz, clock_timestamp()) $$;
+
+-- ------------------------------------------------------------------ states: the database refuses an illegal step too
+
+create table state_move (
+    machine text not null, from_state text not null, to_state text not null,
+    primary key (machine, from_state, to_state)
+);
+
+create function check_state_move() returns trigger language plpgsql as $$
+declare
+    present text := case when tg_op = 'INSERT' then '' else old.state end;
+begin
+    if not exists (select from state_move m
+                   where m.machine = tg_argv[0] and m.from_state = present and m.to_state = new.state) then
+        raise exception '% may not move from "%" to "%"', tg_argv[0], present, new.state
+            using errcode = '23514', constraint = 'state_move';
+    end if;
+    return new;
+end $$;
+
+-- ------------------------------------------------------------------ identity of this catalog, settings that live in it
+
+create table catalog_identity (
+    "only" boolean primary key default true check ("only"),
+    id text not null,                -- short, written into every volume label
+    incarnation text not null,       -- changes with every restore; part of an event's position
+    created_at timestamptz not null default capstan_now()
+);
+
+-- ------------------------------------------------------------------ media
+
+create table library (
+    name text primary key, kind text not null, spec jsonb not null,
+    state text not null default 'up', reason text not null default '', changed_by text not null default 'capstan',
+    since timestamptz not null default capstan_now()
+);
+
+create table drive (
+    name text primary key, library text not null references library,
+    state text not null default 'up', reason text not null default '', changed_by text not null default 'capstan',
+    since timestamptz not null default capstan_now(),
+    tapeserver text, heartbeat_at timestamptz
+);
+
+create table pool (name text primary key, library text not null references library);
+
+create table volume (
+    vid text primary key, library text not null references library, pool text references pool,
+    state text not null default 'blank', reason text not null default '', changed_by text not null default 'capstan',
+    since timestamptz not null default capstan_now(),
+    generation integer not null default 0,
+    capacity_bytes bigint not null, written_bytes bigint not null default 0, block_size integer not null default 262144,
+    tape_files integer not null default 0,        -- number of the last tape file; 0 on a labelled, empty volume
+    end_block bigint not null default 0,          -- logical object number at which the next tape file starts
+    end_verified boolean not null default true,   -- false after a restore: appending checks first in any case
+    full_at timestamptz
+);
+create index volume_pool on volume (pool, state);
+create index volume_library on volume (library);
+
+create table storage_class (
+    name text primary key, copies smallint not null check (copies between 1 and 8),
+    pools text[] not null check (cardinality(pools) >= copies),   -- in order of preference, one library each
+    evict_degraded boolean not null default false, is_default boolean not null default false
+);
+create unique index storage_class_default on storage_class (is_default) where is_default;
+
+-- ------------------------------------------------------------------ namespace
+
+create table node (
+    id bigint generated always as identity primary key,
+    parent bigint references node, name text collate "C" not null, kind text not null check (kind in ('directory', 'file')),
+    unique (parent, name)
+);
+
+create table directory (
+    node bigint primary key references node on delete cascade,
+    owner text not null, grp text not null, mode integer not null default 493, mtime_ns bigint not null,
+    storage_class text references storage_class
+);
+
+create table file (
+    id bigint generated always as identity primary key,
+    node bigint unique references node on delete set null,
+    state text not null default 'live', size bigint not null check (size >= 0),
+    adler32 text not null check (adler32 ~ '^[0-9a-f]{8}$'), digests jsonb not null default '{}',
+    mtime_ns bigint not null, mode integer not null default 420, owner text not null, grp text not null,
+    storage_class text not null references storage_class, stored_path text not null,
+    created_at timestamptz not null default capstan_now(), deleted_at timestamptz,
+    check ((state = 'live') = (deleted_at is null))
+);
+
+create table copy (
+    id bigint generated always as identity primary key,
+    file bigint not null references file, copy_number smallint not null,
+    volume text not null references volume, generation integer not null,
+    tape_file integer not null, first_block bigint not null, byte_offset bigint not null, length bigint not null,
+    epoch bigint not null, created_at timestamptz not null default capstan_now(),
+    unique (volume, generation, first_block, byte_offset, file)
+);
+create index copy_file on copy (file);
+
+create table dead_extent (
+    volume text not null references volume, generation integer not null, tape_file integer not null,
+    first_block bigint not null, blocks bigint not null, why text not null, found_at timestamptz not null default capstan_now(),
+    primary key (volume, generation, first_block)
+);
+
+-- ------------------------------------------------------------------ disk
+
+create table cache_server (
+    name text primary key, url text not null, root_id text not null, host text not null, root text not null,
+    state text not null default 'up', reason text not null default '', changed_by text not null default 'capstan',
+    since timestamptz not null default capstan_now(),
+    capacity_bytes bigint not null, used_bytes bigint not null default 0, reserved_bytes bigint not null default 0,
+    high_watermark real not null default 0.9, low_watermark real not null default 0.8,
+    heartbeat_at timestamptz not null default capstan_now(),
+    check (used_bytes >= 0 and reserved_bytes >= 0)
+);
+
+create table reservation (
+    id bigint generated always as identity primary key,   -- becomes the replica's id
+    cache_server text not null references cache_server, bytes bigint not null check (bytes >= 0),
+    kind text not null check (kind in ('put', 'recall')), file bigint references file, epoch bigint, path text,
+    created_at timestamptz not null default capstan_now(), expires_at timestamptz not null
+);
+create index reservation_server on reservation (cache_server, expires_at);
+create index reservation_epoch on reservation (epoch) where epoch is not null;
+
+create table replica (
+    id bigint primary key, file bigint not null references file, cache_server text not null references cache_server,
+    state text not null default 'on_disk', size bigint not null, origin text not null check (origin in ('put', 'recall')),
+    created_at timestamptz not null default capstan_now(), last_used_at timestamptz not null default capstan_now(),
+    why text not null default ''
+);
+create unique index replica_one_a_server on replica (file, cache_server) where state in ('on_disk', 'lost');
+create index replica_age on replica (cache_server, last_used_at) where state = 'on_disk';
+create index replica_evicting on replica (cache_server) where state = 'evicting';
+
+create table pin (
+    file bigint not null references file, owner text not null, expires_at timestamptz not null,
+    created_at timestamptz not null default capstan_now(), primary key (file, owner)
+);
+create index pin_owner on pin (owner);
+create index pin_expiry on pin (expires_at);
+
+-- ------------------------------------------------------------------ staging
+
+create table stage_request (
+    id bigint generated always as identity primary key, owner text not null, token bigint,
+    origin text not null default 'stage' check (origin in ('stage', 'get')),
+    state text not null default 'submitted', activity text not null default '', priority smallint not null default 50,
+    items bigint not null, items_live bigint not null,
+    created_at timestamptz not null default capstan_now(), started_at timestamptz, completed_at timestamptz
+);
+create index stage_request_owner on stage_request (owner, id);
+create index stage_request_submitted on stage_request (id) where state = 'submitted';
+
+create table stage_item (
+    request bigint not null references stage_request on delete cascade, number integer not null, path text not null,
+    file bigint references file, state text not null default 'submitted', lifetime_seconds double precision not null,
+    error_code text, error text, started_at timestamptz, finished_at timestamptz,
+    primary key (request, number)
+);
+create index stage_item_file on stage_item (file) where state in ('submitted', 'started');
+create index stage_item_path on stage_item (request, path);
+
+-- ------------------------------------------------------------------ queues: live rows only
+
+create table recall (
+    file bigint primary key references file, state text not null default 'queued', bytes bigint not null,
+    owner text not null, grp text not null, activity text not null default '', priority smallint not null default 50,
+    volume text references volume, epoch bigint, attempts smallint not null default 0, last_error text not null default '',
+    abandoned boolean not null default false,     -- the last waiter left while the mount had it
+    created_at timestamptz not null default capstan_now(), not_before timestamptz not null default capstan_now()
+);
+create index recall_epoch on recall (epoch) where epoch is not null;
+
+create table demand (
+    volume text not null references volume, first_block bigint not null, file bigint not null references recall on delete cascade,
+    byte_offset bigint not null, copy bigint not null references copy on delete cascade, created_at timestamptz not null,
+    primary key (volume, first_block, byte_offset, file)
+);
+create index demand_file on demand (file);
+create index demand_age on demand (volume, created_at);
+
+create table archive (
+    id bigint generated always as identity primary key, file bigint not null references file, copy_number smallint not null,
+    pool text not null references pool, state text not null default 'queued', bytes bigint not null,
+    owner text not null, grp text not null, urgent boolean not null default false,
+    epoch bigint, attempts smallint not null default 0, last_error text not null default '',
+    created_at timestamptz not null default capstan_now(), not_before timestamptz not null default capstan_now(),
+    unique (file, copy_number)
+);
+create index archive_pool on archive (pool, created_at) where state = 'queued';
+create index archive_epoch on archive (epoch) where epoch is not null;
+create index archive_age on archive (created_at);
+
+-- Never one hot row: changes are inserted here in the transaction that makes them; the planner folds them.
+create table queue_delta (
+    id bigint generated always as identity primary key, kind text not null check (kind in ('recall', 'archive')),
+    key text not null,                             -- the volume of a recall's demand, the pool of an archive
+    owner text not null, grp text not null, activity text not null, priority smallint not null,
+    files bigint not null, bytes bigint not null, urgent bigint not null
+);
+
+create table queue_counter (
+    kind text not null, key text not null, owner text not null, grp text not null, activity text not null,
+    priority smallint not null, files bigint not null, bytes bigint not null, urgent bigint not null,
+    primary key (kind, key, owner, grp, activity, priority)
+);
+
+create table candidate (
+    kind text not null check (kind in ('volume', 'pool')), key text not null, library text not null,
+    code text not null, arguments jsonb not null default '{}', changed_at timestamptz not null default capstan_now(),
+    primary key (kind, key)
+);
+
+create table mount (
+    epoch bigint generated always as identity primary key,
+    drive text not null unique references drive, volume text not null unique references volume,
+    library text not null references library, pool text references pool,
+    purpose text not null check (purpose in ('recall', 'archive', 'label')), state text not null default 'planned',
+    reason_code text not null, reason_arguments jsonb not null default '{}',
+    tapeserver text, files bigint not null default 0, bytes bigint not null default 0, stop_wanted text,
+    created_at timestamptz not null default capstan_now(), changed_at timestamptz not null default capstan_now()
+);
+
+create table mount_history (
+    epoch bigint not null, drive text not null, volume text not null, library text not null, pool text, purpose text not null,
+    reason_code text not null, files bigint not null, bytes bigint not null, outcome text not null,
+    created_at timestamptz not null, ended_at timestamptz not null default capstan_now(),
+    primary key (epoch, ended_at)
+) partition by range (ended_at);
+
+-- ------------------------------------------------------------------ coordination, identity, record
+
+create table lease (name text primary key, holder text not null, number bigint not null, expires_at timestamptz not null);
+
+create table server (
+    kind text not null, name text not null, url text not null, host text not null, pid integer not null,
+    started_at timestamptz not null default capstan_now(), heartbeat_at timestamptz not null default capstan_now(),
+    detail jsonb not null default '{}', primary key (kind, name)
+);
+
+create table token (
+    id bigint generated always as identity primary key, hash bytea not null unique, label text not null,
+    owner text not null, groups text[] not null, grants jsonb not null,     -- [[action, path prefix], ...]
+    recorded boolean not null default false, created_at timestamptz not null default capstan_now(),
+    expires_at timestamptz, revoked_at timestamptz
+);
+
+create table signing_key (
+    id integer generated always as identity primary key, secret bytea not null,
+    created_at timestamptz not null default capstan_now(), retires_at timestamptz not null
+);
+
+create table audit (
+    id bigint generated always as identity primary key, at timestamptz not null default capstan_now(),
+    who text not null, action text not null, object text not null, reason text not null, detail jsonb not null default '{}'
+);
+create index audit_object on audit (object, id);
+
+create table event (
+    id bigint generated always as identity, transaction xid8 not null default pg_current_xact_id(),
+    at timestamptz not null default capstan_now(), kind text not null, subject text not null, data jsonb not null default '{}',
+    primary key (transaction, id, at)
+) partition by range (at);
+
+-- ------------------------------------------------------------------ derived in one place
+
+-- A copy counts when its volume carries the generation it was written under and is in a good state.
+create function file_good_copies(wanted bigint) returns bigint language sql stable as $$
+    select count(distinct c.copy_number) from copy c join volume v on v.vid = c.volume and v.generation = c.generation
+    where c.file = wanted and v.state in ('active', 'full', 'disabled')
+$$;
+
+create function file_is_safe(wanted bigint) returns boolean language sql stable as $$
+    select file_good_copies(f.id) >= s.copies from file f join storage_class s on s.name = f.storage_class where f.id = wanted
+$$;
+
+-- Degraded: all copies are good, but not all of them can be reached now.
+create function file_is_degraded(wanted bigint) returns boolean language sql stable as $$
+    select count(distinct c.copy_number) filter (where l.state = 'up' and v.state <> 'disabled') < count(distinct c.copy_number)
+    from copy c join volume v on v.vid = c.volume and v.generation = c.generation join library l on l.name = v.library
+    where c.file = wanted and v.state in ('active', 'full', 'disabled')
+$$;
+
+create function file_is_evictable(wanted bigint) returns boolean language sql stable as $$
+    select file_is_safe(f.id) and (s.evict_degraded or not file_is_degraded(f.id))
+       and not exists (select from pin p where p.file = f.id and p.expires_at > capstan_now())
+       and not exists (select from stage_item i where i.file = f.id and i.state in ('submitted', 'started'))
+    from file f join storage_class s on s.name = f.storage_class where f.id = wanted
+$$;
+
+-- Names of the way from the root, for messages and audit; the namespace itself stores no path.
+create function node_path(wanted bigint) returns text language sql stable as $$
+    with recursive up (id, parent, path) as (
+        select id, parent, name from node where id = wanted
+        union all
+        select n.id, n.parent, n.name || '/' || up.path from node n join up on n.id = up.parent
+    )
+    select case when path = '' then '/' else path end from up where parent is null
+$$;
+
+-- ------------------------------------------------------------------ history is dropped by partition
+
+create function make_history_partitions() returns void language plpgsql as $$
+declare
+    history text; month timestamptz; name text;
+begin
+    foreach history in array array['mount_history', 'event'] loop
+        for ahead in 0..2 loop
+            month := date_trunc('month', capstan_now() at time zone 'utc') at time zone 'utc' + make_interval(months => ahead);
+            name := history || to_char(month at time zone 'utc', '"_y"YYYY"m"MM');
+            if to_regclass(name) is null then
+                execute format('create table %I partition of %I for values from (%L) to (%L)', name, history, month,
+                    month + interval '1 month');
+            end if;
+        end loop;
+    end loop;
+end $$;
+
+create table mount_history_default partition of mount_history default;
+create table event_default partition of event default;
