@@ -1,0 +1,132 @@
+"""One PostgreSQL for the whole run, one fresh migrated database for each test that asks.
+
+`CAPSTAN_TEST_DATABASE_URL` (a SQLAlchemy URL of a role that may create databases) takes another server instead.
+Nothing is left behind: the server stops with the run, and a later run clears up after one that was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import make_url
+
+from catalog.database import Database
+from catalog.embedded import EmbeddedPostgres
+from catalog.migrate import upgrade
+
+_T = TypeVar("_T")
+_PREFIX = "capstan-test-"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # `timeout` and CI end a run by SIGTERM: fixtures must still be torn down.
+    with contextlib.suppress(ValueError):
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run to its end on a loop of its own, whether or not the calling thread has one."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, coroutine).result()
+
+
+@pytest.fixture(scope="session")
+def server_url() -> Iterator[str]:
+    """The URL of a running server; tests want `database` or `database_url`."""
+    if url := os.environ.get("CAPSTAN_TEST_DATABASE_URL"):
+        yield url
+        return
+    _clear_up_after_killed_runs()
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    directory.chmod(0o755)  # as root the server runs as nobody, and must get in
+    (directory / "pid").write_text(str(os.getpid()))
+    server = EmbeddedPostgres(directory)
+    try:
+        yield run(server.start())
+    finally:
+        _remove(directory)
+
+
+def _clear_up_after_killed_runs() -> None:
+    for directory in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            if not Path("/proc", (directory / "pid").read_text().strip() or "0").exists():
+                _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    run(EmbeddedPostgres(directory).remove())
+    (directory / "pid").unlink(missing_ok=True)
+    directory.rmdir()
+
+
+@pytest.fixture(scope="session")
+def template_database(server_url: str) -> Iterator[str]:
+    """A migrated database that nobody connects to, so that PostgreSQL can copy it."""
+    name = f"capstan_template_{uuid4().hex[:8]}"
+    run(_administer(server_url, f'CREATE DATABASE "{name}"'))
+    try:
+        run(upgrade(_with_database(server_url, name)))
+        yield name
+    finally:
+        run(_administer(server_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+def database_url(server_url: str, template_database: str) -> Iterator[str]:
+    """The URL of a migrated, empty database of this test's own."""
+    name = f"capstan_test_{uuid4().hex[:12]}"
+    run(_administer(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY file_copy'))
+    try:
+        yield _with_database(server_url, name)
+    finally:
+        run(_administer(server_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A migrated, empty, fresh catalog."""
+    async with Database(database_url, application_name="test") as found:
+        yield found
+
+
+@pytest.fixture
+def set_clock(database: Database) -> Callable[[datetime | None], Awaitable[None]]:
+    """`await set_clock(instant)`: what `capstan_now()` answers from now on, in this database; None: the real time.
+
+    It reaches `database` at once, and other processes with their next connection.
+    """
+
+    async def set_(instant: datetime | None) -> None:
+        name = make_url(database.url).database
+        to = "DEFAULT" if instant is None else f"'{instant.isoformat()}'"
+        async with database.transaction() as connection:
+            await connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET capstan.now TO {to}')
+        await database.reset_connections()
+
+    return set_
+
+
+def _with_database(url: str, name: str) -> str:
+    return make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+async def _administer(url: str, statement: str) -> None:
+    address = make_url(_with_database(url, "postgres")).set(drivername="postgresql")
+    connection = await asyncpg.connect(address.render_as_string(hide_password=False))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
