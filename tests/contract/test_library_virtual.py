@@ -221,8 +221,10 @@ def test_faults_reach_a_drive_that_is_open_in_another_process(east):
         [
             sys.executable,
             "-c",
-            "import sys; from pathlib import Path; from tapeserver.library.faults import *;"
-            "inject(Path(sys.argv[1]), Fault('unreadable', volume='A00001', block=0))",
+            (
+                "import sys; from pathlib import Path; from tapeserver.library.faults import *;"
+                "inject(Path(sys.argv[1]), Fault('unreadable', volume='A00001', block=0))"
+            ),
             str(east),
         ],
         cwd=ROOT,
