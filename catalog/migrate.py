@@ -21,15 +21,18 @@ SCRIPTS = Path(__file__).with_name("migrations")
 _LOCK = 0x4341_5053
 
 
-async def upgrade(url: str, revision: str = "head") -> None:
-    """Apply every revision up to `revision` that the database at `url` lacks. Safe to repeat, and at the same time."""
+async def upgrade(url: str, revision: str = "head", *, scripts: Path = SCRIPTS) -> None:
+    """Apply every revision up to `revision` that the database at `url` lacks. Safe to repeat, and at the same time.
+
+    `scripts`: another schema's history, with a version table of its own (jobserver/migrations), instead of the catalog's.
+    """
     engine = create_async_engine(url, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             await connection.execute(sa.text("SELECT pg_advisory_lock(:lock)"), {"lock": _LOCK})
             # Ends the transaction but not the lock, which the session holds: each revision commits by itself.
             await connection.commit()
-            await connection.run_sync(_upgrade, revision)
+            await connection.run_sync(_upgrade, revision, scripts)
             await connection.commit()
     finally:
         await engine.dispose()
@@ -45,16 +48,16 @@ def head() -> str | None:
     return ScriptDirectory.from_config(configuration()).get_current_head()
 
 
-def configuration() -> Config:
+def configuration(scripts: Path = SCRIPTS) -> Config:
     """alembic's configuration, as the `alembic` command would read it from a file."""
     config = Config()
     # Config values pass through "%" interpolation, and an installation path may hold one.
-    config.set_main_option("script_location", str(SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
 
-def _upgrade(connection: sa.Connection, revision: str) -> None:
-    config = configuration()
+def _upgrade(connection: sa.Connection, revision: str, scripts: Path) -> None:
+    config = configuration(scripts)
     config.attributes["connection"] = connection
     command.upgrade(config, revision)
