@@ -38,7 +38,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 # ---------------------------------------------------------------- parts
 
 
-class ReadItem(_Part):
+class ReadItem(_Part, frozen=True):
     """One file to read: its copy on the volume, and where it goes.
 
     `first_block` is the object number of the tape file's HDR1, `byte_offset` counts from the start of that tape file's
@@ -57,7 +57,7 @@ class ReadItem(_Part):
     cache_url: str
 
 
-class FileFields(_Part):
+class FileFields(_Part, frozen=True):
     """The fields of catalog.model.FileRecord that go to tape."""
 
     file_id: int
@@ -72,7 +72,7 @@ class FileFields(_Part):
     digests: dict[str, str] = {}
 
 
-class WriteItem(_Part):
+class WriteItem(_Part, frozen=True):
     """One file to write as a tape file: what it is, and the replica that has it (signed URL of the bulk read)."""
 
     archive_id: int
@@ -83,7 +83,7 @@ class WriteItem(_Part):
     pool: str = ""
 
 
-class WrittenItem(_Part):
+class WrittenItem(_Part, frozen=True):
     """Where an archive's copy lies now; fields as in catalog.model.CopyPlace."""
 
     archive_id: int
@@ -93,7 +93,7 @@ class WrittenItem(_Part):
     length: int
 
 
-class DeadExtent(_Part):
+class DeadExtent(_Part, frozen=True):
     """A complete tape file that no copy refers to. It counts as a tape file and is never overwritten."""
 
     tape_file: int
@@ -105,13 +105,13 @@ class DeadExtent(_Part):
 # ---------------------------------------------------------------- to the mover
 
 
-class Ping(_Message):
+class Ping(_Message, frozen=True):
     """Answered with Pong at once, also while the drive is busy."""
 
     n: int
 
 
-class Load(_Message):
+class Load(_Message, frozen=True):
     """Open the drive, in which the changer has put the volume, and check the label; for archives the end as well.
 
     Answered by Loaded or LoadFailed. `known_tape_files` and `known_end_block` are the catalog's: the number of the last
@@ -140,37 +140,37 @@ class Load(_Message):
     uncommitted_batches_max: int = 2
 
 
-class Read(_Message):
+class Read(_Message, frozen=True):
     """Append files to the plan, in the order in which they are to be read; `replace` drops what was not begun."""
 
     items: list[ReadItem]
     replace: bool = False
 
 
-class Write(_Message):
+class Write(_Message, frozen=True):
     """Append files to write, in this order."""
 
     items: list[WriteItem]
 
 
-class Drop(_Message):
+class Drop(_Message, frozen=True):
     """Forget these files. One that is under way ends as failed with the code `dropped`; the others say nothing."""
 
     file_ids: list[int] = []
     archive_ids: list[int] = []
 
 
-class Flush(_Message):
+class Flush(_Message, frozen=True):
     """Flush after the present file, whatever the policy says."""
 
 
-class Committed(_Message):
+class Committed(_Message, frozen=True):
     """The batch is in the catalog."""
 
     batch: int
 
 
-class Stop(_Message):
+class Stop(_Message, frozen=True):
     """Finish the present file, flush, report, close the drive; then Unloaded. What was not begun says nothing."""
 
     reason: str = ""
@@ -179,15 +179,15 @@ class Stop(_Message):
 # ---------------------------------------------------------------- from the mover
 
 
-class Pong(_Message):
-    """`phase` is what the drive does now ("load", "locate", "read", "write", "flush", "wait", "idle"), and since when."""
+class Pong(_Message, frozen=True):
+    """`phase` is what the drive does now (load, locate, read, write, flush, wait, idle), and for how long."""
 
     n: int
     phase: str = "idle"
     phase_seconds: float = 0.0
 
 
-class Loaded(_Message):
+class Loaded(_Message, frozen=True):
     """The volume is the right one. `tape_files` and `end_block` are true now: `dead` counts among them."""
 
     tape_files: int
@@ -196,7 +196,7 @@ class Loaded(_Message):
     dead: list[DeadExtent] = []
 
 
-class LoadFailed(_Message):
+class LoadFailed(_Message, frozen=True):
     """The volume cannot be used. The drive is closed again; nothing was written.
 
     wrong_label: another volume, generation or catalog. tape_short: the tape ends before the catalog's end (rule 7a.3).
@@ -208,14 +208,14 @@ class LoadFailed(_Message):
     verdict: Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "fenced", "io"]
 
 
-class ReadDone(_Message):
+class ReadDone(_Message, frozen=True):
     """The file is on the cache server under its reservation; the checksum was right on both sides."""
 
     file_id: int
     reservation_id: int
 
 
-class ReadFailed(_Message):
+class ReadFailed(_Message, frozen=True):
     """The file could not be brought; `retry` is a value of catalog.errors.Retry."""
 
     file_id: int
@@ -225,7 +225,7 @@ class ReadFailed(_Message):
     retry: str
 
 
-class Written(_Message):
+class Written(_Message, frozen=True):
     """Since the last batch these were written, and the flush was GOOD. `written_bytes` counts this batch's blocks."""
 
     batch: int
@@ -236,7 +236,7 @@ class Written(_Message):
     dead: list[DeadExtent] = []
 
 
-class WriteFailed(_Message):
+class WriteFailed(_Message, frozen=True):
     """These archives are not on the volume. With `volume_full` nothing is wrong: they belong on another one."""
 
     archive_ids: list[int]
@@ -246,11 +246,11 @@ class WriteFailed(_Message):
     retry: str = "other_drive"
 
 
-class Idle(_Message):
+class Idle(_Message, frozen=True):
     """Nothing is left to do, and everything was reported; once each time the plan runs empty."""
 
 
-class Progress(_Message):
+class Progress(_Message, frozen=True):
     """How far the present file is; at most two a second."""
 
     file_id: int
@@ -258,11 +258,11 @@ class Progress(_Message):
     block: int
 
 
-class Unloaded(_Message):
+class Unloaded(_Message, frozen=True):
     """The drive is closed; the mover waits for the next Load. The volume is still in the drive."""
 
 
-class Fault(_Message):
+class Fault(_Message, frozen=True):
     """The drive can do no more in this mount; everything not reported as written or read counts as failed."""
 
     code: str
@@ -274,11 +274,11 @@ FromMover = (
     Pong | Loaded | LoadFailed | ReadDone | ReadFailed | Written | WriteFailed | Idle | Progress | Unloaded | Fault
 )
 
-_Any = TypeVar("_Any")
+_T = TypeVar("_T")
 
 _encoder = msgspec.msgpack.Encoder()
-_to_mover = msgspec.msgpack.Decoder(ToMover)
-_from_mover = msgspec.msgpack.Decoder(FromMover)
+_to_mover: msgspec.msgpack.Decoder[ToMover] = msgspec.msgpack.Decoder(ToMover)
+_from_mover: msgspec.msgpack.Decoder[FromMover] = msgspec.msgpack.Decoder(FromMover)
 
 
 def encode(message: ToMover | FromMover) -> bytes:
@@ -327,7 +327,7 @@ def _check_length(length: int) -> None:
         raise BadFrame(why=f"a length of {length} bytes")
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[_Any], body: bytes) -> _Any:
+def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
     try:
         return decoder.decode(body)
     except msgspec.DecodeError as exc:
