@@ -219,7 +219,8 @@ cache_server = Table(
     *_switch("up"),
     _column("capacity_bytes", BigInteger), _number("used_bytes", 0), _number("reserved_bytes", 0),
     _column("high_watermark", REAL, server_default=text("0.9")),
-    _column("low_watermark", REAL, server_default=text("0.8")), _now("heartbeat_at"),
+    _column("low_watermark", REAL, server_default=text("0.8")), _number("wanted_bytes", 0),
+    _now("heartbeat_at"),
     CheckConstraint("used_bytes >= 0 and reserved_bytes >= 0", name="cache_server_check"),
 )
 
@@ -276,7 +277,7 @@ stage_item = Table(
     _column("lifetime_seconds", Double), *_columns(Text, "error_code", "error", nullable=True),
     *_columns(_TIME, "started_at", "finished_at", nullable=True),
     Index("stage_item_file", "file", postgresql_where=text("state in ('submitted', 'started')")),
-    Index("stage_item_path", "request", "path"),
+    Index("stage_item_path", "request", text("hashtextextended(path, 0)")),
 )
 
 # ---------------------------------------------------------------------- queues: live rows only

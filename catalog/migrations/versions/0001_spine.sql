@@ -118,6 +118,7 @@ create table cache_server (
     since timestamptz not null default capstan_now(),
     capacity_bytes bigint not null, used_bytes bigint not null default 0, reserved_bytes bigint not null default 0,
     high_watermark real not null default 0.9, low_watermark real not null default 0.8,
+    wanted_bytes bigint not null default 0,       -- the largest wish that was refused since the evictor last looked
     heartbeat_at timestamptz not null default capstan_now(),
     check (used_bytes >= 0 and reserved_bytes >= 0)
 );
@@ -167,7 +168,8 @@ create table stage_item (
     primary key (request, number)
 );
 create index stage_item_file on stage_item (file) where state in ('submitted', 'started');
-create index stage_item_path on stage_item (request, path);
+-- A path has up to 4,096 bytes, an index row at most a third of a page: so its hash.
+create index stage_item_path on stage_item (request, hashtextextended(path, 0));
 
 -- ------------------------------------------------------------------ queues: live rows only
 
