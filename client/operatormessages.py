@@ -1,0 +1,102 @@
+"""The JSON bodies of the operators' calls under /api/capstan/v1, as the door and its clients both use them.
+
+Rows of libraries, drives, volumes, pools and queues are objects whose fields grow with the server; what is fixed here
+is how they are wrapped and what a change says. No behaviour here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from client.messages import Answer, OurRequest
+
+Row = dict[str, Any]
+
+
+class StateBody(OurRequest):
+    """drives/NAME, libraries/NAME (up, down) and volumes/VID (enabled, disabled); the reason goes to the audit log."""
+
+    state: str
+    reason: str
+
+
+class ReasonBody(OurRequest):
+    """requests/ID/cancel"""
+
+    reason: str
+
+
+class RetryBody(OurRequest):
+    """queue/retry; kind: archives or recalls"""
+
+    kind: str
+    reason: str
+
+
+class Items(Answer):
+    """Every operators' list."""
+
+    items: list[Row]
+
+
+class QueueView(Answer):
+    archives: list[Row] = []
+    recalls: list[Row] = []
+    mounts: list[Row] = []
+    drives: list[Row] = []
+    requests: list[Row] = []
+    oldest_unsafe_seconds: float | None = None
+
+
+class VolumeFile(Answer):
+    path: str
+    file_id: int
+    size: int
+    first_block: int
+    byte_offset: int
+    on_disk: bool
+
+
+class VolumeFiles(Answer):
+    files: list[VolumeFile]
+    #: (after_block, after_offset) of the next page; None at the end
+    next: tuple[int, int] | None = None
+
+
+class DropBody(OurRequest):
+    paths: list[str]
+    wait: bool = False
+
+
+class Kept(Answer):
+    path: str
+    why: str
+
+
+class Dropped(Answer):
+    dropped: int
+    bytes: int
+    #: the first 1,000
+    kept: list[Kept] = []
+    kept_count: dict[str, int] = {}
+
+
+class Status(Answer):
+    """Per component, whether it answers; `ok` when all do."""
+
+    ok: bool
+    components: dict[str, Any] = {}
+    oldest_unsafe_seconds: float | None = None
+
+
+class ServerBody(OurRequest):
+    """The heartbeat of a job server."""
+
+    kind: str
+    name: str
+    url: str
+    host: str
+    pid: int
+    detail: dict[str, Any] = msgspec.field(default_factory=dict)
