@@ -25,6 +25,10 @@ from catalog.wakeups import Waker, Wakeups
 
 log = structlog.get_logger(__name__)
 
+#: Channels of `wake` and `listen`: queues or states changed; mount rows or plan edits; evictions wanted or space freed;
+#: an event was written.
+PLANNER, SESSIONS, CACHE, EVENTS = "planner", "sessions", "cache", "events"
+
 CONNECT_SECONDS_MAX = 10.0
 #: no single statement of ours takes longer, the COPY of a stage request of a million files included
 STATEMENT_SECONDS_MAX = 300.0

@@ -138,6 +138,12 @@ class TooLarge(BadRequest):
     code, http_status = "too_large", 413
 
 
+class LargerThanAnyVolume(TooLarge):
+    """{what} is {actual}, and no cartridge of its storage class holds more than {limit} bytes."""
+
+    code = "larger_than_any_volume"
+
+
 class Refused(CapstanError):
     """That is not allowed: {why}."""
 
@@ -202,6 +208,12 @@ class WrongState(Refused):
     """{object} is {state}; that does not allow {action}."""
 
     code, http_status = "wrong_state", 409
+
+
+class StaleEpoch(Refused):
+    """The mount with epoch {epoch} is over; nothing may be done under it any more."""
+
+    code, http_status = "stale_epoch", 409
 
 
 class NotFound(CapstanError):

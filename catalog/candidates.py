@@ -1,0 +1,53 @@
+"""The sentence of a candidate: code and arguments -> why a volume or a pool is, or is not, being served. Pure.
+
+The planner writes codes and arguments, on change only; whoever shows them renders them here, so that the door, the
+commands and the explanations speak with one voice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from catalog.units import show_bytes, show_seconds
+
+#: code -> sentence; {name} is an argument, sizes and times are shown by the unit at the end of their names
+SENTENCES: dict[str, str] = {
+    "ready": "it is being mounted in drive {drive}",
+    "mounted": "it is mounted in drive {drive}",
+    "no_free_drive": "it waits for a drive: all {drives} of library {library} that are up are in use",
+    "no_drive": "library {library} has no drive that is up",
+    "drive_silent": "the drives of library {library} that are up are attached to no live tape server",
+    "library_down": "library {library} is {state}: {reason}",
+    "volume_disabled": "volume {volume} is {state}: {reason}",
+    "collecting": "it collects: {wanted_bytes} of {target_bytes}, {wanted_files} of {target_files} files, "
+    "oldest {oldest_seconds} of {target_seconds}",
+    "backing_off": "what is left has failed and is tried again after a pause",
+    "cooling_down": "its last mount failed; it is tried again {cooldown_seconds} after that",
+    "cache_full": "the cache has no room: {why}",
+    "no_volume": "pool {pool} has no volume with room",
+    "volumes_in_use": "every volume of pool {pool} that has room is mounted or cooling down",
+    "pool_at_limit": "pool {pool} fills {open} volumes already, and at most {limit} at once",
+}
+
+
+def render(code: str, arguments: Mapping[str, Any]) -> str:
+    """The sentence, without a full stop; an unknown code is shown as it is, with its arguments."""
+    template = SENTENCES.get(code)
+    shown = {key: _show(key, value) for key, value in arguments.items()}
+    if template is not None:
+        try:
+            return template.format(**shown)
+        except (KeyError, IndexError):
+            pass
+    listed = ", ".join(f"{key} {value}" for key, value in sorted(shown.items()))
+    return f"{code.replace('_', ' ')}" + (f" ({listed})" if listed else "")
+
+
+def _show(name: str, value: Any) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if name.endswith("bytes"):
+            return show_bytes(value)
+        if name.endswith("seconds"):
+            return show_seconds(value)
+    return str(value)

@@ -1,0 +1,227 @@
+"""Mounts: planned by a planner, taken and ended by a session; and the candidates that explain what is not mounted.
+
+The end of a mount gives back what it had taken, so it is in `catalog.endings`. When to mount what is
+`tapeserver.planner`'s; nothing here touches a library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import tables
+from catalog.sql import load
+from catalog.states import MountState
+
+_SQL = {name: sa.text(statement) for name, statement in load("mounts").items()}
+_mount, _volume, _library, _drive = tables.mount, tables.volume, tables.library, tables.drive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewMount:
+    drive: str
+    volume: str
+    purpose: str
+    reason_code: str
+    #: the pool that a volume without one joins with this mount
+    pool: str | None = None
+    reason_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    epoch: int
+    drive: str
+    volume: str
+    library: str
+    pool: str | None
+    purpose: str
+    state: MountState
+    reason_code: str
+    reason_arguments: dict[str, Any]
+    tapeserver: str | None
+    files: int
+    bytes: int
+    stop_wanted: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountWork:
+    """All that a session needs to know to carry a mount out."""
+
+    epoch: int
+    drive: str
+    volume: str
+    library: str
+    library_spec: dict[str, Any]
+    pool: str | None
+    purpose: str
+    generation: int
+    volume_state: str
+    block_size: int
+    tape_files: int
+    end_block: int
+    written_bytes: int
+    capacity_bytes: int
+    catalog_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Why a volume or a pool is, or is not, mounted now; `catalog.candidates` renders it."""
+
+    kind: str
+    key: str
+    code: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def plan_mount(connection: AsyncConnection, mount: NewMount) -> int | None:
+    """Write the row of a mount; its epoch, or None when the drive or the volume is taken or the drive is not up."""
+    epoch: int | None = await connection.scalar(
+        _SQL["insert"],
+        {
+            "drive": mount.drive,
+            "volume": mount.volume,
+            "pool": mount.pool,
+            "purpose": mount.purpose,
+            "reason_code": mount.reason_code,
+            "reason_arguments": json.dumps(dict(mount.reason_arguments)),
+        },
+    )
+    return epoch
+
+
+async def list_mounts(
+    connection: AsyncConnection, *, drives: Sequence[str] | None = None, tapeserver: str | None = None
+) -> list[Mount]:
+    """Live mounts in the order of their epochs; only on `drives`, only those a tapeserver has taken."""
+    query = sa.select(*(_mount.c[name] for name in Mount.__dataclass_fields__)).order_by(_mount.c.epoch)
+    if drives is not None:
+        query = query.where(_mount.c.drive.in_(drives))
+    if tapeserver is not None:
+        query = query.where(_mount.c.tapeserver == tapeserver)
+    rows = (await connection.execute(query)).mappings()
+    return [Mount(**{**row, "state": MountState(row["state"])}) for row in rows]
+
+
+async def take(connection: AsyncConnection, epoch: int, tapeserver: str) -> MountWork | None:
+    """A planned mount becomes this tapeserver's; None when it is gone or taken."""
+    if await connection.scalar(_SQL["take"], {"epoch": epoch, "tapeserver": tapeserver}) is None:
+        return None
+    return await work_of(connection, epoch)
+
+
+async def work_of(connection: AsyncConnection, epoch: int) -> MountWork | None:
+    """What the mount of this epoch is about; None when it is over."""
+    query = (
+        sa.select(
+            *(_mount.c[name] for name in ("epoch", "drive", "volume", "library", "pool", "purpose")),
+            *(
+                _volume.c[name]
+                for name in ("generation", "block_size", "tape_files", "end_block", "written_bytes", "capacity_bytes")
+            ),
+            _volume.c.state.label("volume_state"),
+            _library.c.spec.label("library_spec"),
+            sa.select(tables.catalog_identity.c.id).scalar_subquery().label("catalog_id"),
+        )
+        .join(_volume, _volume.c.vid == _mount.c.volume)
+        .join(_library, _library.c.name == _mount.c.library)
+        .where(_mount.c.epoch == epoch)
+    )
+    row = (await connection.execute(query)).mappings().one_or_none()
+    return None if row is None else MountWork(**row)
+
+
+async def advance(connection: AsyncConnection, epoch: int, state: MountState) -> bool:
+    """Move a mount on; False when it is over (or there already). An illegal step is refused by the database."""
+    return await connection.scalar(_SQL["advance"], {"epoch": epoch, "state": state.value}) is not None
+
+
+async def add_progress(connection: AsyncConnection, epoch: int, *, files: int, bytes: int) -> None:
+    await connection.execute(_SQL["progress"], {"epoch": epoch, "files": files, "bytes": bytes})
+
+
+async def want_stop(
+    connection: AsyncConnection,
+    why: str,
+    *,
+    drive: str | None = None,
+    volume: str | None = None,
+    library: str | None = None,
+) -> int:
+    """Ask the sessions concerned to stop after what they are just doing; how many there are."""
+    arguments = {"why": why, "drive": drive, "volume": volume, "library": library}
+    if drive is None and volume is None and library is None:
+        raise ValueError("name a drive, a volume or a library")
+    return len((await connection.scalars(_SQL["want_stop"], arguments)).all())
+
+
+async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) -> dict[int, str | None]:
+    """epoch -> why it must stop, None when it need not; an epoch that is over is missing.
+
+    By state, not by message: a session that missed a wake-up finds it at its next look.
+    """
+    why = sa.case(
+        (_mount.c.stop_wanted.is_not(None), _mount.c.stop_wanted),
+        (_library.c.state != "up", "library " + _library.c.state + ": " + _library.c.reason),
+        (_drive.c.state != "up", "drive down: " + _drive.c.reason),
+        (
+            _volume.c.state.in_(["disabled", "broken", "exported", "suspect"]),
+            "volume " + _volume.c.state + ": " + _volume.c.reason,
+        ),
+    )
+    query = (
+        sa.select(_mount.c.epoch, why.label("why"))
+        .join(_volume, _volume.c.vid == _mount.c.volume)
+        .join(_library, _library.c.name == _mount.c.library)
+        .join(_drive, _drive.c.name == _mount.c.drive)
+        .where(_mount.c.epoch.in_(list(epochs)))
+    )
+    return {row.epoch: row.why for row in await connection.execute(query)}
+
+
+async def recently_failed(connection: AsyncConnection, *, seconds: float) -> dict[str, float]:
+    """volume -> seconds since its last mount that ended other than well, within `seconds`."""
+    rows = await connection.execute(_SQL["recently_failed"], {"seconds": seconds, "limit": 500})
+    ago: dict[str, float] = {}
+    for row in rows:
+        ago[row.volume] = min(row.ago_seconds, ago.get(row.volume, row.ago_seconds))
+    return ago
+
+
+async def write_candidates(connection: AsyncConnection, library: str, candidates: Sequence[Candidate]) -> int:
+    """Make these the candidates of `library`; how many rows changed."""
+    kinds, keys = [one.kind for one in candidates], [one.key for one in candidates]
+    written = await connection.execute(
+        _SQL["candidates_write"],
+        {
+            "library": library,
+            "kinds": kinds,
+            "keys": keys,
+            "codes": [one.code for one in candidates],
+            "arguments": [json.dumps(dict(one.arguments), sort_keys=True) for one in candidates],
+        },
+    )
+    cleared = await connection.execute(_SQL["candidates_clear"], {"library": library, "kinds": kinds, "keys": keys})
+    return written.rowcount + cleared.rowcount
+
+
+async def list_candidates(
+    connection: AsyncConnection, *, keys: Sequence[str] | None = None, library: str | None = None
+) -> list[Candidate]:
+    """What the planners said last, by kind and name."""
+    table = tables.candidate
+    query = sa.select(table.c.kind, table.c.key, table.c.code, table.c.arguments).order_by(table.c.kind, table.c.key)
+    if keys is not None:
+        query = query.where(table.c.key.in_(list(keys)))
+    if library is not None:
+        query = query.where(table.c.library == library)
+    return [Candidate(**row) for row in (await connection.execute(query)).mappings()]

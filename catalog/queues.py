@@ -1,0 +1,73 @@
+"""The queues to and from tape, under one name: recalls, archives, counters.
+
+Only the doors to them; each is its own module. What the failure of a recall or the end of a mount means for everybody
+who waits is in `catalog.endings`, which also knows staging and replicas; they ask this module for work.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog.archives import (
+    ClaimedArchive,
+    DeadExtent,
+    Written,
+    claim_archives,
+    commit_written,
+    drop_archives,
+    enqueue_archives,
+    fail_archives,
+    fail_over_archives,
+    make_urgent,
+    release_archives,
+    retry_archives,
+)
+from catalog.counters import Backlog, Drift, backlog, drift, fold_deltas
+from catalog.recalls import (
+    Answer,
+    ClaimedRecall,
+    RecallAnswer,
+    abandon_recalls,
+    claim_recalls,
+    drop_recalls,
+    finish_recalls,
+    request_recalls,
+    retry_recalls,
+)
+
+
+async def retry_held(connection: AsyncConnection, *, kind: str = "all") -> int:
+    """An operator's "now": `kind` archives, recalls or all; held rows start anew, those in back-off at once."""
+    retried = await retry_archives(connection) if kind in ("archives", "all") else 0
+    return retried + (await retry_recalls(connection) if kind in ("recalls", "all") else 0)
+
+
+__all__ = [
+    "Answer",
+    "Backlog",
+    "ClaimedArchive",
+    "ClaimedRecall",
+    "DeadExtent",
+    "Drift",
+    "RecallAnswer",
+    "Written",
+    "abandon_recalls",
+    "backlog",
+    "claim_archives",
+    "claim_recalls",
+    "commit_written",
+    "drift",
+    "drop_archives",
+    "drop_recalls",
+    "enqueue_archives",
+    "fail_archives",
+    "fail_over_archives",
+    "finish_recalls",
+    "fold_deltas",
+    "make_urgent",
+    "release_archives",
+    "request_recalls",
+    "retry_archives",
+    "retry_held",
+    "retry_recalls",
+]

@@ -1,0 +1,27 @@
+-- Leases are granted, renewed and expired by the database's clock alone. `number` grows with every new holding, so that
+-- work under an older one can be told from the present one.
+
+-- acquire --
+-- One statement decides the race. The same holder may take its own lease again at once (its former process is over, or
+-- will find its number stale); anybody else waits until it has expired.
+insert into lease as l (name, holder, number, expires_at)
+values (:name, :holder, 1, capstan_now() + make_interval(secs => :seconds))
+on conflict (name) do update
+set holder = excluded.holder, number = l.number + 1, expires_at = excluded.expires_at
+where l.expires_at <= capstan_now() or l.holder = excluded.holder
+returning number;
+
+-- renew --
+-- Only the very holding that is asked for, also when it has run out but nobody has taken it since.
+update lease set expires_at = capstan_now() + make_interval(secs => :seconds)
+where name = :name and holder = :holder and number = :number
+returning number;
+
+-- release --
+-- The row stays, for its number; only its time is over.
+update lease set expires_at = capstan_now() where name = :name and holder = :holder and number = :number;
+
+-- guard --
+-- Locked against a takeover until the transaction ends: what is decided under a lease is written under it.
+select number from lease
+where name = :name and holder = :holder and number = :number and expires_at > capstan_now() for share;

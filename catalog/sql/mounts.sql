@@ -1,0 +1,67 @@
+-- Live mounts. The row of a mount is the right to its drive and its volume: unique indexes guard both, and the row goes
+-- only after the library has reported the volume out of the drive.
+
+-- insert --
+-- Planners of several libraries and doors may write at once: whoever comes second to a drive or a volume gets no row.
+insert into mount (drive, volume, library, pool, purpose, reason_code, reason_arguments)
+select d.name, v.vid, d.library, coalesce(:pool, v.pool), :purpose, :reason_code, cast(:reason_arguments as jsonb)
+from drive d join volume v on v.vid = :volume and v.library = d.library
+where d.name = :drive and d.state = 'up'
+on conflict do nothing
+returning epoch;
+
+-- take --
+-- Compare-and-set: the tapeserver that has the drive, and only one session of it.
+update mount set state = 'loading', tapeserver = :tapeserver, changed_at = capstan_now()
+where epoch = :epoch and state = 'planned'
+returning epoch;
+
+-- advance --
+-- The table of steps is the trigger's; a mount that is over is no row.
+update mount set state = :state, changed_at = capstan_now()
+where epoch = :epoch and state <> :state returning epoch;
+
+-- progress --
+-- Added up by the session, at most some times a second: never a hot row.
+update mount set files = files + :files, bytes = bytes + :bytes, changed_at = capstan_now() where epoch = :epoch;
+
+-- want_stop --
+-- The first reason stays: it is what the operator or the evidence said.
+update mount set stop_wanted = coalesce(stop_wanted, :why)
+where (cast(:drive as text) is null or drive = :drive) and (cast(:volume as text) is null or volume = :volume)
+  and (cast(:library as text) is null or library = :library)
+returning epoch;
+
+-- lock_for_end --
+-- Waits for the mount's work under way (it holds the row FOR KEY SHARE), and keeps new work out.
+select epoch from mount where epoch = :epoch for update;
+
+-- end --
+-- The row moves to history in one statement.
+with gone as (delete from mount where epoch = :epoch returning *)
+insert into mount_history (epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, outcome, created_at)
+select epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, :outcome, created_at from gone
+returning epoch;
+
+-- recently_failed --
+-- The newest rows by epoch, which grows: no index on time is needed for what ended just now.
+select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at) as double precision) as ago_seconds
+from (select * from mount_history order by epoch desc limit :limit) as newest
+where outcome <> 'done' and ended_at > capstan_now() - make_interval(secs => :seconds);
+
+-- candidates_write --
+-- Only on change: most rounds write nothing.
+insert into candidate as c (kind, key, library, code, arguments)
+select kind, key, :library, code, cast(arguments as jsonb)
+from unnest(cast(:kinds as text[]), cast(:keys as text[]), cast(:codes as text[]), cast(:arguments as text[]))
+     as t (kind, key, code, arguments)
+order by 1, 2
+on conflict (kind, key) do update
+set library = excluded.library, code = excluded.code, arguments = excluded.arguments, changed_at = capstan_now()
+where (c.library, c.code, c.arguments) is distinct from (excluded.library, excluded.code, excluded.arguments);
+
+-- candidates_clear --
+-- Without demand there is nothing to explain.
+delete from candidate c where c.library = :library and not exists (
+    select from unnest(cast(:kinds as text[]), cast(:keys as text[])) as t (kind, key)
+    where t.kind = c.kind and t.key = c.key);

@@ -1,0 +1,428 @@
+-- The queues to and from tape. Two rules keep counters and rows equal without ever counting:
+--   * a queue_delta row is written in the transaction, and from the very rows, that it speaks of;
+--   * the demand of a recall changes only under the lock of its recall row, taken by an EARLIER statement: a later
+--     statement has a new snapshot, so that it sees the demand that the former owner of the lock has left.
+
+-- fence --
+-- Shared with other work of this mount, excluded by its end (a DELETE): nothing is claimed for a mount that is over.
+select volume, pool, library from mount where epoch = :epoch for key share;
+
+-- recalls_on_disk --
+-- Locked against the step to EVICTING, so that "it is on disk" still holds when the waiter's row is committed. A
+-- replica whose server does not answer counts only when there is no tape copy to read instead.
+select r.file from replica r join cache_server s on s.name = r.cache_server
+where r.file = any(cast(:files as bigint[])) and r.state = 'on_disk'
+  and ((s.state = 'up' and s.heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max))
+       or not exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
+                      where c.file = r.file and v.state in ('active', 'full', 'disabled', 'suspect')))
+order by r.id for share of r;
+
+-- recalls_insert --
+-- One recall per file however many ask; in the order of ids, so that two askers of the same files cannot deadlock.
+insert into recall (file, bytes, owner, grp, activity, priority)
+select f.id, f.size, :owner, :group, :activity, :priority from file f
+where f.id = any(cast(:files as bigint[])) and f.state = 'live'
+  and exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
+              where c.file = f.id and v.state in ('active', 'full', 'disabled', 'suspect'))
+order by f.id
+on conflict (file) do update set abandoned = false
+returning file, (xmax = 0) as fresh;
+
+-- demand_insert --
+-- Late binding: demand at every copy that is not gone, wherever it is and whether or not it can be mounted now. The
+-- recall's row is locked already. A copy that has just failed is wanted again only after the back-off.
+with added as (
+    insert into demand (volume, first_block, file, byte_offset, copy, created_at)
+    select c.volume, c.first_block, r.file, c.byte_offset, c.id,
+           case when c.volume = :slow_volume then greatest(r.created_at, r.not_before) else r.created_at end
+    from recall r join copy c on c.file = r.file join volume v on v.vid = c.volume and v.generation = c.generation
+    where r.file = any(cast(:files as bigint[])) and r.state = 'queued'
+      and v.state in ('active', 'full', 'disabled', 'suspect')
+    on conflict do nothing
+    returning volume, file
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'recall', a.volume, r.owner, r.grp, r.activity, r.priority, count(*), sum(r.bytes), 0
+    from added a join recall r on r.file = a.file group by 2, 3, 4, 5, 6
+)
+select distinct file from added;
+
+-- recalls_lock --
+-- The lock that every change of these recalls' demand wants first; in the order of ids.
+select file, state, abandoned from recall where file = any(cast(:files as bigint[])) order by file for update;
+
+-- recalls_remove --
+-- The rows are locked already. Demand goes with its deltas before the cascade would take it without them.
+with doomed as (
+    select file, bytes, owner, grp, activity, priority from recall where file = any(cast(:files as bigint[]))
+), removed as (
+    delete from demand d using doomed where d.file = doomed.file returning d.volume, d.file
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'recall', r.volume, d.owner, d.grp, d.activity, d.priority, -count(*), -sum(d.bytes), 0
+    from removed r join doomed d on d.file = r.file group by 2, 3, 4, 5, 6
+), gone as (
+    delete from recall using doomed where recall.file = doomed.file returning recall.file
+)
+select file from gone;
+
+-- recalls_without_waiter --
+-- Asked again under the recalls' locks: a waiter that joined meanwhile holds them.
+select r.file, r.state from recall r where r.file = any(cast(:files as bigint[]))
+  and not exists (select from stage_item i where i.file = r.file and i.state in ('submitted', 'started'));
+
+-- recalls_abandon --
+-- A mount has them; its session drops them when it looks, and their rows end with whatever the mount makes of them.
+update recall set abandoned = true where file = any(cast(:files as bigint[])) and state = 'claimed';
+
+-- recalls_pick --
+-- SKIP LOCKED: two mounts with the two copies of one file must never wait for each other; whoever has the lock, reads.
+select d.file from demand d join recall r on r.file = d.file
+where d.volume = :volume and (d.first_block, d.byte_offset) >= (:after_block, :after_offset)
+  and d.created_at <= capstan_now() and r.state = 'queued'
+order by d.first_block, d.byte_offset limit :limit
+for update of r skip locked;
+
+-- recalls_claim --
+-- The compare-and-set on the locked recalls, which removes their demand everywhere else. Position order.
+with taken as (
+    update recall r set state = 'claimed', volume = :volume, epoch = :epoch
+    from demand d
+    where r.file = any(cast(:files as bigint[])) and r.state = 'queued' and d.file = r.file and d.volume = :volume
+    returning r.file, r.bytes, r.owner, r.grp, r.activity, r.priority, r.attempts, d.copy
+), removed as (
+    delete from demand d using taken t where d.file = t.file returning d.volume, d.file
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'recall', m.volume, t.owner, t.grp, t.activity, t.priority, -count(*), -sum(t.bytes), 0
+    from removed m join taken t on t.file = m.file group by 2, 3, 4, 5, 6
+)
+select t.file as file_id, f.size, f.adler32, f.stored_path as path, t.attempts, c.id as copy_id, c.volume, c.generation,
+       v.library, c.tape_file, c.first_block, c.byte_offset, c.length
+from taken t join copy c on c.id = t.copy join file f on f.id = t.file join volume v on v.vid = c.volume
+order by c.first_block, c.byte_offset, t.file;
+
+-- recalls_fail --
+-- Only what this mount has; the rows are locked already. The failure is remembered with the time to try again.
+update recall set state = 'queued', volume = null, epoch = null, attempts = attempts + 1, last_error = :why,
+       not_before = capstan_now() + make_interval(secs => :backoff_seconds * power(2, least(attempts, 10)))
+where file = any(cast(:files as bigint[])) and epoch = :epoch and state = 'claimed'
+returning file, attempts, abandoned;
+
+-- recalls_of_epoch --
+-- Locked first: the demand that comes back is written by a later statement.
+select file, abandoned from recall where epoch = :epoch order by file for update;
+
+-- recalls_release --
+-- Back in the queue with their age and attempts: the mount's end is not theirs to answer for.
+update recall set state = 'queued', volume = null, epoch = null
+where file = any(cast(:files as bigint[])) and state = 'claimed';
+
+-- recalls_of_volume --
+-- Everything queued that has demand on this volume, locked in the order of ids before that demand is taken away.
+select r.file from recall r
+where r.state = 'queued' and r.file in (select d.file from demand d where d.volume = :volume limit :limit)
+order by r.file for update of r;
+
+-- demand_remove_of_volume --
+-- The copies on this volume are gone; what is left of a recall's demand decides whether it can still be served.
+with removed as (
+    delete from demand d where d.volume = :volume and d.file = any(cast(:files as bigint[])) returning d.file
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'recall', :volume, r.owner, r.grp, r.activity, r.priority, -count(*), -sum(r.bytes), 0
+    from removed m join recall r on r.file = m.file group by 3, 4, 5, 6
+)
+select file from removed;
+
+-- recalls_stranded --
+-- No copy is left to wait for.
+select r.file from recall r where r.file = any(cast(:files as bigint[])) and r.state = 'queued'
+  and not exists (select from demand d where d.file = r.file);
+
+-- recalls_ripe_for_volume --
+-- A volume has come back into use: recalls that wait for another copy may be served by it too.
+select r.file from copy c join volume v on v.vid = c.volume and v.generation = c.generation
+join recall r on r.file = c.file
+where c.volume = :volume and r.state = 'queued' order by r.file for update of r;
+
+-- archives_enqueue --
+-- A row per missing copy that the disk can still give. Pools in the class's order, one library each, none that holds a
+-- good copy or waits for one already; libraries that are up come first. The unique key makes a repeat harmless.
+with wanted as (
+    select f.id as file, f.size, f.owner, f.grp, s.copies, s.pools
+    from file f join storage_class s on s.name = f.storage_class
+    where f.id = any(cast(:files as bigint[])) and f.state = 'live'
+      and exists (select from replica r where r.file = f.id and r.state = 'on_disk')
+), taken as (
+    select c.file, c.copy_number, v.library from copy c
+    join volume v on v.vid = c.volume and v.generation = c.generation join wanted w on w.file = c.file
+    where v.state in ('active', 'full', 'disabled')
+    union
+    select a.file, a.copy_number, p.library from archive a join pool p on p.name = a.pool
+    join wanted w on w.file = a.file
+), missing as (
+    select w.*, n.number, row_number() over (partition by w.file order by n.number) as place
+    from wanted w cross join lateral generate_series(1, w.copies) as n (number)
+    where not exists (select from taken t where t.file = w.file and t.copy_number = n.number)
+), one_a_library as (
+    select distinct on (w.file, l.name) w.file, p.name as pool, l.state, choice.preference
+    from wanted w cross join lateral unnest(w.pools) with ordinality as choice (pool, preference)
+    join pool p on p.name = choice.pool join library l on l.name = p.library
+    where not exists (select from taken t where t.file = w.file and t.library = l.name)
+    order by w.file, l.name, choice.preference
+), offered as (
+    select file, pool, row_number() over (partition by file order by (state <> 'up'), preference) as place
+    from one_a_library
+), added as (
+    insert into archive (file, copy_number, pool, bytes, owner, grp, urgent)
+    select m.file, m.number, o.pool, m.size, m.owner, m.grp, :urgent
+    from missing m join offered o on o.file = m.file and o.place = m.place
+    order by m.file, m.number
+    on conflict (file, copy_number) do nothing
+    returning id, pool, owner, grp, bytes, urgent
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
+    from added group by 2, 3, 4
+)
+select count(*) from added;
+
+-- archives_make_urgent --
+-- Somebody waits. Only queued rows are counted, so only they tell; a claimed one keeps the mark should it come back.
+with marked as (
+    update archive set urgent = true where file = any(cast(:files as bigint[])) and not urgent
+    returning pool, owner, grp, state
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, 0, 0, count(*) from marked where state = 'queued' group by 2, 3, 4
+)
+select count(*) from marked;
+
+-- archives_claim --
+-- SKIP LOCKED: several mounts of one pool share its backlog without waiting. Oldest first, by the index; what no live
+-- cache server can give now is passed over. The running sum keeps a claim within what the mount may take at once, but
+-- the first is always taken.
+with picked as (
+    select a.id, a.bytes, a.created_at, r.id as replica, s.name as cache_server, s.url
+    from archive a
+    cross join lateral (
+        select r.id, r.cache_server from replica r join cache_server s on s.name = r.cache_server
+        where r.file = a.file and r.state = 'on_disk' and s.state = 'up'
+          and s.heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
+        order by r.id limit 1) r
+    join cache_server s on s.name = r.cache_server
+    where a.pool = :pool and a.state = 'queued' and a.not_before <= capstan_now()
+    order by a.created_at, a.id limit :files_max
+    for update of a skip locked
+), fitting as (
+    select *, sum(bytes) over (order by created_at, id) as so_far, row_number() over (order by created_at, id) as place
+    from picked
+), taken as (
+    update archive a set state = 'claimed', epoch = :epoch
+    from fitting p where a.id = p.id and (p.so_far <= :bytes_max or p.place = 1)
+    returning a.id, a.file, a.copy_number, a.attempts, a.bytes, a.owner, a.grp, a.urgent, p.place, p.replica,
+              p.cache_server, p.url
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', :pool, owner, grp, '', 0, -count(*), -sum(bytes), -(count(*) filter (where urgent))
+    from taken group by 3, 4
+)
+select t.id as archive_id, t.copy_number, t.attempts, t.replica as replica_id, t.cache_server, t.url as cache_url,
+       f.id as file_id, f.stored_path as path, f.size, f.adler32, f.mtime_ns, f.mode, f.owner, f.grp, f.storage_class,
+       f.digests
+from taken t join file f on f.id = t.file order by t.place;
+
+-- archives_written --
+-- One step from "claimed by this mount" to a copy. A row that is gone (its file was removed meanwhile) leaves bytes on
+-- the tape that nothing refers to. Repeating it after an unknown outcome finds no row and adds nothing.
+with told as (
+    select * from unnest(cast(:archives as bigint[]), cast(:tape_files as integer[]), cast(:first_blocks as bigint[]),
+                         cast(:byte_offsets as bigint[]), cast(:lengths as bigint[]))
+        as t (archive, tape_file, first_block, byte_offset, length)
+), done as (
+    delete from archive a using told t where a.id = t.archive and a.epoch = :epoch and a.state = 'claimed'
+    returning a.file, a.copy_number, t.tape_file, t.first_block, t.byte_offset, t.length
+), added as (
+    insert into copy (file, copy_number, volume, generation, tape_file, first_block, byte_offset, length, epoch)
+    select d.file, d.copy_number, v.vid, v.generation, d.tape_file, d.first_block, d.byte_offset, d.length, :epoch
+    from done d cross join volume v where v.vid = :volume
+    returning file
+)
+select file from added;
+
+-- archives_fail --
+-- Tried too often: HELD, for an operator's retry. Otherwise back in the queue after a pause, which counts again.
+with failed as (
+    update archive set epoch = null, attempts = attempts + 1, last_error = :why,
+           state = case when attempts + 1 >= :attempts_max then 'held' else 'queued' end,
+           not_before = capstan_now() + make_interval(secs => :backoff_seconds * power(2, least(attempts, 10)))
+    where id = any(cast(:archives as bigint[])) and epoch = :epoch and state = 'claimed'
+    returning id, pool, owner, grp, bytes, urgent, state
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
+    from failed where state = 'queued' group by 2, 3, 4
+)
+select id, state from failed;
+
+-- archives_release --
+-- Back in the queue with age and attempts unchanged: the mount's end, or a full volume, is not theirs to answer for.
+with released as (
+    update archive set state = 'queued', epoch = null
+    where epoch = :epoch and state = 'claimed'
+      and (cast(:archives as bigint[]) is null or id = any(cast(:archives as bigint[])))
+    returning pool, owner, grp, bytes, urgent
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
+    from released group by 2, 3, 4
+)
+select count(*) from released;
+
+-- archives_remove --
+-- The file is gone; a mount that has one of these finds its row missing and records no copy.
+with gone as (
+    delete from archive where file = any(cast(:files as bigint[])) returning pool, owner, grp, bytes, urgent, state
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, -count(*), -sum(bytes), -(count(*) filter (where urgent))
+    from gone where state = 'queued' group by 2, 3, 4
+)
+select count(*) from gone;
+
+-- archives_retry --
+-- An operator's way out: held rows start anew, waiting ones are tried at once.
+with freed as (
+    update archive set state = 'queued', attempts = 0, not_before = capstan_now()
+    where state = 'held' returning pool, owner, grp, bytes, urgent
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
+    from freed group by 2, 3, 4
+), hurried as (
+    update archive set attempts = 0, not_before = capstan_now()
+    where state = 'queued' and not_before > capstan_now() returning id
+)
+select (select count(*) from freed) + (select count(*) from hurried);
+
+-- demand_retry --
+-- Backed-off demand is wanted again from now on. Age is not a counter: no delta.
+update demand set created_at = capstan_now() where created_at > capstan_now();
+
+-- archives_fail_over --
+-- Archives of a pool whose library has been away too long move to the next pool of their class whose library is up and
+-- takes no part in the file yet. They do not move back. Bounded, and SKIP LOCKED: the next round takes the rest.
+with stuck as (
+    select a.id, a.file, a.pool, a.owner, a.grp, a.bytes, a.urgent from archive a
+    join pool p on p.name = a.pool join library l on l.name = p.library
+    where a.state = 'queued' and l.state <> 'up'
+      and l.since <= capstan_now() - make_interval(secs => :failover_after_seconds)
+      and exists (
+          select from file f join storage_class s on s.name = f.storage_class
+          join pool q on q.name = any(s.pools) join library up on up.name = q.library and up.state = 'up'
+          where f.id = a.file
+            and not exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
+                            where c.file = f.id and v.library = up.name and v.state in ('active', 'full', 'disabled'))
+            and not exists (select from archive b join pool bp on bp.name = b.pool
+                            where b.file = f.id and bp.library = up.name))
+    order by a.id limit :limit for update of a skip locked
+), moved as (
+    update archive a set pool = (
+        select q.name from file f join storage_class s on s.name = f.storage_class
+        cross join lateral unnest(s.pools) with ordinality as choice (pool, preference)
+        join pool q on q.name = choice.pool join library up on up.name = q.library and up.state = 'up'
+        where f.id = stuck.file
+          and not exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
+                          where c.file = f.id and v.library = up.name and v.state in ('active', 'full', 'disabled'))
+          and not exists (select from archive b join pool bp on bp.name = b.pool
+                          where b.file = f.id and bp.library = up.name)
+        order by choice.preference limit 1)
+    from stuck where a.id = stuck.id
+    returning stuck.pool as old_pool, a.pool as new_pool, a.owner, a.grp, a.bytes, a.urgent
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', old_pool, owner, grp, '', 0, -count(*), -sum(bytes), -(count(*) filter (where urgent))
+    from moved group by 2, 3, 4
+    union all
+    select 'archive', new_pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
+    from moved group by 2, 3, 4
+)
+select count(*) from moved;
+
+-- archives_repair --
+-- Files that were safe until their copies on this volume stopped counting; keyset by file, bounded.
+select distinct c.file from copy c join file f on f.id = c.file and f.state = 'live'
+where c.volume = :volume and c.file > :after
+  and exists (select from replica r where r.file = c.file and r.state = 'on_disk')
+order by c.file limit :limit;
+
+-- became_safe --
+-- Derived in one place, file_is_safe; asked by a statement of its own, which sees the copies that were just added.
+select id, stored_path from file
+where id = any(cast(:files as bigint[])) and state = 'live' and file_is_safe(id) order by id;
+
+-- orphaned_epochs --
+-- Claims whose mount is over: none should exist, because a mount's end gives them back in its own transaction.
+select epoch from (
+    select epoch from recall where epoch is not null union select epoch from archive where epoch is not null
+) as claims where not exists (select from mount m where m.epoch = claims.epoch) order by epoch limit 100;
+
+-- deltas_fold --
+-- One folder at a time (the advisory lock is taken before). Sums meet their counter in the order of keys.
+with gone as (
+    delete from queue_delta where id in (select id from queue_delta order by id limit :limit)
+    returning kind, key, owner, grp, activity, priority, files, bytes, urgent
+), sums as (
+    select kind, key, owner, grp, activity, priority, sum(files) as files, sum(bytes) as bytes, sum(urgent) as urgent
+    from gone group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6
+), folded as (
+    insert into queue_counter as c (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select * from sums
+    on conflict (kind, key, owner, grp, activity, priority) do update
+    set files = c.files + excluded.files, bytes = c.bytes + excluded.bytes, urgent = c.urgent + excluded.urgent
+)
+select count(*) from gone;
+
+-- counters_clear_empty --
+-- Keys come and go with owners and volumes; an empty one says nothing.
+delete from queue_counter where files = 0 and bytes = 0 and urgent = 0;
+
+-- backlog --
+-- Truth is folded + deltas, read in one snapshot. The oldest that may be served now comes from an index; nothing is
+-- counted.
+with counts as (
+    select kind, key, sum(files)::bigint as files, sum(bytes)::bigint as bytes, sum(urgent)::bigint as urgent
+    from (select kind, key, files, bytes, urgent from queue_counter
+          union all select kind, key, files, bytes, urgent from queue_delta) as both_kinds
+    group by kind, key having sum(files) > 0
+)
+select c.*, cast(extract(epoch from capstan_now() - o.oldest) as double precision) as oldest_seconds
+from counts c left join lateral (
+    select case when c.kind = 'recall'
+        then (select d.created_at from demand d where d.volume = c.key order by d.created_at limit 1)
+        else (select a.created_at from archive a where a.pool = c.key and a.state = 'queued'
+              and a.not_before <= capstan_now() order by a.created_at limit 1) end as oldest) as o on true
+order by c.kind, c.key;
+
+-- drift --
+-- The reconciler's question, and the tests': what the counters say against what there is. No row means none.
+with said as (
+    select kind, key, owner, grp, activity, priority, sum(files) as files, sum(bytes) as bytes, sum(urgent) as urgent
+    from (select kind, key, owner, grp, activity, priority, files, bytes, urgent from queue_counter
+          union all select kind, key, owner, grp, activity, priority, files, bytes, urgent from queue_delta) as both_kinds
+    group by 1, 2, 3, 4, 5, 6
+), there as (
+    select 'recall' as kind, d.volume as key, r.owner, r.grp, r.activity, r.priority, count(*) as files,
+           sum(r.bytes) as bytes, 0 as urgent
+    from demand d join recall r on r.file = d.file group by 2, 3, 4, 5, 6
+    union all
+    select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
+    from archive where state = 'queued' group by 2, 3, 4
+)
+select kind, key, owner, grp, activity, priority,
+       coalesce(s.files, 0) - coalesce(t.files, 0) as files, coalesce(s.bytes, 0) - coalesce(t.bytes, 0) as bytes,
+       coalesce(s.urgent, 0) - coalesce(t.urgent, 0) as urgent
+from said s full join there t using (kind, key, owner, grp, activity, priority)
+where (coalesce(s.files, 0), coalesce(s.bytes, 0), coalesce(s.urgent, 0))
+   <> (coalesce(t.files, 0), coalesce(t.bytes, 0), coalesce(t.urgent, 0));

@@ -1,0 +1,53 @@
+-- Media: libraries, drives, pools, volumes.
+
+-- lock_library --
+-- The state moves under the row's lock, so that two operators' changes are one after the other.
+select state, reason from library where name = :name for update;
+
+-- lock_drive --
+-- As for a library.
+select state, reason from drive where name = :name for update;
+
+-- lock_volume --
+-- NO KEY: claims and copies refer to the volume all the time, and its key never changes.
+select state, reason, generation, full_at from volume where vid = :name for no key update;
+
+-- move_library --
+-- Who and why stand in the row: everything that waits for it shows them.
+update library set state = :state, reason = :reason, changed_by = :who, since = capstan_now() where name = :name;
+
+-- move_drive --
+-- As for a library.
+update drive set state = :state, reason = :reason, changed_by = :who, since = capstan_now() where name = :name;
+
+-- move_volume --
+-- A volume that is full is so from the moment it is first said.
+update volume set state = :state, reason = :reason, changed_by = :who, since = capstan_now(),
+       full_at = case when :state = 'full' then coalesce(full_at, capstan_now()) when :state = 'blank' then null
+                      else full_at end
+where vid = :name;
+
+-- attach_drives --
+-- The heartbeat of the drives of a tape server: which of them it can use now.
+update drive set tapeserver = :tapeserver, heartbeat_at = capstan_now()
+where name = any(cast(:drives as text[]));
+
+-- labelled --
+-- A label is on the tape: the volume is empty, and its copies of an older generation count no more.
+update volume set state = 'active', reason = '', changed_by = 'capstan', since = capstan_now(), generation = :generation,
+       pool = coalesce(pool, cast(:pool as text)), tape_files = 0, end_block = :end_block, written_bytes = 0,
+       full_at = null, end_verified = true
+where vid = :volume and state in ('blank', 'active') and generation < :generation and tape_files = 0
+returning vid;
+
+-- writable --
+-- Where the archives of a pool may go: partly filled ones first, the fullest of them; then labelled and blank ones.
+select v.vid, v.pool, v.state, v.written_bytes, v.capacity_bytes, p.name as for_pool
+from pool p cross join lateral (
+    select * from volume v
+    where v.library = p.library and (v.pool = p.name or (v.pool is null and v.state = 'blank'))
+      and v.state in ('active', 'blank')
+      and not exists (select from mount m where m.volume = v.vid)
+    order by (v.state = 'blank'), (v.written_bytes = 0), v.written_bytes desc, v.vid limit :limit) v
+where p.name = any(cast(:pools as text[]))
+order by p.name, (v.state = 'blank'), (v.written_bytes = 0), v.written_bytes desc, v.vid;
