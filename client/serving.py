@@ -66,7 +66,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return await handler(request)
     except asyncio.CancelledError:
         raise
-    except Exception as exc:  # noqa: BLE001 - the last place that can turn it into an answer
+    except Exception as exc:  # the last place that can turn it into an answer
         error = _as_capstan_error(exc, request)
         if error is None:
             raise
