@@ -44,7 +44,7 @@ job = Table(
     Column("grants", JSONB, nullable=False),
     Column("argv", ARRAY(Text), nullable=False),
     Column("priority", SmallInteger, nullable=False),
-    Column("whole_volumes", Boolean, nullable=False),
+    Column("whole_volumes", Boolean),
     Column("state", Text, nullable=False, server_default="accepted"),
     Column("reason", Text, nullable=False, server_default=""),
     Column("waiting", JSONB, nullable=False, server_default=text("'[]'::jsonb")),

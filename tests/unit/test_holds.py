@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
-from jobserver.holds import (
+from jobserver.holdmodel import (
     Admit,
     Demote,
     Fail,
@@ -18,10 +16,10 @@ from jobserver.holds import (
     Snapshot,
     Stage,
     TakeBack,
-    choose_volumes,
-    plan,
 )
+from jobserver.holds import plan
 from jobserver.states import JobState
+from jobserver.volumechoice import choose_volumes
 
 ROOMY = Policy(staged_bytes_max=10_000)
 
@@ -220,10 +218,8 @@ def test_a_job_whose_input_is_gone_fails_with_that_reason() -> None:
     assert decide([job(1, 1)], [gone]).instructions == (Fail(job=1, reason=gone.gone),)
 
 
-@pytest.mark.parametrize(("by_policy", "by_job"), [(True, False), (False, True)])
-def test_whole_volumes_are_staged_when_the_server_or_the_job_says_so(by_policy: bool, by_job: bool) -> None:
-    policy = Policy(staged_bytes_max=1000, whole_volumes=by_policy)
-    found = decide([job(1, 1, state=JobState.STAGING, whole=by_job)], [file(1)], policy)
+def test_whole_volumes_are_staged_for_a_job_that_asks_for_it() -> None:
+    found = decide([job(1, 1, state=JobState.STAGING, whole=True)], [file(1)])
     assert found.instructions == (Stage(volume="A1", files=(1,), whole_volume=True),)
 
 

@@ -1,4 +1,4 @@
-"""What jobserver.holds promises whatever happens, in a small world that hypothesis drives: arrivals, losses, outages."""
+"""What jobserver.holds promises whatever happens, in a small world that hypothesis drives through trouble."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobserver.holds import (
+from jobserver.holdmodel import (
     Admit,
     Demote,
     Fail,
@@ -22,8 +22,8 @@ from jobserver.holds import (
     Snapshot,
     Stage,
     TakeBack,
-    plan,
 )
+from jobserver.holds import plan
 from jobserver.states import MOVES, JobState
 
 CACHE_BYTES = 300

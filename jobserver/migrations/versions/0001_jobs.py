@@ -51,7 +51,7 @@ STATEMENTS = (
     """create table jobs.job (
         id bigint generated always as identity primary key,
         name text not null, owner text not null, groups text[] not null, grants jsonb not null,
-        argv text[] not null, priority smallint not null, whole_volumes boolean not null,
+        argv text[] not null, priority smallint not null, whole_volumes boolean,
         state text not null default 'accepted', reason text not null default '', waiting jsonb not null default '[]',
         attempt smallint not null default 1, native_id text, tries smallint not null default 0,
         inputs integer not null check (inputs >= 0), bytes bigint not null check (bytes >= 0),
