@@ -7,10 +7,11 @@ on it. Nothing is retried inside: a transaction is the caller's promise, so the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
@@ -25,6 +26,8 @@ from catalog.wakeups import Waker, Wakeups
 
 log = structlog.get_logger(__name__)
 
+_T = TypeVar("_T")
+
 #: Channels of `wake` and `listen`: queues or states changed; mount rows or plan edits; evictions wanted or space freed;
 #: an event was written.
 PLANNER, SESSIONS, CACHE, EVENTS = "planner", "sessions", "cache", "events"
@@ -36,6 +39,8 @@ STATEMENT_SECONDS_MAX = 300.0
 IDLE_IN_TRANSACTION_SECONDS_MAX = 60
 #: how long a caller waits for a free connection before the catalog counts as unreachable for it
 POOL_WAIT_SECONDS_MAX = 30.0
+#: about this long, times the attempt, before a transaction that lost a deadlock is run again
+RETRY_PAUSE_SECONDS = 0.02
 
 # Classes 08 (connection) and the three that a server sends when it stops or starts; 53300: too many connections.
 _LOST_SQLSTATES = ("57P01", "57P02", "57P03", "53300")
@@ -120,6 +125,24 @@ class Database:
         finally:
             await asyncio.shield(connection.close())
 
+    async def run(self, function: Callable[[AsyncConnection], Awaitable[_T]], *, attempts: int = 3) -> _T:
+        """`await function(connection)` in a transaction, run again from its start when others contended for its rows.
+
+        The function may be called up to `attempts` times, so outside the database it must change nothing. A lost
+        connection is not retried: whether a lost COMMIT took effect, only the caller can find out.
+        """
+        for attempt in range(1, attempts + 1):
+            try:
+                async with self.transaction() as connection:
+                    return await function(connection)
+            except (DBAPIError, asyncpg.PostgresError) as error:
+                if not _is_contention(error) or attempt == attempts:
+                    raise
+                log.debug("transaction run again", attempt=attempt, why=_reason(error))
+            # Those who collided must not collide again at the same instant.
+            await asyncio.sleep(random.uniform(0.5, 1.5) * RETRY_PAUSE_SECONDS * attempt)
+        raise AssertionError("a transaction needs at least one attempt")
+
     def wake(self, channel: str) -> None:
         """Tell listeners of `channel`, soon, that something changed. Call it after the commit; never waits or raises.
 
@@ -154,7 +177,7 @@ async def copy_rows(
     connection: AsyncConnection,
     table: str,
     columns: Sequence[str],
-    rows: Collection[Sequence[Any]] | Iterable[Sequence[Any]],
+    rows: Iterable[Sequence[Any]],
     *,
     schema: str | None = None,
 ) -> int:
@@ -180,8 +203,7 @@ def violates(error: BaseException, constraint_name: str) -> bool:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same transaction, run again from its start, may pass: contention, or the catalog unreachable."""
-    cause = _postgres_error(error)
-    return isinstance(error, CatalogUnreachable) or (cause is not None and cause.sqlstate in _CONTENDED_SQLSTATES)
+    return isinstance(error, CatalogUnreachable) or _is_contention(error)
 
 
 def _server_settings(application_name: str) -> dict[str, str]:
@@ -202,13 +224,18 @@ def _refuse_closed_connection(dbapi_connection: Any, record: Any, proxy: Any) ->
 
 
 @contextmanager
-def _losses_typed(connection: AsyncConnection) -> Any:
+def _losses_typed(connection: AsyncConnection) -> Iterator[None]:
     try:
         yield
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DBAPIError) as error:
         if not _is_loss(error) and not (_is_closed(connection) and not isinstance(error, CatalogUnreachable)):
             raise
         raise CatalogUnreachable(what="catalog", why=_reason(error), retry_after_seconds=1.0) from error
+
+
+def _is_contention(error: BaseException) -> bool:
+    cause = _postgres_error(error)
+    return cause is not None and cause.sqlstate in _CONTENDED_SQLSTATES
 
 
 def _is_loss(error: BaseException) -> bool:

