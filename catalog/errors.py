@@ -144,6 +144,12 @@ class LargerThanAnyVolume(TooLarge):
     code = "larger_than_any_volume"
 
 
+class MethodNotAllowed(BadRequest):
+    """The method {method} is not allowed on {path}."""
+
+    code, http_status = "method_not_allowed", 405
+
+
 class Refused(CapstanError):
     """That is not allowed: {why}."""
 
@@ -176,6 +182,12 @@ class Exists(Refused):
 
 class ExistsCondition(Exists):
     """{path} exists already, and If-None-Match: * was asked."""
+
+    code, http_status = "exists", 412
+
+
+class ExistsOverwrite(Exists):
+    """{path} exists already, and Overwrite: F was asked."""
 
     code, http_status = "exists", 412
 
@@ -220,6 +232,12 @@ class NotFound(CapstanError):
     """{what} does not exist."""
 
     code, http_status = "not_found", 404
+
+
+class NoSuchInput(NotFound):
+    """The job's input {path} does not exist; nothing was submitted."""
+
+    code = "no_such_input"
 
 
 class Unavailable(CapstanError):
