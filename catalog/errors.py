@@ -144,12 +144,6 @@ class LargerThanAnyVolume(TooLarge):
     code = "larger_than_any_volume"
 
 
-class MethodNotAllowed(BadRequest):
-    """The method {method} is not allowed on {path}."""
-
-    code, http_status = "method_not_allowed", 405
-
-
 class Refused(CapstanError):
     """That is not allowed: {why}."""
 
