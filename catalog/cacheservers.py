@@ -1,0 +1,142 @@
+"""Cache servers as the catalog knows them: who is live, what they hold, and the numbers that guard their space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import tables
+from catalog.errors import Refused
+from catalog.reservations import HEARTBEAT_SECONDS_MAX
+from catalog.sql import load
+
+_SQL = {name: sa.text(statement) for name, statement in load("replicas").items()}
+
+
+class WrongRoot(Refused):
+    """The catalog knows cache server {name} with another disk ({known}); this one is {found}."""
+
+    code = "wrong_root"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheServer:
+    name: str
+    url: str
+    root_id: str
+    host: str
+    root: str
+    state: str
+    reason: str
+    capacity_bytes: int
+    used_bytes: int
+    reserved_bytes: int
+    #: parts of the capacity: above `high` the evictor begins, at `low` it ends
+    high: float
+    low: float
+    #: up, and heard of within HEARTBEAT_SECONDS_MAX
+    live: bool
+
+    @property
+    def free_bytes(self) -> int:
+        return self.capacity_bytes - self.used_bytes - self.reserved_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    #: seconds since 1970 by the catalog's clock
+    now_epoch_seconds: float
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """By how much the guarded numbers were wrong; zero, always."""
+
+    used_bytes: int
+    reserved_bytes: int
+
+
+async def register_server(
+    connection: AsyncConnection,
+    *,
+    name: str,
+    url: str,
+    root_id: str,
+    host: str,
+    root: str,
+    capacity_bytes: int,
+    high: float,
+    low: float,
+) -> None:
+    """Make the server known, or renew what is known of it. Raises WrongRoot when it was known with another disk."""
+    values = {
+        "name": name,
+        "url": url,
+        "root_id": root_id,
+        "host": host,
+        "root": root,
+        "capacity_bytes": capacity_bytes,
+        "high": high,
+        "low": low,
+    }
+    if await connection.scalar(_SQL["register_server"], values) is None:
+        known = await server_named(connection, name)
+        raise WrongRoot(name=name, known=known.root_id if known else "?", found=root_id)
+
+
+async def heartbeat_server(connection: AsyncConnection, name: str) -> Heartbeat | None:
+    """Say that it lives; None when the catalog does not know it (any more)."""
+    row = (await connection.execute(_SQL["heartbeat_server"], {"name": name})).one_or_none()
+    return None if row is None else Heartbeat(now_epoch_seconds=row.now, state=row.state)
+
+
+async def server_named(connection: AsyncConnection, name: str) -> CacheServer | None:
+    return next((server for server in await servers(connection) if server.name == name), None)
+
+
+async def live_servers(connection: AsyncConnection) -> list[CacheServer]:
+    return [server for server in await servers(connection) if server.live]
+
+
+async def servers(connection: AsyncConnection) -> list[CacheServer]:
+    """Every cache server, by name."""
+    table = tables.cache_server
+    fresh = table.c.heartbeat_at > sa.func.capstan_now() - sa.func.make_interval(
+        0, 0, 0, 0, 0, 0, HEARTBEAT_SECONDS_MAX
+    )
+    rows = await connection.execute(sa.select(table, fresh.label("fresh")).order_by(table.c.name))
+    return [
+        CacheServer(
+            name=row.name,
+            url=row.url,
+            root_id=row.root_id,
+            host=row.host,
+            root=row.root,
+            state=row.state,
+            reason=row.reason,
+            capacity_bytes=row.capacity_bytes,
+            used_bytes=row.used_bytes,
+            reserved_bytes=row.reserved_bytes,
+            high=row.high_watermark,
+            low=row.low_watermark,
+            live=row.state == "up" and row.fresh,
+        )
+        for row in rows
+    ]
+
+
+async def take_wanted(connection: AsyncConnection, server: str) -> int:
+    """The largest wish for space that was refused since the last call, in bytes; it is cleared."""
+    return int(await connection.scalar(_SQL["take_wanted"], {"server": server}) or 0)
+
+
+async def recount(connection: AsyncConnection, server: str) -> Drift:
+    """Set used and reserved space to what the rows say; the difference it found."""
+    await connection.execute(_SQL["lock_server"], {"server": server})
+    row = (await connection.execute(_SQL["recount"], {"server": server})).one_or_none()
+    if row is None:
+        return Drift(used_bytes=0, reserved_bytes=0)
+    return Drift(used_bytes=int(row.used_drift), reserved_bytes=int(row.reserved_drift))

@@ -1,0 +1,236 @@
+"""A put, from admission to commit: everything that can refuse it before its body, and the one transaction that ends it.
+
+The bytes are the cache server's work; it calls `commit` after they are on the disk (fsync, rename, fsync of the
+directory), and only then answers. The name appears with that commit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import events, namespace, queues
+from catalog.errors import (
+    BadSignature,
+    Exists,
+    ExistsCondition,
+    IsADirectory,
+    LargerThanAnyVolume,
+    NotFound,
+    ParentMissing,
+)
+from catalog.model import Action, FileRecord, Principal, authorize, grants_cover, join_path
+from catalog.reservations import release_reservation, reserve
+from catalog.signing import PutClaims
+from catalog.sql import load
+from catalog.units import MIB
+
+_SQL = {name: sa.text(statement) for name, statement in load("puts").items()}
+_INSERT_FILE, _FIRST_RESULT, _FIRST_RESULT_BY_NAME = (
+    _SQL[name].columns(digests=JSONB) for name in ("insert_file", "first_result", "first_result_by_name")
+)
+#: reserved at a time for a body of unknown length
+UNSIZED_STEP_BYTES = 64 * MIB
+#: a reservation outlives its URL by this; a transfer under way renews it
+RESERVATION_SLACK_SECONDS = 120.0
+#: this part of a cartridge is kept for labels, trailers and indexes
+VOLUME_OVERHEAD = 1 / 64
+_NAME_ATTEMPTS_MAX = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Either the file is there already (a repeat of what was stored), or the claims to sign for `url`."""
+
+    already: FileRecord | None = None
+    claims: PutClaims | None = None
+    cache_server: str = ""
+    url: str = ""
+
+
+async def admit(
+    connection: AsyncConnection,
+    principal: Principal,
+    components: Sequence[str],
+    *,
+    size: int | None,
+    digests: Mapping[str, str],
+    if_none_match: bool,
+    storage_class: str | None,
+    mode: int,
+    mtime_ns: int,
+    lifetime_seconds: float = 600.0,
+) -> Admission:
+    """Judge a PUT before its body. `digests`: "adler32" in hex, others in base64; `lifetime_seconds`: of the URL.
+
+    Raises Denied, NotADirectory, ParentMissing, IsADirectory, ExistsCondition (412), Exists (409),
+    UnknownStorageClass, LargerThanAnyVolume, NoSpace (then the caller calls `replicas.report_refusal`).
+    """
+    path = join_path(components)
+    authorize(principal, Action.CREATE, path)
+    may_modify = grants_cover(principal.grants, Action.MODIFY, path)
+    parent = await namespace.parent_of(connection, components)
+    already = await _present(connection, components)
+    if already is not None:
+        if if_none_match:
+            raise ExistsCondition(path=path)
+        if _is_same(already, size, digests):
+            return Admission(already=already)
+        if not may_modify:
+            raise Exists(path=path)
+    chosen = await namespace.storage_class_for(connection, parent.id, storage_class)
+    await _check_volumes(connection, chosen, size or 0)
+    reservation = await reserve(
+        connection,
+        bytes=UNSIZED_STEP_BYTES if size is None else size,
+        kind="put",
+        path=path,
+        lifetime_seconds=lifetime_seconds + RESERVATION_SLACK_SECONDS,
+    )
+    expires_at = await connection.scalar(_SQL["url_expiry"], {"lifetime_seconds": lifetime_seconds})
+    claims = PutClaims(
+        replica_id=reservation.id,
+        parent_node=parent.id,
+        name=components[-1],
+        path=path,
+        size=size,
+        digests=dict(digests),
+        if_none_match=if_none_match,
+        replace=may_modify,
+        storage_class=chosen,
+        owner=principal.owner,
+        group=principal.group,
+        mode=mode,
+        mtime_ns=mtime_ns,
+        expires_at=float(expires_at),
+    )
+    return Admission(claims=claims, cache_server=reservation.cache_server, url=reservation.url)
+
+
+async def commit(
+    connection: AsyncConnection, claims: PutClaims, *, size: int, adler32: str, digests: Mapping[str, str]
+) -> FileRecord:
+    """The file appears under its name, with its replica and its archives: one transaction, the caller's.
+
+    The bytes must be on the disk for good. A repeat of claims that were committed answers with the first result.
+    `digests`: what was computed beside adler32, in base64. The caller wakes PLANNER and EVENTS, and CACHE when
+    `claims.replace`. Raises ParentMissing, IsADirectory, Exists, ExistsCondition, BadSignature (the space was given
+    back); then nothing is stored and the caller removes the bytes.
+    """
+    done = await first_result(connection, claims)
+    if done is not None:
+        return done
+    if await connection.scalar(_SQL["hold_parent"], {"parent": claims.parent_node}) is None:
+        raise ParentMissing(path=claims.path.rpartition("/")[0] or "/")
+    node = await _take_name(connection, claims)
+    row = (
+        await connection.execute(
+            _INSERT_FILE,
+            {
+                "node": node,
+                "parent": claims.parent_node,
+                "name": claims.name,
+                "size": size,
+                "adler32": adler32,
+                "digests": json.dumps(dict(digests)),
+                "mtime_ns": claims.mtime_ns,
+                "mode": claims.mode,
+                "owner": claims.owner,
+                "group": claims.group,
+                "storage_class": claims.storage_class,
+            },
+        )
+    ).one()
+    taken = await connection.scalar(_SQL["take_reservation"], {"id": claims.replica_id, "file": row.id, "size": size})
+    if taken is None:
+        raise BadSignature(why="it was used before, or its space has been given back")
+    await queues.enqueue_archives(connection, [row.id])
+    record = namespace.record_of(row, row.stored_path)
+    await events.emit(connection, "file.stored", record.path, {"file_id": record.file_id, "size": size})
+    return record
+
+
+async def first_result(connection: AsyncConnection, claims: PutClaims) -> FileRecord | None:
+    """What an earlier PUT with these claims stored, or None when none did."""
+    row = (await connection.execute(_FIRST_RESULT, {"id": claims.replica_id})).one_or_none()
+    return None if row is None else namespace.record_of(row, row.stored_path)
+
+
+async def is_spent(connection: AsyncConnection, claims: PutClaims) -> FileRecord | None:
+    """Before the body: the first result of a repeat. None when the PUT may go on.
+
+    Raises BadSignature when its space is gone and nothing says what it stored.
+    """
+    done = await first_result(connection, claims)
+    if done is not None:
+        return done
+    reserved = sa.text("SELECT 1 FROM reservation WHERE id = :id AND kind = 'put'")
+    if await connection.scalar(reserved, {"id": claims.replica_id}) is not None:
+        return None
+    values = {
+        "parent": claims.parent_node,
+        "name": claims.name,
+        "owner": claims.owner,
+        "size": claims.size,
+    }
+    row = (await connection.execute(_FIRST_RESULT_BY_NAME, values)).one_or_none()
+    if row is not None:
+        record = namespace.record_of(row, row.stored_path)
+        if _is_same(record, claims.size, claims.digests):
+            return record
+    raise BadSignature(why="it was used before, or its space has been given back")
+
+
+async def abort(connection: AsyncConnection, replica_id: int) -> None:
+    """The put failed and its bytes are removed: its space is given back. Safe to repeat, and after a commit."""
+    await release_reservation(connection, [replica_id])
+
+
+async def _take_name(connection: AsyncConnection, claims: PutClaims) -> int:
+    """The node for the new file: a new one, or that of the file which it replaces."""
+    name = {"parent": claims.parent_node, "name": claims.name}
+    for _ in range(_NAME_ATTEMPTS_MAX):
+        made = await connection.scalar(_SQL["insert_name"], name)
+        if made is not None:
+            return int(made)
+        present = (await connection.execute(_SQL["lock_name"], name)).one_or_none()
+        if present is None:
+            # Removed between the two statements: the name is free again.
+            continue
+        if present.kind == "directory":
+            raise IsADirectory(path=claims.path)
+        if claims.if_none_match:
+            raise ExistsCondition(path=claims.path)
+        if not claims.replace:
+            raise Exists(path=claims.path)
+        if present.file is not None:
+            await namespace.remove_file(connection, present.file)
+        return int(present.id)
+    raise Exists(path=claims.path)
+
+
+async def _present(connection: AsyncConnection, components: Sequence[str]) -> FileRecord | None:
+    try:
+        return await namespace.file_at(connection, components)
+    except NotFound:
+        return None
+
+
+def _is_same(record: FileRecord, size: int | None, digests: Mapping[str, str]) -> bool:
+    """Whether a promised body is the stored one: equal size, at least one equal digest, none unequal."""
+    if size != record.size:
+        return False
+    stored = {**record.digests, "adler32": record.adler32}
+    common = [algorithm for algorithm in digests if algorithm in stored]
+    return bool(common) and all(digests[algorithm] == stored[algorithm] for algorithm in common)
+
+
+async def _check_volumes(connection: AsyncConnection, storage_class: str, size: int) -> None:
+    largest = await connection.scalar(_SQL["volume_bytes_max"], {"storage_class": storage_class})
+    if largest is not None and size > (limit := int(largest * (1 - VOLUME_OVERHEAD))):
+        raise LargerThanAnyVolume(what="the file", actual=size, limit=limit)

@@ -1,0 +1,209 @@
+"""Promises of a put: who is refused before the body, and what one commit makes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import namespace, puts, replicas
+from catalog.database import Database
+from catalog.errors import (
+    BadSignature,
+    Denied,
+    Exists,
+    ExistsCondition,
+    IsADirectory,
+    LargerThanAnyVolume,
+    NoSpace,
+    NotADirectory,
+    ParentMissing,
+    UnknownStorageClass,
+)
+from catalog.model import Action, FileRecord, Grant, Principal
+from catalog.signing import PutClaims
+from tests.store.media import make_copies, two_libraries
+
+ANN = Principal(token_id=1, owner="ann", groups=("exp",), grants=(Grant(action=Action.CREATE, prefix="/exp"),))
+BOB = Principal(token_id=2, owner="bob", groups=("exp",), grants=(Grant(action=Action.MODIFY, prefix="/exp"),))
+
+
+async def prepare(connection: AsyncConnection) -> None:
+    await two_libraries(connection)
+    await namespace.make_directory(connection, ("exp",), owner="ann", group="exp", mode=0o755, mtime_ns=0, parents=True)
+
+
+@pytest.fixture
+async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
+    async with database.transaction() as opened:
+        await prepare(opened)
+        yield opened
+
+
+async def admit(
+    connection: AsyncConnection, path: str = "/exp/f", who: Principal = ANN, **changed: Any
+) -> puts.Admission:
+    wanted: dict[str, Any] = {
+        "size": 100,
+        "digests": {"adler32": "0000000a"},
+        "if_none_match": False,
+        "storage_class": None,
+        "mode": 0o640,
+        "mtime_ns": 12345,
+        **changed,
+    }
+    return await puts.admit(connection, who, tuple(path.strip("/").split("/")), **wanted)
+
+
+async def claims_for(connection: AsyncConnection, *arguments: Any, **changed: Any) -> PutClaims:
+    admission = await admit(connection, *arguments, **changed)
+    assert admission.claims is not None
+    return admission.claims
+
+
+async def store(connection: AsyncConnection, claims: PutClaims, *, adler32: str = "0000000a") -> FileRecord:
+    return await puts.commit(connection, claims, size=claims.size or 0, adler32=adler32, digests={"md5": "x"})
+
+
+async def space(connection: AsyncConnection) -> tuple[int, int]:
+    [server] = await replicas.servers(connection)
+    return server.used_bytes, server.reserved_bytes
+
+
+async def test_a_put_makes_name_file_replica_and_archives_in_one_step(connection: AsyncConnection) -> None:
+    admission = await admit(connection)
+    assert admission.url == "http://127.0.0.1:1"
+    assert await space(connection) == (0, 100)
+    assert admission.claims is not None
+    record = await store(connection, admission.claims)
+    assert record == await namespace.file_at(connection, ("exp", "f"))
+    assert (record.path, record.owner, record.group, record.mode) == ("/exp/f", "ann", "exp", 0o640)
+    assert (record.storage_class, record.digests, record.mtime_ns) == ("one", {"md5": "x"}, 12345)
+    place = await replicas.replica_for_read(connection, record.file_id)
+    assert place is not None
+    assert place.replica_id == admission.claims.replica_id
+    assert await space(connection) == (100, 0)
+    assert await connection.scalar(sa.text("select count(*) from archive where file = :f"), {"f": record.file_id}) == 1
+    assert (await replicas.evict(connection, server="cache")).kept == [(record.file_id, "not yet safe")]
+
+
+async def test_an_empty_file_can_be_put(connection: AsyncConnection) -> None:
+    record = await store(connection, await claims_for(connection, size=0), adler32="00000001")
+    assert record.size == 0
+
+
+async def test_the_same_claims_twice_give_the_first_result(connection: AsyncConnection) -> None:
+    claims = await claims_for(connection)
+    assert await puts.is_spent(connection, claims) is None
+    record = await store(connection, claims)
+    assert await puts.is_spent(connection, claims) == record
+    assert await store(connection, claims) == record
+    assert await space(connection) == (100, 0)
+
+
+async def test_the_first_result_is_known_even_when_its_replica_is_gone(connection: AsyncConnection) -> None:
+    claims = await claims_for(connection)
+    record = await store(connection, claims)
+    await make_copies(connection, [record.file_id], "E00001")
+    await replicas.evict(connection, server="cache")
+    await replicas.forget_evicted(connection, [claims.replica_id])
+    assert await puts.is_spent(connection, claims) == record
+
+
+async def test_aborted_claims_store_nothing(connection: AsyncConnection) -> None:
+    claims = await claims_for(connection)
+    await puts.abort(connection, claims.replica_id)
+    await puts.abort(connection, claims.replica_id)
+    assert await space(connection) == (0, 0)
+    with pytest.raises(BadSignature):
+        await puts.is_spent(connection, claims)
+    with pytest.raises(BadSignature):
+        await store(connection, claims)
+
+
+async def test_of_two_puts_of_one_name_one_wins_and_the_other_is_told(database: Database) -> None:
+    async with database.transaction() as connection:
+        await prepare(connection)
+        first, second = await claims_for(connection), await claims_for(connection)
+
+    async def one(claims: PutClaims) -> object:
+        try:
+            async with database.transaction() as connection:
+                record = await store(connection, claims)
+                await asyncio.sleep(0.02)
+                return record
+        except Exists as refused:
+            return refused.http_status
+
+    results = await asyncio.gather(one(first), one(second))
+    assert sum(isinstance(result, FileRecord) for result in results) == 1
+    assert 409 in results
+
+
+async def test_who_may_modify_replaces_and_the_old_file_ends_in_the_same_step(connection: AsyncConnection) -> None:
+    old = await store(connection, await claims_for(connection))
+    new = await store(connection, await claims_for(connection, "/exp/f", BOB, digests={}), adler32="0000000b")
+    assert new.file_id != old.file_id
+    assert (await namespace.file_at(connection, ("exp", "f"))).file_id == new.file_id
+    assert len(await replicas.evicting(connection, "cache", limit=9)) == 1
+    states = await connection.execute(sa.text("select state from file order by id"))
+    assert list(states.scalars()) == ["deleted", "live"]
+    assert await connection.scalar(sa.text("select count(*) from archive")) == 1
+
+
+async def test_the_same_bytes_again_are_stored_already(connection: AsyncConnection) -> None:
+    record = await store(connection, await claims_for(connection))
+    assert (await admit(connection)).already == record
+    assert await space(connection) == (100, 0)
+    with pytest.raises(ExistsCondition) as caught:
+        await admit(connection, if_none_match=True)
+    assert (caught.value.http_status, caught.value.code) == (412, "exists")
+    for changed in ({"size": 99}, {"digests": {"adler32": "0000000b"}}, {"digests": {}}):
+        with pytest.raises(Exists) as refused:
+            await admit(connection, **changed)
+        assert refused.value.http_status == 409
+
+
+async def test_if_none_match_is_judged_again_at_the_commit(connection: AsyncConnection) -> None:
+    late = await claims_for(connection, "/exp/f", BOB, if_none_match=True)
+    await store(connection, await claims_for(connection))
+    with pytest.raises(ExistsCondition):
+        await store(connection, late)
+
+
+@pytest.mark.parametrize(
+    ("path", "changed", "refusal"),
+    [
+        ("/other/f", {}, Denied),
+        ("/exp/no/f", {}, ParentMissing),
+        ("/exp/f/x", {}, NotADirectory),
+        ("/exp/d", {}, IsADirectory),
+        ("/exp/g", {"storage_class": "none"}, UnknownStorageClass),
+        ("/exp/g", {"size": 10**10}, LargerThanAnyVolume),
+        ("/exp/g", {"size": 2 * 10**9}, NoSpace),
+    ],
+)
+async def test_a_put_is_refused_before_its_body(
+    connection: AsyncConnection, path: str, changed: dict[str, Any], refusal: type[Exception]
+) -> None:
+    await store(connection, await claims_for(connection))
+    await namespace.make_directory(connection, ("exp", "d"), owner="ann", group="exp", mode=0o755, mtime_ns=0)
+    with pytest.raises(refusal):
+        await admit(connection, path, **changed)
+    assert (await space(connection))[1] == 0
+
+
+async def test_a_directory_removed_meanwhile_refuses_the_commit(connection: AsyncConnection) -> None:
+    claims = await claims_for(connection)
+    await namespace.remove(connection, ("exp",))
+    with pytest.raises(ParentMissing):
+        await store(connection, claims)
+
+
+async def test_a_body_of_unknown_length_begins_with_a_step(connection: AsyncConnection) -> None:
+    await claims_for(connection, size=None)
+    assert await space(connection) == (0, puts.UNSIZED_STEP_BYTES)
