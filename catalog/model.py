@@ -1,0 +1,170 @@
+"""The nouns that cross between processes: principals and rights, paths, places of bytes. Pure data and pure rules.
+
+Rows of the database have their own shapes in the noun modules; what is here is what more than one process speaks of.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from catalog.errors import BadPath, Denied
+
+COMPONENT_BYTES_MAX = 255
+PATH_BYTES_MAX = 4096
+#: first names of the namespace that the door keeps for itself
+RESERVED_FIRST_NAMES = frozenset({".well-known", "api", "ui", "metrics", "healthz"})
+BLOCK_SIZE = 256 * 1024
+
+
+class Action(enum.StrEnum):
+    """What a grant allows, named like the WLCG scopes. See `grants_cover` for what implies what."""
+
+    READ = "read"
+    CREATE = "create"
+    MODIFY = "modify"
+    STAGE = "stage"
+    POLL = "poll"
+    ADMIN = "admin"
+
+
+#: a grant of the key covers these actions too
+IMPLIED: dict[Action, frozenset[Action]] = {
+    Action.READ: frozenset({Action.POLL}),
+    Action.CREATE: frozenset({Action.POLL}),
+    Action.MODIFY: frozenset({Action.CREATE, Action.POLL}),
+    Action.STAGE: frozenset({Action.POLL}),
+    Action.POLL: frozenset(),
+    Action.ADMIN: frozenset(Action),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    action: Action
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who asks: the owner and groups of a token, and what it grants."""
+
+    token_id: int
+    owner: str
+    groups: tuple[str, ...]
+    grants: tuple[Grant, ...]
+    #: the token that `capstan up` recorded on its own machine: it alone may submit to the `local` batch system
+    recorded: bool = False
+
+    @property
+    def group(self) -> str:
+        return self.groups[0] if self.groups else self.owner
+
+    @property
+    def is_admin(self) -> bool:
+        return any(grant.action is Action.ADMIN and grant.prefix == "/" for grant in self.grants)
+
+
+def grants_cover(grants: Iterable[Grant], action: Action, path: str) -> bool:
+    """Whether a grant covers `action` on `path`; prefixes match by whole components."""
+    return any(
+        (grant.action is action or action in IMPLIED[grant.action]) and is_below(path, grant.prefix) for grant in grants
+    )
+
+
+def authorize(principal: Principal, action: Action, path: str) -> None:
+    """The one place that says yes or no. Raises Denied."""
+    if not grants_cover(principal.grants, action, path):
+        raise Denied(owner=principal.owner, action=str(action), path=path)
+
+
+def is_below(path: str, prefix: str) -> bool:
+    """`/a/b` is below `/a` and `/`, and below itself; `/ab` is not below `/a`."""
+    bare = prefix.rstrip("/")
+    return path == bare or path.startswith(bare + "/") or bare == ""
+
+
+def parse_path(text: str) -> tuple[str, ...]:
+    """A namespace path -> its components; `/` -> (). Already percent-decoded; duplicate slashes collapse.
+
+    Raises BadPath for anything that a name may not be: not absolute, `.`, `..`, control characters, a component over
+    255 bytes, a path over 4,096 bytes, text that is not valid UTF-8, a reserved first name.
+    """
+    try:
+        if len(text.encode("utf-8")) > PATH_BYTES_MAX:
+            raise BadPath(path=text[:80], why=f"it is longer than {PATH_BYTES_MAX} bytes")
+    except UnicodeEncodeError as exc:
+        raise BadPath(path=ascii(text)[:80], why="it is not valid UTF-8") from exc
+    if not text.startswith("/"):
+        raise BadPath(path=text, why="it does not begin with /")
+    components = tuple(part for part in text.split("/") if part)
+    for part in components:
+        if part in (".", ".."):
+            raise BadPath(path=text, why=f"{part!r} is not a name")
+        if any(ord(letter) < 0x20 or 0x7F <= ord(letter) < 0xA0 for letter in part):
+            raise BadPath(path=ascii(text), why="it holds a control character")
+        if len(part.encode("utf-8")) > COMPONENT_BYTES_MAX:
+            raise BadPath(path=text[:80], why=f"a component is longer than {COMPONENT_BYTES_MAX} bytes")
+    if components and components[0] in RESERVED_FIRST_NAMES:
+        raise BadPath(path=text, why=f"{components[0]!r} is reserved")
+    return components
+
+
+def join_path(components: Iterable[str]) -> str:
+    return "/" + "/".join(components)
+
+
+class Locality(enum.StrEnum):
+    """Where a file's bytes are, in the words of the WLCG Tape REST API; `tls -l` shows LABELS."""
+
+    DISK = "DISK"
+    TAPE = "TAPE"
+    DISK_AND_TAPE = "DISK_AND_TAPE"
+    LOST = "LOST"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+def locality(*, on_disk: bool, copies_readable: int, copies_good: int) -> Locality:
+    """`on_disk`: a replica on a live cache server. `copies_readable`: on usable volumes of libraries that are up.
+
+    A file with good copies that nobody can reach now is UNAVAILABLE; with none at all, and not on disk, LOST.
+    """
+    if on_disk:
+        return Locality.DISK_AND_TAPE if copies_good else Locality.DISK
+    if copies_readable:
+        return Locality.TAPE
+    return Locality.UNAVAILABLE if copies_good else Locality.LOST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPlace:
+    """Where a copy lies on its volume; blocks are logical object numbers (blocks and marks counted from 0)."""
+
+    copy_id: int
+    volume: str
+    generation: int
+    library: str
+    tape_file: int
+    #: of the HDR1 label of the tape file
+    first_block: int
+    #: of the file's first byte within the tape file's data
+    byte_offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A stored file as every process knows it."""
+
+    file_id: int
+    path: str
+    size: int
+    adler32: str
+    mtime_ns: int
+    mode: int
+    owner: str
+    group: str
+    storage_class: str
+    #: algorithm ("sha-256") -> base64 as in RFC 9530
+    digests: dict[str, str] = field(default_factory=dict)
