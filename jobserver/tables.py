@@ -48,6 +48,7 @@ job = Table(
     Column("state", Text, nullable=False, server_default="accepted"),
     Column("reason", Text, nullable=False, server_default=""),
     Column("waiting", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
+    Column("volumes", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("attempt", SmallInteger, nullable=False, server_default="1"),
     Column("native_id", Text),
     Column("tries", SmallInteger, nullable=False, server_default="0"),

@@ -53,6 +53,7 @@ STATEMENTS = (
         name text not null, owner text not null, groups text[] not null, grants jsonb not null,
         argv text[] not null, priority smallint not null, whole_volumes boolean,
         state text not null default 'accepted', reason text not null default '', waiting jsonb not null default '[]',
+        volumes text[] not null default '{}',
         attempt smallint not null default 1, native_id text, tries smallint not null default 0,
         inputs integer not null check (inputs >= 0), bytes bigint not null check (bytes >= 0),
         on_disk integer not null default 0, token_id bigint,
