@@ -1,0 +1,85 @@
+"""What an operator may set for a tape server: limits and policies, each with its unit in the name.
+
+Values only; what they mean is where they are used.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DriveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A drive that this host is attached to."""
+
+    name: str
+    library: str
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    #: of this tape server, unique in the installation; its leases and mounts carry it
+    name: str = ""
+    host: str = "127.0.0.1"
+    #: 0: any free one
+    port: int = 0
+    database_url: str = ""
+    database_connections_max: int = 20
+    site_name: str = "capstan"
+    #: null: every drive in the catalog
+    drives: list[DriveConfig] | None = None
+
+    # ---- when a mount is worth it
+    collecting_age_seconds: float = 5.0
+    collecting_bytes: int = 10 * 10**9
+    collecting_files: int = 10_000
+    #: volumes of one pool that are filled at once
+    volumes_open_max: int = 1
+    #: another volume of the pool is opened for each further backlog of so many bytes
+    volumes_open_bytes: int = 100 * 10**9
+    #: after a mount that failed, its volume rests
+    cooldown_seconds: float = 5.0
+    #: a mount with nothing to do stays so long, while nobody else wants its drive
+    dismount_delay_seconds: float = 1.0
+    #: the net below wake-ups
+    planning_interval_seconds: float = 1.0
+    lease_seconds: float = 10.0
+    failover_after_seconds: float = 600.0
+
+    # ---- what a mount takes at once
+    recalls_files_max: int = 256
+    recalls_bytes_max: int = 64 * 10**9
+    archives_files_max: int = 1000
+    archives_bytes_max: int = 64 * 10**9
+    #: claims that are with the mover and not yet done; more are claimed when fewer than half are left
+    reservation_seconds: float = 3600.0
+    #: so long a mount waits for room in the cache before it gives the drive back
+    space_wait_seconds: float = 20.0
+    commit_files_max: int = 100
+    commit_seconds: float = 0.1
+    attempts_max: int = 4
+    backoff_seconds: float = 5.0
+    #: files of one mount that could not be written before the volume is closed
+    write_failures_max: int = 2
+
+    # ---- when the mover flushes
+    flush_bytes: int = 4 * 1024**3
+    flush_files: int = 2000
+    flush_seconds: float = 30.0
+
+    # ---- time limits
+    #: of the changer, the first load of a new LTO-9 medium included
+    changer_seconds_max: float = 7200.0
+    load_seconds_max: float = 7200.0
+    #: without a pong for so long a mover is killed
+    mover_silence_seconds: float = 15.0
+    #: without any sign of progress in a phase for so long the drive is stuck
+    phase_seconds_max: float = 3600.0
+    #: for the mover to finish its present file after Stop
+    stop_seconds: float = 30.0
+    #: for everything, when the tape server itself is asked to stop
+    shutdown_seconds: float = 1.5
+    #: so long a commit is repeated while the catalog does not answer; then the mount is given up
+    commit_retry_seconds: float = 60.0
+    mover_restart_seconds: float = 0.5
+
+    # ---- the door
+    get_pin_seconds: float = 3600.0
