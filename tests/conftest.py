@@ -101,12 +101,15 @@ def template_database(server_url: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(server_url: str, template_database: str) -> Iterator[str]:
     """The URL of a migrated, empty database of this test's own."""
-    name = f"capstan_test_{uuid4().hex[:12]}"
-    run(_administer(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template_database}" STRATEGY file_copy'))
-    try:
-        yield _with_database(server_url, name)
-    finally:
-        run(_administer(server_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
+    with _own_database(server_url, f'TEMPLATE "{template_database}" STRATEGY wal_log') as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(server_url: str) -> Iterator[str]:
+    """The URL of a database without a schema."""
+    with _own_database(server_url, "TEMPLATE template0") as url:
+        yield url
 
 
 @pytest.fixture
@@ -131,6 +134,16 @@ def set_clock(database: Database) -> Callable[[datetime | None], Awaitable[None]
         await database.reset_connections()
 
     return set_
+
+
+@contextlib.contextmanager
+def _own_database(server_url: str, options: str) -> Iterator[str]:
+    name = f"capstan_test_{uuid4().hex[:12]}"
+    run(_administer(server_url, f'CREATE DATABASE "{name}" {options}'))
+    try:
+        yield _with_database(server_url, name)
+    finally:
+        run(_administer(server_url, f'DROP DATABASE "{name}" WITH (FORCE)'))
 
 
 def _with_database(url: str, name: str) -> str:
