@@ -148,7 +148,7 @@ class FrameDecoder:
         while at < len(view):
             if self._pending is None:
                 if not self._head and len(view) - at >= HEADER_BYTES:
-                    kind, id, length = _parse(view[at : at + HEADER_BYTES])
+                    kind, id, length = parse_header(view[at : at + HEADER_BYTES])
                     at += HEADER_BYTES
                 else:
                     taken = min(HEADER_BYTES - len(self._head), len(view) - at)
@@ -156,7 +156,7 @@ class FrameDecoder:
                     at += taken
                     if len(self._head) < HEADER_BYTES:
                         return
-                    kind, id, length = _parse(self._head)
+                    kind, id, length = parse_header(self._head)
                     self._head.clear()
                 wanted = 0 if kind is Kind.DATA_BEGIN else length
                 if len(view) - at >= wanted:
@@ -175,7 +175,8 @@ class FrameDecoder:
                 yield frame
 
 
-def _parse(head: bytes | bytearray | memoryview) -> tuple[Kind, int, int]:
+def parse_header(head: bytes | bytearray | memoryview) -> tuple[Kind, int, int]:
+    """Kind, id and length, for those who receive payloads right into their own buffers. Raises BadFrames."""
     magic, number, _flags, _zero, id, length = _HEADER.unpack(head)
     if magic != MAGIC:
         raise BadFrames(why="it does not begin with the magic number")

@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from catalog.errors import Retry, TapeError
 
 LABEL_BYTES = 80
+HEADER_NAMES = ("HDR1", "HDR2", "UHL1")
+TRAILER_NAMES = ("EOF1", "EOF2", "UTL1")
 IMPLEMENTATION = "CAPSTAN"
 SEQUENCE_MAX = 10**10 - 1
 BLOCK_SIZE_MAX = 10**8 - 1
@@ -158,7 +160,7 @@ def build_file(label: FileLabel) -> list[bytes]:
         raise ValueError(f"identifier {label.identifier!r} or catalog {label.catalog!r} does not fit a label")
     if label.status is Status.OPEN and (label.block_count or label.file_count):
         raise ValueError("the counts of an open tape file are 0")
-    first, second, user = ("HDR1", "HDR2", "UHL1") if label.status is Status.OPEN else ("EOF1", "EOF2", "UTL1")
+    first, second, user = HEADER_NAMES if label.status is Status.OPEN else TRAILER_NAMES
     hdr1 = (
         first + label.identifier.ljust(17) + label.volume.ljust(6) + "0001" + f"{label.sequence % 10_000:04d}" + "0001"
         + "00" + _date(label.created) + " 00000" + " " + f"{label.block_count % 1_000_000:06d}"
@@ -177,12 +179,17 @@ def build_file(label: FileLabel) -> list[bytes]:
 
 def parse_header(blocks: Sequence[bytes]) -> FileLabel:
     """The label of a tape file from the three blocks before its data. Raises BadLabel."""
-    return _parse_file(blocks, ("HDR1", "HDR2", "UHL1"), {Status.OPEN})
+    return _parse_file(blocks, HEADER_NAMES, {Status.OPEN})
 
 
 def parse_trailer(blocks: Sequence[bytes]) -> FileLabel:
     """The label of a tape file from the three blocks behind its data. Raises BadLabel."""
-    return _parse_file(blocks, ("EOF1", "EOF2", "UTL1"), {Status.COMPLETE, Status.ABORTED})
+    return _parse_file(blocks, TRAILER_NAMES, {Status.COMPLETE, Status.ABORTED})
+
+
+def expect_name(block: bytes, name: str) -> None:
+    """Raise BadLabel unless `block` is a label of this name; what else stands in it is not looked at."""
+    _Record(block, name)
 
 
 class _Record:

@@ -26,7 +26,6 @@ HEADER_OBJECTS = 4
 TRAILER_OBJECTS = 5
 """A mark, EOF1 EOF2 UTL1 and a mark stand behind it."""
 
-LABELS_IN_GROUP = 3
 ADLER32_START = 1
 
 

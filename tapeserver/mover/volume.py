@@ -1,0 +1,235 @@
+"""Is it the right volume, and where does it end: what a mover checks before it trusts or writes anything.
+
+Works on a Drive and on labels; moves no files. The rule for appending is 7a.3 of the design: the trailer of the
+catalog's last tape file must be there, what follows must be whole tape files of ours (reported, never overwritten) and
+at most one that was torn off before its trailer (which the next write may overwrite).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from catalog.errors import TapeError
+from tapeserver import labels
+from tapeserver.frames import DeadExtent, Load
+from tapeserver.labels import BadLabel, FileLabel, Status, VolumeLabel
+from tapeserver.library import Drive, EndOfData, Fenced, Filemark
+from tapeserver.tapeformat import TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent
+
+Verdict = Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "fenced", "io"]
+_T = TypeVar("_T")
+
+
+class LoadRefused(TapeError):
+    """Volume {volume} cannot be used: {why}."""
+
+    code = "load_refused"
+
+    def __init__(self, verdict: Verdict, *, volume: str, why: str) -> None:
+        super().__init__(volume=volume, why=why)
+        self.verdict: Verdict = verdict
+
+
+@dataclass(slots=True)
+class End:
+    """Where the volume ends: the number of its last tape file, where the next begins, what the catalog lacks."""
+
+    tape_files: int
+    end_block: int
+    dead: list[DeadExtent] = field(default_factory=list)
+
+
+def prepare(drive: Drive, load: Load) -> End:
+    """Check the volume for the purpose of `load`, labelling it first if that was asked. Raises LoadRefused.
+
+    For archives the head stands at the end on return.
+    """
+    try:
+        if load.purpose == "label" or load.initialise_label:
+            label_volume(drive, load)
+        check_label(drive, load)
+        known = End(load.known_tape_files, max(load.known_end_block, VOLUME_LABEL_OBJECTS))
+        if load.purpose != "archive":
+            return known
+        check_last_trailer(drive, load, known)
+        end = find_end(drive, load, known)
+        drive.locate(end.end_block)
+        return end
+    except Fenced as exc:
+        raise LoadRefused("fenced", volume=load.volume, why=str(exc)) from exc
+    except LoadRefused:
+        raise
+    except TapeError as exc:
+        raise LoadRefused("io", volume=load.volume, why=str(exc)) from exc
+
+
+def wanted_label(load: Load) -> VolumeLabel:
+    """The label that the volume of this mount must carry."""
+    return VolumeLabel(
+        volume=load.volume,
+        generation=load.generation,
+        catalog_id=load.catalog_id.upper(),
+        block_size=load.block_size,
+    )
+
+
+def check_label(drive: Drive, load: Load) -> None:
+    """Raises LoadRefused unless the volume carries exactly the label that the catalog expects."""
+    drive.rewind()
+    try:
+        found = labels.parse_volume([drive.read_block(), drive.read_block()])
+    except (BadLabel, Filemark, EndOfData) as exc:
+        raise LoadRefused("wrong_label", volume=load.volume, why=f"no label of ours: {exc}") from exc
+    if found != wanted_label(load):
+        why = f"it is {found.volume} generation {found.generation} of catalog {found.catalog_id}"
+        raise LoadRefused("wrong_label", volume=load.volume, why=why)
+
+
+def label_volume(drive: Drive, load: Load) -> None:
+    """Write the label, if the volume is blank or carries an older generation of its own name; else LoadRefused.
+
+    A volume that carries the wanted label already is left as it is: this may be a repeat, and data may follow.
+    """
+    drive.rewind()
+    try:
+        found: list[bytes] = [drive.read_block()]
+        found.append(_read_or_nothing(drive))
+    except EndOfData:
+        found = []
+    except Filemark:
+        found = [b"a tape mark"]
+    if not load.force_label and not _may_be_labelled(found, load):
+        raise LoadRefused("not_blank", volume=load.volume, why="something else is recorded on it")
+    if found and _parsed(lambda: labels.parse_volume(found)) == wanted_label(load) and not load.force_label:
+        return
+    drive.rewind()
+    for block in labels.build_volume(wanted_label(load)):
+        drive.write_block(block)
+    drive.flush()
+
+
+def _may_be_labelled(found: list[bytes], load: Load) -> bool:
+    if not found:
+        return True
+    label = _parsed(lambda: labels.parse_volume(found))
+    if label is None or label.volume != load.volume or label.catalog_id != load.catalog_id.upper():
+        return False
+    return label.generation < load.generation or label == wanted_label(load)
+
+
+def check_last_trailer(drive: Drive, load: Load, known: End) -> None:
+    """Raises LoadRefused(tape_short) unless the catalog's last tape file ends where the catalog says."""
+    if known.tape_files == 0:
+        return
+    try:
+        drive.locate(known.end_block - (TRAILER_OBJECTS - 1))
+        trailer = labels.parse_trailer(_read_labels(drive, labels.TRAILER_NAMES))
+        _expect_mark(drive)
+    except (EndOfData, Filemark, BadLabel) as exc:
+        why = f"the trailer of tape file {known.tape_files} is not before block {known.end_block}: {exc}"
+        raise LoadRefused("tape_short", volume=load.volume, why=why) from exc
+    if not _belongs(trailer, load) or trailer.sequence != known.tape_files:
+        why = f"tape file {trailer.sequence} ends at block {known.end_block}, not {known.tape_files}"
+        raise LoadRefused("tape_short", volume=load.volume, why=why)
+
+
+def find_end(drive: Drive, load: Load, known: End) -> End:
+    """Pass every whole tape file that follows the catalog's end. Raises LoadRefused(unexpected_data).
+
+    The end is behind the last whole one; what is torn off behind it lies at `end_block` and may be overwritten.
+    """
+    end = known
+    drive.locate(known.end_block)
+    while True:
+        try:
+            label, extent = _pass_tape_file(drive, end.end_block)
+        except EndOfData:
+            return end
+        except (BadLabel, Filemark) as exc:
+            why = f"no tape file of ours begins at block {end.end_block}: {exc}"
+            raise LoadRefused("unexpected_data", volume=load.volume, why=why) from exc
+        if not _belongs(label, load) or label.sequence != end.tape_files + 1:
+            why = f"tape file {label.sequence} at block {end.end_block} is not the next of this volume"
+            raise LoadRefused("unexpected_data", volume=load.volume, why=why)
+        why = "aborted while it was written" if label.status is Status.ABORTED else "not in the catalog"
+        dead = DeadExtent(
+            tape_file=label.sequence,
+            first_block=extent.first_block,
+            blocks=extent.end_block - extent.first_block,
+            why=why,
+        )
+        end = End(label.sequence, extent.end_block, [*end.dead, dead])
+
+
+def check_header(drive: Drive, load: Load, *, first_block: int, tape_file: int) -> FileLabel:
+    """Go to a tape file and check its header; the head stands at its data on return.
+
+    Raises BadLabel (also for a whole label of something else), EndOfData, and the faults of the drive.
+    """
+    drive.locate(first_block)
+    try:
+        label = labels.parse_header(_read_labels(drive, labels.HEADER_NAMES))
+        _expect_mark(drive)
+    except Filemark as exc:
+        raise BadLabel(label="HDR1", why=f"a tape mark stands at block {exc.arguments.get('block')}") from exc
+    if not _belongs(label, load) or label.sequence != tape_file:
+        why = f"it is of tape file {label.sequence} of {label.volume} generation {label.generation}, not {tape_file}"
+        raise BadLabel(label="HDR1", why=why)
+    return label
+
+
+def _pass_tape_file(drive: Drive, first_block: int) -> tuple[FileLabel, Extent]:
+    """Its trailer and its extent. Raises EndOfData when it is torn, BadLabel and Filemark when it is not ours."""
+    header = labels.parse_header(_read_labels(drive, labels.HEADER_NAMES))
+    _expect_mark(drive)
+    drive.space_marks(1)
+    trailer = labels.parse_trailer(_read_labels(drive, labels.TRAILER_NAMES))
+    _expect_mark(drive)
+    extent = Extent(first_block=first_block, data_blocks=trailer.block_count)
+    position = drive.position()
+    counted = position is None or position.block == extent.end_block
+    if not header.opens(trailer) or not counted:
+        raise BadLabel(label="UTL1", why=f"it does not close the tape file at block {first_block}")
+    return trailer, extent
+
+
+def _belongs(label: FileLabel, load: Load) -> bool:
+    return (label.volume, label.generation, label.catalog, label.block_size) == (
+        load.volume,
+        load.generation,
+        labels.catalog_mark(load.catalog_id),
+        load.block_size,
+    )
+
+
+def _read_labels(drive: Drive, names: Sequence[str]) -> list[bytes]:
+    """The next blocks, each looked at before the next is read: what is torn off is ours only as far as it goes."""
+    found = []
+    for name in names:
+        found.append(drive.read_block())
+        labels.expect_name(found[-1], name)
+    return found
+
+
+def _expect_mark(drive: Drive) -> None:
+    try:
+        drive.read_block()
+    except Filemark:
+        return
+    raise BadLabel(label="HDR1", why="more than three blocks stand in a group of labels")
+
+
+def _read_or_nothing(drive: Drive) -> bytes:
+    try:
+        return drive.read_block()
+    except (Filemark, EndOfData):
+        return b""
+
+
+def _parsed(parse: Callable[[], _T]) -> _T | None:
+    try:
+        return parse()
+    except BadLabel:
+        return None

@@ -1,0 +1,198 @@
+"""For tests of the mover: a cache server of a few lines, and a mover run by a thread of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from catalog.errors import Damaged
+from client import bulkframes
+from client.bulkframes import FrameReader, Kind
+from tapeserver.frames import FileFields, FromMover, Load, ReadItem, ToMover, WriteItem, WrittenItem, _from_mover
+from tapeserver.mover.outbox import Outbox
+from tapeserver.mover.plan import Plan
+from tapeserver.mover.process import serve_mount
+from tapeserver.tapeformat import adler32, adler32_text
+
+CATALOG_ID = "0f8c1d2e"
+PATIENCE_SECONDS = 10
+
+
+class TinyCache:
+    """Serves replicas from memory and keeps what is written; faults by replica or reservation."""
+
+    def __init__(self) -> None:
+        self.replicas: dict[int, bytes] = {}
+        self.stored: dict[int, bytes] = {}
+        self.lies: dict[int, bytes] = {}  # sent in place of the replica
+        self.refuses: set[int] = set()
+        self.breaks_at: set[int] = set()
+        self.hold = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._loop.call_soon(self.hold.set)
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.url = self.run(self._start())
+
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(PATIENCE_SECONDS)
+
+    async def _start(self) -> str:
+        app = web.Application()
+        app.add_routes([web.post("/bulk/write", self._write), web.post("/bulk/read", self._read)])
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    def close(self) -> None:
+        self.run(self._runner.cleanup())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE_SECONDS)
+        self._loop.close()
+
+    def set_hold(self, held: bool) -> None:
+        self._loop.call_soon_threadsafe(self.hold.clear if held else self.hold.set)
+
+    async def _write(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        reader, data = FrameReader(request.content), bytearray()
+        while (frame := await reader.next()) is not None:
+            match frame.kind:
+                case Kind.DATA_BEGIN:
+                    data = bytearray()
+                case Kind.DATA:
+                    data += frame.payload
+                    if frame.id in self.breaks_at:
+                        assert request.transport is not None
+                        request.transport.abort()
+                case Kind.DATA_END if frame.id in self.refuses:
+                    await response.write(bulkframes.error(frame.id, Damaged(what="it", why="refused")))
+                case Kind.DATA_END:
+                    self.stored[frame.id] = bytes(data)
+                    await response.write(bulkframes.ack(frame.id, adler32(data)))
+        return response
+
+    async def _read(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        reader = FrameReader(request.content)
+        while (frame := await reader.next()) is not None and frame.kind is Kind.WANT:
+            await self.hold.wait()
+            data = self.lies.get(frame.id, self.replicas.get(frame.id))
+            if data is None:
+                await response.write(bulkframes.error(frame.id, Damaged(what="replica", why="it is absent")))
+                continue
+            await response.write(bulkframes.begin(frame.id, len(data)))
+            for at in range(0, len(data), 100_000):
+                part = data[at : at + 100_000]
+                await response.write(bulkframes.data_header(frame.id, len(part)) + part)
+                if frame.id in self.breaks_at:
+                    assert request.transport is not None
+                    request.transport.abort()
+            await response.write(bulkframes.end(frame.id, adler32(data)))
+        return response
+
+    # -- items that go with it --
+
+    def write_item(self, number: int, data: bytes, **changes: Any) -> WriteItem:
+        """A file whose archive, replica and file ids are all `number`."""
+        self.replicas[number] = data
+        return WriteItem(
+            archive_id=number, copy_number=1, replica_id=number, record=record(number, data) if not changes else
+            FileFields(**{**_fields(number, data), **changes}), cache_url=f"{self.url}/bulk/read?sig=x", pool="p",
+        )  # fmt: skip
+
+    def read_item(self, written: WrittenItem, data: bytes, **changes: Any) -> ReadItem:
+        """The recall of what was written, into the reservation 1000 + number."""
+        number = written.archive_id
+        fields: dict[str, Any] = {
+            "file_id": number,
+            "reservation_id": 1000 + number,
+            "size": len(data),
+            "adler32": adler32_text(adler32(data)),
+            "generation": 1,
+            "tape_file": written.tape_file,
+            "first_block": written.first_block,
+            "byte_offset": written.byte_offset,
+            "path": f"/exp/f{number}",
+            "cache_url": f"{self.url}/bulk/write?sig=x",
+        }
+        return ReadItem(**{**fields, **changes})
+
+
+def _fields(number: int, data: bytes) -> dict[str, Any]:
+    return {
+        "file_id": number, "path": f"/exp/f{number}", "size": len(data), "adler32": adler32_text(adler32(data)),
+        "mtime_ns": 1_700_000_000_000_000_000, "mode": 0o644, "owner": "alice", "group": "hall", "storage_class": "one",
+    }  # fmt: skip
+
+
+def record(number: int, data: bytes) -> FileFields:
+    return FileFields(**_fields(number, data))
+
+
+class MoverInTest:
+    """A mover whose drive's thread is a thread of the test; messages as the session would send them."""
+
+    def __init__(self, library_path: Path, drive: str = "east-0", volume: str = "A00001") -> None:
+        self._spec = {"kind": "virtual", "name": "east", "path": str(library_path)}
+        self._drive, self._volume = drive, volume
+        self._session, mine = socket.socketpair()
+        self._session.settimeout(PATIENCE_SECONDS)
+        self._mine = mine
+        self.plan, self._outbox = Plan(), Outbox(mine)
+        self._thread: threading.Thread | None = None
+
+    def send(self, message: ToMover) -> None:
+        for answer in self.plan.apply(message):
+            self._outbox.send(answer)
+
+    def load(self, epoch: int, purpose: str, **options: Any) -> FromMover:
+        fields: dict[str, Any] = {
+            "epoch": epoch, "library_spec": self._spec, "drive": self._drive, "volume": self._volume,
+            "generation": 1, "catalog_id": CATALOG_ID, "purpose": purpose, "block_size": 65_536,
+        }  # fmt: skip
+        self.send(Load(**{**fields, **options}))
+        load = self.plan.wait_for_load()
+        self._thread = threading.Thread(target=serve_mount, args=(load, self.plan, self._outbox), daemon=True)
+        self._thread.start()
+        return self.next()
+
+    def next(self) -> FromMover:
+        (length,) = struct.unpack("<I", self._receive(4))
+        return _from_mover.decode(self._receive(length))
+
+    def until(self, kind: type[FromMover]) -> list[Any]:
+        """All messages up to the first of this kind, which is the last one."""
+        seen: list[Any] = [self.next()]
+        while not isinstance(seen[-1], kind):
+            seen.append(self.next())
+        return seen
+
+    def close(self) -> None:
+        from tapeserver.frames import Stop
+
+        with contextlib.suppress(Exception):
+            self.send(Stop())
+        if self._thread:
+            self._thread.join(PATIENCE_SECONDS)
+        self._session.close()
+        self._mine.close()
+
+    def _receive(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            part = self._session.recv(count - len(data))
+            assert part, "the mover is gone"
+            data += part
+        return data
