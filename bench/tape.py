@@ -1,0 +1,61 @@
+"""From a virtual tape to the cache with its checksum: from the stage request to the last byte on disk.
+
+Everything is in it: planning, mounting, label checks, positioning. The peer copies the same bytes on the same file
+system with `cp --reflink=never` and fsyncs the copy.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from bench.measure import PAIRS, Row, fsync_file, interleaved
+from bench.rawhttp import put
+from bench.workplace import Workplace
+from catalog.units import GIB, MB, MIB
+
+BUDGET_SECONDS = 90.0
+_DIRECTORY = "/bench-tape"
+
+
+def run(place: Workplace) -> list[Row]:
+    size = 128 * MIB if place.quick else GIB
+    place.make_directory(_DIRECTORY)
+    path = f"{_DIRECTORY}/file"
+    put(place.put_url(path, size), size, place.block)
+    original, copy = place.make_file("tape-original", size), place.scratch / "tape-copy"
+    place.drop(path)
+    with place.look() as look:
+
+        def ours(number: int) -> float:
+            # A drive that still holds the volume would make it too easy.
+            place.wait(lambda: look.value("select count(*) from mount") == 0, "the drives to be free")
+            began = time.perf_counter()
+            request = place.stage([path])
+            place.wait_staged(look, request, pause_seconds=0.002)
+            took = time.perf_counter() - began
+            place.end_request(request)
+            place.drop(path)
+            return size / took / MB
+
+        def peer(number: int) -> float:
+            began = time.perf_counter()
+            subprocess.run(["cp", "--reflink=never", str(original), str(copy)], check=True)
+            fsync_file(copy)
+            took = time.perf_counter() - began
+            copy.unlink()
+            return size / took / MB
+
+        pairs = interleaved(ours, peer, rounds=PAIRS, budget_seconds=BUDGET_SECONDS)
+    original.unlink()
+    place.site.run(["trm", path])
+    return [
+        Row(
+            name="tape to cache with checksum, mount included, beside cp and fsync",
+            value=pairs.value,
+            unit="MB/s",
+            peer=pairs.peer,
+            at_least=0.5,
+            note=pairs.note,
+        )
+    ]
