@@ -6,6 +6,7 @@ says of each file and passes it on. When the stream breaks, every file that was 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import queue
 import threading
@@ -217,6 +218,8 @@ class CacheSender:
             self._broken = error
             waiting = list(self._waiting)
         self._request.shut_down()
+        with contextlib.suppress(queue.Full):
+            self._pieces.put_nowait(None)  # wakes a sender that waits; one that does not sees `_broken`
         for reservation in waiting:
             self._on_result(reservation, error)
         with self._lock:

@@ -43,6 +43,7 @@ from tapeserver.library import EndOfData, Filemark
 from tapeserver.library.faults import Fault as DriveFaultOnDemand
 from tapeserver.library.faults import clear, inject
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library
+from tapeserver.library.virtualdrive import VirtualDrive
 from tests.unit.mover_harness import CATALOG_ID, MoverInTest, TinyCache
 
 KIB = 1024
@@ -64,7 +65,8 @@ def east(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mover(east: Path) -> Iterator[MoverInTest]:
+def mover(east: Path, cache: TinyCache) -> Iterator[MoverInTest]:
+    # Asks for the cache only to be closed before it.
     made = MoverInTest(east)
     yield made
     made.close()
@@ -368,23 +370,42 @@ def test_a_file_that_does_not_fit_makes_the_volume_full_after_what_fits_is_safe(
     assert all(message.volume_full for message in refused)
 
 
-def test_a_medium_that_ends_under_a_file_closes_it_as_aborted(mover, east, cache):
+def test_a_medium_that_warns_under_a_file_closes_it_as_aborted(mover, east, cache, monkeypatch):
+    # A drive that cannot say beforehand how much room is left.
+    monkeypatch.setattr(VirtualDrive, "remaining_bytes", None)
     archiving(mover, east)
-    cache.set_hold(True)
-    mover.send(Write(items=[cache.write_item(1, data_of(1, 4_000_000))]))
-    # Only the early warning of the drive knows: what the drive says of the remaining room is asked before the file.
-    cache.lies.clear()
-    drive_says = VirtualLibrary(east, "east").spec()
-    assert drive_says["kind"] == "virtual"
-    cache.set_hold(False)
     inject(east, DriveFaultOnDemand("full", volume="A00001", at_bytes=1_000_000))
+    mover.send(Write(items=[cache.write_item(1, b"fits"), cache.write_item(2, data_of(2, 4_000_000))]))
     seen = mover.until(Idle)
     (failed,) = [message for message in seen if isinstance(message, WriteFailed)]
-    assert failed.volume_full
+    assert (failed.archive_ids, failed.volume_full) == ([2], True)
+    (written,) = [message for message in seen if isinstance(message, Written)]
+    assert [item.archive_id for item in written.items] == [1]
+    assert [(dead.tape_file, dead.why.split(":")[0]) for dead in written.dead] == [(2, "volume_full")]
     stop(mover)
     clear(east)
-    loaded = mover.load(2, "archive", known_end_block=2)
+    loaded = mover.load(2, "archive", known_tape_files=1, known_end_block=written.dead[0].first_block)
     assert isinstance(loaded, Loaded)
+    assert [(dead.tape_file, dead.why) for dead in loaded.dead] == [(2, "aborted while it was written")]
+
+
+def test_a_medium_that_ends_without_warning_keeps_what_was_whole(mover, east, cache, monkeypatch):
+    monkeypatch.setattr(VirtualDrive, "remaining_bytes", None)
+    monkeypatch.setattr(VirtualDrive, "end_of_medium_warning", False)
+    archiving(mover, east)
+    inject(east, DriveFaultOnDemand("full", volume="A00001", at_bytes=1_000_000))
+    mover.send(Write(items=[cache.write_item(1, b"fits"), cache.write_item(2, data_of(2, 4_000_000))]))
+    seen = mover.until(Idle)
+    assert [item.archive_id for message in seen if isinstance(message, Written) for item in message.items] == [1]
+    assert [(message.archive_ids, message.volume_full) for message in seen if isinstance(message, WriteFailed)] == [
+        ([2], True)
+    ]
+    end = next(message.end_block for message in seen if isinstance(message, Written))
+    stop(mover)
+    clear(east)
+    loaded = mover.load(2, "archive", known_tape_files=1, known_end_block=end)
+    assert isinstance(loaded, Loaded)
+    assert (loaded.end_block, loaded.dead) == (end, []), "the torn tape file may be written over"
 
 
 def test_no_more_than_the_allowed_batches_are_uncommitted(mover, east, cache):
