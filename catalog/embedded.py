@@ -48,6 +48,11 @@ _SOCKET_PATH_BYTES_MAX = 107
 # Not for changing: what Capstan promises rests on the first two, who may connect on the others.
 _COMMAND_LINE = {"fsync": "on", "synchronous_commit": "on", "listen_addresses": "", "unix_socket_permissions": "0700"}
 
+_NO_ANSWER = (
+    OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError, asyncpg.CrashShutdownError,
+)  # fmt: skip
+
 
 class EmbeddedPostgres:
     """The server of one data directory.
@@ -76,9 +81,18 @@ class EmbeddedPostgres:
         The first start initialises the cluster. Raises CatalogUnreachable with the end of the server's log when it
         does not come up, FileNotFoundError when there are no binaries or a recorded cluster is gone.
         """
-        socket_dir = await asyncio.to_thread(self._start)
-        await self._ensure_database(socket_dir)
-        return self._url(socket_dir, DATABASE)
+        give_up_at = time.monotonic() + START_RETRY_SECONDS
+        while True:
+            socket_dir = await asyncio.to_thread(self._start)
+            try:
+                await self._ensure_database(socket_dir)
+            except _NO_ANSWER as error:
+                # What looked alive was dying: a killed server is seen for some instants after its kill.
+                if time.monotonic() > give_up_at:
+                    raise CatalogUnreachable(what="catalog", why=f"PostgreSQL gives no answer: {error}") from error
+                await asyncio.sleep(0.1)
+            else:
+                return self._url(socket_dir, DATABASE)
 
     async def stop(self) -> None:
         """Stop it, ending its connections (fast mode); returns when it has ended. Nothing to do when none runs."""
@@ -109,7 +123,7 @@ class EmbeddedPostgres:
     async def _ensure_database(self, socket_dir: Path) -> None:
         try:
             connection = await self._connect(socket_dir, "postgres")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.TooManyConnectionsError) as error:
             raise CatalogUnreachable(what="catalog", why=f"PostgreSQL runs, but refuses us: {error}") from error
         try:
             if not await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE):
