@@ -128,6 +128,12 @@ async def signing_keys(connection: AsyncConnection) -> list[SigningKey]:
     return [key for key, _ in keys[:2]]
 
 
+async def expiry(connection: AsyncConnection, seconds: float) -> float:
+    """The end of something signed now, in seconds since 1970 by the catalog's clock."""
+    now = await connection.scalar(sa.text("SELECT extract(epoch FROM capstan_now())"))
+    return float(now) + seconds
+
+
 async def audit(
     connection: AsyncConnection,
     *,

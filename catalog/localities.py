@@ -122,3 +122,24 @@ async def cache_places(connection: AsyncConnection, file_ids: Iterable[int]) -> 
 
 def _live(files: Sequence[int]) -> dict[str, Any]:
     return {"files": list(files), "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeFile:
+    path: str
+    file_id: int
+    size: int
+    first_block: int
+    byte_offset: int
+    on_disk: bool
+
+
+async def volume_files(
+    connection: AsyncConnection, vid: str, *, after: tuple[int, int], limit: int
+) -> list[VolumeFile]:
+    """Live files with a copy on the volume's present label, by position, behind (block, byte offset).
+
+    A place holds one file, so the position alone says where to go on.
+    """
+    values = {"vid": vid, "after_block": after[0], "after_offset": after[1], "limit": limit}
+    return [VolumeFile(**row._mapping) for row in await connection.execute(sa.text(SQL["volume_files"]), values)]

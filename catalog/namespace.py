@@ -6,7 +6,7 @@ made by `puts.commit`; here it only loses its name. Listing in pages is in listi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,22 @@ def record_of(row: sa.Row[Any], path: str) -> FileRecord:
         storage_class=row.storage_class,
         digests=dict(row.digests),
     )
+
+
+async def records(connection: AsyncConnection, file_ids: Collection[int]) -> dict[int, FileRecord]:
+    """Live files by id; their `path` is the one they were stored under."""
+    statement = sa.select(tables.file).where(
+        tables.file.c.id == sa.func.any(sa.cast(sorted(file_ids), sa.ARRAY(sa.BigInteger))),
+        tables.file.c.state == "live",
+    )
+    rows = (await connection.execute(statement)).all() if file_ids else []
+    return {row.id: record_of(row, row.stored_path) for row in rows}
+
+
+async def paths_of(connection: AsyncConnection, file_ids: Collection[int]) -> dict[int, str]:
+    """file id -> its present path, of live files."""
+    rows = await connection.execute(sa.text(SQL["paths_of"]), {"files": sorted(file_ids)})
+    return {row.id: row.path for row in rows}
 
 
 async def make_directory(

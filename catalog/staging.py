@@ -25,8 +25,8 @@ from catalog.states import ItemState
 
 __all__ = [
     "CHUNK_ITEMS", "DEFAULT_PRIORITY", "Item", "Request", "abandon_all", "cancel", "complete_items", "create_request",
-    "delete", "fail_items", "items_of", "lock_requests", "next_unresolved", "reconcile", "release", "request_at",
-    "request_for_get", "resolve_chunk", "start_items",
+    "delete", "expected_seconds", "fail_items", "items_of", "lock_requests", "next_unresolved", "reconcile", "release",
+    "request_at", "request_for_get", "resolve_chunk", "start_items",
 ]  # fmt: skip
 
 SQL = load("staging")
@@ -151,6 +151,12 @@ async def request_for_get(
     request_id = await create_request(connection, principal, [(path, lifetime_seconds)], origin="get")
     await resolve_chunk(connection, request_id)
     return request_id
+
+
+async def expected_seconds(connection: AsyncConnection, file_id: int) -> float:
+    """When it makes sense to ask for a file again whose recall is under way: 1 to 5 s, by how far it has come."""
+    seconds = await connection.scalar(sa.text(SQL["expected_seconds"]), {"file": file_id})
+    return float(seconds) if seconds is not None else 1.0
 
 
 async def request_at(connection: AsyncConnection, request_id: int) -> Request:

@@ -77,3 +77,7 @@ WHERE file = :file AND state IN ('on_disk', 'quarantined')
 -- drop_pins --
 -- Pins keep replicas, and there is nothing left to keep.
 DELETE FROM pin WHERE file = :file
+
+-- paths_of --
+-- Names are joined upwards from each file; the namespace itself stores no path.
+SELECT id, node_path(node) AS path FROM file WHERE id = ANY(CAST(:files AS bigint[])) AND state = 'live'

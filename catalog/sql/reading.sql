@@ -71,3 +71,59 @@ SELECT extract(epoch FROM capstan_now() - min(created_at)) AS seconds FROM archi
 -- child_directory --
 -- One step down; what is no directory any more has nothing below it.
 SELECT id FROM node WHERE parent = :parent AND name = :name AND kind = 'directory'
+
+-- item_states --
+-- One request's items only; a request of a million files takes a second.
+SELECT state, count(*) AS items FROM stage_item WHERE request = :request GROUP BY state
+
+-- register_server --
+-- The heartbeat is the database's time, so that hosts' clocks do not matter.
+INSERT INTO server (kind, name, url, host, pid, detail) VALUES (:kind, :name, :url, :host, :pid, :detail)
+ON CONFLICT (kind, name) DO UPDATE
+SET url = excluded.url, host = excluded.host, detail = excluded.detail, heartbeat_at = capstan_now(), pid = excluded.pid,
+    started_at = CASE WHEN server.pid = excluded.pid THEN server.started_at ELSE capstan_now() END
+
+-- archives_of --
+-- The writes that a file still waits for, with the mount that has one.
+SELECT a.copy_number, a.pool, a.state, a.urgent, a.attempts, a.last_error, m.drive, m.volume
+FROM archive a LEFT JOIN mount m ON m.epoch = a.epoch WHERE a.file = :file ORDER BY a.copy_number
+
+-- recall_of --
+-- The one read under way, with how many wait for it.
+SELECT q.state, q.attempts, q.last_error, q.not_before > capstan_now() AS backing_off, m.drive, m.volume,
+       (SELECT count(*) FROM stage_item i WHERE i.file = q.file AND i.state IN ('submitted', 'started')) AS waiters,
+       ARRAY(SELECT DISTINCT d.volume FROM demand d WHERE d.file = q.file ORDER BY d.volume) AS volumes
+FROM recall q LEFT JOIN mount m ON m.epoch = q.epoch WHERE q.file = :file
+
+-- replicas_of --
+-- Every replica row, the bad ones included.
+SELECT r.state, r.cache_server, r.why, c.state AS server_state,
+       c.heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max) AS server_live
+FROM replica r JOIN cache_server c ON c.name = r.cache_server WHERE r.file = :file ORDER BY r.id
+
+-- pins_of --
+-- Live pins only.
+SELECT owner, extract(epoch FROM expires_at - capstan_now()) AS seconds FROM pin
+WHERE file = :file AND expires_at > capstan_now() ORDER BY expires_at DESC LIMIT 20
+
+-- request_volumes --
+-- Which volumes the unfinished files of a request are wanted from.
+SELECT d.volume, count(DISTINCT d.file) AS files FROM stage_item i JOIN demand d ON d.file = i.file
+WHERE i.request = :request AND i.state = 'started' GROUP BY d.volume ORDER BY files DESC, d.volume LIMIT :limit
+
+-- request_mounts --
+-- Those of its files that a mount has taken.
+SELECT m.volume, m.drive, count(*) AS files FROM stage_item i JOIN recall q ON q.file = i.file
+JOIN mount m ON m.epoch = q.epoch
+WHERE i.request = :request AND i.state = 'started' GROUP BY m.volume, m.drive ORDER BY m.volume
+
+-- request_errors --
+-- Each kind of failure once, with an example.
+SELECT error_code, count(*) AS files, min(error) AS example FROM stage_item
+WHERE request = :request AND state = 'failed' GROUP BY error_code ORDER BY files DESC LIMIT 20
+
+-- volume_holds --
+-- What one volume holds and is wanted for.
+SELECT count(c.id) AS copies, coalesce(sum(c.length), 0) AS bytes,
+       (SELECT count(*) FROM demand d WHERE d.volume = :vid) AS wanted
+FROM copy c JOIN volume v ON v.vid = c.volume AND v.generation = c.generation WHERE c.volume = :vid
