@@ -27,7 +27,12 @@ SENTENCES: dict[str, str] = {
     "cache_full": "the cache has no room: {why}",
     "no_volume": "pool {pool} has no volume with room",
     "volumes_in_use": "every volume of pool {pool} that has room is mounted or cooling down",
-    "pool_at_limit": "pool {pool} fills {open} volumes already, and at most {limit} at once",
+    # why a mount was begun
+    "recalls": "{files} files, {bytes}, wait to be read",
+    "bytes": "{bytes} wait to be written",
+    "files": "{files} files wait to be written",
+    "age": "{files} files, {bytes}, have waited long enough to be written",
+    "urgent": "somebody waits for one of {files} files to be written",
 }
 
 

@@ -188,13 +188,14 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
     return {row.epoch: row.why for row in await connection.execute(query)}
 
 
-async def recently_failed(connection: AsyncConnection, *, seconds: float) -> dict[str, float]:
-    """volume -> seconds since its last mount that ended other than well, within `seconds`."""
+async def recently_failed(connection: AsyncConnection, *, seconds: float) -> dict[str, tuple[float, str]]:
+    """volume -> (seconds since, outcome) of its last mount within `seconds` that ended other than well."""
     rows = await connection.execute(_SQL["recently_failed"], {"seconds": seconds, "limit": 500})
-    ago: dict[str, float] = {}
+    failed: dict[str, tuple[float, str]] = {}
     for row in rows:
-        ago[row.volume] = min(row.ago_seconds, ago.get(row.volume, row.ago_seconds))
-    return ago
+        if row.volume not in failed or row.ago_seconds < failed[row.volume][0]:
+            failed[row.volume] = (row.ago_seconds, row.outcome)
+    return failed
 
 
 async def write_candidates(connection: AsyncConnection, library: str, candidates: Sequence[Candidate]) -> int:

@@ -46,10 +46,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     # ---- what a mount takes at once
     recalls_files_max: int = 256
-    recalls_bytes_max: int = 64 * 10**9
     archives_files_max: int = 1000
     archives_bytes_max: int = 64 * 10**9
-    #: claims that are with the mover and not yet done; more are claimed when fewer than half are left
+    #: a mount that also writes reads so long at a stretch while archives wait, and writes at least so long in between
+    read_turn_seconds: float = 60.0
+    write_turn_seconds: float = 2.0
     reservation_seconds: float = 3600.0
     #: so long a mount waits for room in the cache before it gives the drive back
     space_wait_seconds: float = 20.0

@@ -44,10 +44,11 @@ select epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, 
 returning epoch;
 
 -- recently_failed --
--- The newest rows by epoch, which grows: no index on time is needed for what ended just now.
+-- The newest rows by epoch, which grows: no index on time is needed for what ended just now. What somebody stopped
+-- did not fail.
 select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at) as double precision) as ago_seconds
 from (select * from mount_history order by epoch desc limit :limit) as newest
-where outcome <> 'done' and ended_at > capstan_now() - make_interval(secs => :seconds);
+where outcome <> 'done' and outcome not like 'stopped: %' and ended_at > capstan_now() - make_interval(secs => :seconds);
 
 -- candidates_write --
 -- Only on change: most rounds write nothing.

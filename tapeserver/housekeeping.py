@@ -1,0 +1,223 @@
+"""What nobody asks for and somebody must do: heartbeats, failover, leftovers of the dead, partitions.
+
+Slow rounds, each step by itself: one that fails is logged and tried again, and never holds up the others. What needs a
+single actor is done under the lease of its library, or is safe when several do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import endings, mounts, queues, replicas, tables, volumes
+from catalog.database import PLANNER, SESSIONS, Database, is_transient
+from catalog.errors import CapstanError
+from catalog.states import DriveState, LibraryState, MountState, VolumeState
+from tapeserver.changer import in_thread
+from tapeserver.config import Config
+from tapeserver.drives import DriveLoop
+from tapeserver.library import open_library
+from tapeserver.sessions import unload
+
+log = structlog.get_logger(__name__)
+
+WHO = "capstan"
+HEARTBEAT_SECONDS = 2.0
+ROUND_SECONDS = 5.0
+PARTITION_ROUNDS = 720
+PROBE_SECONDS_MAX = 30.0
+#: a library that does not answer for so long, or whose drives all are silent, is unreachable
+UNREACHABLE_SECONDS = 30.0
+#: pins that have run out, deleted in one go
+PINS_MAX = 10_000
+#: of a planned mount that no tape server takes
+PLANNED_SECONDS_MAX = 30.0
+
+
+class Housekeeping:
+    """Run `run` as a task; `url` is the door's, once it listens."""
+
+    def __init__(
+        self,
+        database: Database,
+        config: Config,
+        drives: Sequence[DriveLoop],
+        planned_libraries: Callable[[], list[str]],
+        *,
+        url: str,
+        closing: asyncio.Event,
+    ) -> None:
+        self._database, self._config, self._drives = database, config, drives
+        self._planned_libraries, self._url, self._closing = planned_libraries, url, closing
+        self._silent_since: dict[str, float] = {}
+
+    async def run(self) -> None:
+        rounds = 0
+        next_round = 0.0
+        while not self._closing.is_set():
+            await self._try("heartbeat", self.heartbeat)
+            if (now := asyncio.get_running_loop().time()) >= next_round:
+                next_round = now + ROUND_SECONDS
+                if rounds % PARTITION_ROUNDS == 0:
+                    await self._try("partitions", self._partitions)
+                rounds += 1
+                for step in (self._libraries, self._failover, self._leftovers, self._gone_volumes, self._orphans):
+                    await self._try(step.__name__.strip("_"), step)
+            try:
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._closing.wait()
+            except TimeoutError:
+                continue
+
+    async def _try(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except Exception as error:
+            if is_transient(error) or isinstance(error, (CapstanError, OSError)):
+                log.warning("housekeeping delayed", step=name, why=str(error))
+            else:
+                log.exception("housekeeping failed", step=name)
+
+    async def heartbeat(self) -> None:
+        """This tape server lives, and these of its drives can be used."""
+        usable = [loop.drive for loop in self._drives if loop.usable]
+        movers = {
+            loop.drive: {"ok": loop.usable, "pid": loop.mover_pid, "phase": loop.phase[0], "seconds": loop.phase[1]}
+            for loop in self._drives
+        }
+        server = tables.server
+        values = {
+            "url": self._url,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "heartbeat_at": sa.func.capstan_now(),
+            "detail": {"movers": movers, "libraries": self._planned_libraries()},
+        }
+        row = insert(server).values(kind="tapeserver", name=self._config.name, **values)
+        async with self._database.transaction() as connection:
+            await connection.execute(row.on_conflict_do_update(index_elements=["kind", "name"], set_=values))
+            if usable:
+                await volumes.attach_drives(connection, usable, self._config.name)
+
+    async def _partitions(self) -> None:
+        async with self._database.transaction() as connection:
+            await connection.execute(sa.text("select make_history_partitions()"))
+
+    async def _libraries(self) -> None:
+        """A library that cannot be used is unreachable; one that can again is up. An operator's "down" stands."""
+        async with self._database.connection() as connection:
+            libraries = await volumes.list_libraries(connection)
+            drives = await volumes.list_drives(connection)
+        now = asyncio.get_running_loop().time()
+        for library in libraries:
+            if library.name not in self._planned_libraries() or library.state is LibraryState.DOWN:
+                continue
+            why = await _why_unreachable(library, [one for one in drives if one.library == library.name])
+            if not why:
+                self._silent_since.pop(library.name, None)
+                if library.state is LibraryState.UNREACHABLE:
+                    await self._set_library(library.name, LibraryState.UP, "it answers again")
+                continue
+            silent = now - self._silent_since.setdefault(library.name, now)
+            if silent >= UNREACHABLE_SECONDS and library.state is LibraryState.UP:
+                await self._set_library(library.name, LibraryState.UNREACHABLE, why)
+
+    async def _set_library(self, name: str, state: LibraryState, reason: str) -> None:
+        async with self._database.transaction() as connection:
+            await volumes.set_state(connection, "library", name, state.value, who=WHO, reason=reason[:500])
+        log.warning("library state", library=name, state=state.value, why=reason)
+        self._wake()
+
+    async def _failover(self) -> None:
+        """Archives of libraries that have been away too long move on; a chunk per transaction."""
+        moved = 1
+        while moved and not self._closing.is_set():
+            moved = await self._database.run(
+                lambda connection: queues.fail_over_archives(
+                    connection, failover_after_seconds=self._config.failover_after_seconds
+                )
+            )
+            if moved:
+                log.warning("archives moved to another library", archives=moved)
+                self._wake()
+
+    async def _leftovers(self) -> None:
+        """Mounts that no live tape server runs: planned ones go, begun ones are unloaded by the changer."""
+        mine = {loop.drive for loop in self._drives}
+        async with self._database.connection() as connection:
+            live = await mounts.list_mounts(connection)
+            silent = {one.name for one in await volumes.list_drives(connection) if not one.attached}
+            old = set(
+                (
+                    await connection.scalars(
+                        sa.select(tables.mount.c.epoch).where(
+                            tables.mount.c.changed_at
+                            < sa.func.capstan_now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, PLANNED_SECONDS_MAX)
+                        )
+                    )
+                ).all()
+            )
+        for mount in live:
+            if mount.drive in mine or mount.drive not in silent or mount.epoch not in old:
+                continue
+            if mount.library not in self._planned_libraries():
+                continue
+            await self._end_leftover(mount)
+
+    async def _end_leftover(self, mount: mounts.Mount) -> None:
+        log.warning("mount without a tape server", epoch=mount.epoch, drive=mount.drive, tapeserver=mount.tapeserver)
+        if mount.state is MountState.PLANNED:
+            await self._database.run(lambda connection: endings.end_mount(connection, mount.epoch, "never taken"))
+        else:
+            async with self._database.connection() as connection:
+                work = await mounts.work_of(connection, mount.epoch)
+            if work is not None:
+                await unload(self._database, self._config, work, "its tape server is silent")
+        self._wake()
+
+    async def _gone_volumes(self) -> None:
+        """Demand that came to a volume in the very moment in which its copies went."""
+        async with self._database.connection() as connection:
+            wanted = [one.key for one in await queues.backlog(connection) if one.kind == "recall"]
+            media = await volumes.list_volumes(connection, vids=wanted, limit=len(wanted) + 1)
+        for volume in media:
+            if volume.state in (VolumeState.BROKEN, VolumeState.EXPORTED, VolumeState.BLANK):
+                await self._database.run(_withdraw(volume.vid))
+                self._wake()
+
+    async def _orphans(self) -> None:
+        """The net below every end of a mount; and pins that have run out."""
+        if await self._database.run(endings.requeue_orphans):
+            log.error("claims of mounts that are over were found")
+            self._wake()
+        await self._database.run(lambda connection: replicas.expire_pins(connection, limit=PINS_MAX))
+
+    def _wake(self) -> None:
+        self._database.wake(PLANNER)
+        self._database.wake(SESSIONS)
+
+
+async def _why_unreachable(library: volumes.Library, drives: Sequence[volumes.Drive]) -> str:
+    up = [one for one in drives if one.state is DriveState.UP]
+    if up and not any(one.attached for one in up):
+        return "none of its drives is attached to a live tape server"
+    try:
+        changer = open_library(library.spec)
+        await in_thread(changer.inventory, f"inventory of {library.name}", PROBE_SECONDS_MAX)
+    except CapstanError as error:
+        return str(error)
+    return ""
+
+
+def _withdraw(vid: str) -> Callable[[AsyncConnection], Awaitable[None]]:
+    async def withdraw(connection: AsyncConnection) -> None:
+        await endings.copies_gone(connection, vid)
+
+    return withdraw

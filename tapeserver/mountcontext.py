@@ -1,0 +1,125 @@
+"""What the parts of a running mount share: its work, its mover, the catalog, and whether it has to stop.
+
+Looks at the catalog for reasons to stop, and repeats commits while the catalog does not answer. It decides nothing
+about files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import sqlalchemy as sa
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import identity, mounts, recalls
+from catalog.database import Database, is_transient
+from catalog.mounts import MountWork
+from catalog.signing import BulkClaims, sign
+from tapeserver.config import Config
+from tapeserver.fleet import MoverLink
+
+log = structlog.get_logger(__name__)
+_T = TypeVar("_T")
+
+#: a reason to stop is found within so long, also when its wake-up was lost
+LOOK_SECONDS = 0.5
+URL_SECONDS = 6 * 3600.0
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.1, 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class MountContext:
+    database: Database
+    config: Config
+    link: MoverLink
+    work: MountWork
+    #: rung when queues, states or mount rows may have changed
+    bell: asyncio.Event
+    #: set when the tape server itself ends
+    closing: asyncio.Event
+    #: why this mount must stop; None while it may go on
+    stop_why: str | None = None
+    #: recalls of this mount that nobody waits for any more
+    abandoned: list[int] = field(default_factory=list)
+    recalls_wait: bool = False
+    _looked_at: float = -1.0
+    _urls: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    @property
+    def stop_seconds(self) -> float:
+        return self.config.shutdown_seconds if self.closing.is_set() else self.config.stop_seconds
+
+    async def look(self) -> None:
+        """Find out whether the mount must stop and what has been abandoned; at most some times a second."""
+        if self.closing.is_set():
+            self.stop_why = self.stop_why or "the tape server ends"
+        rung = self.bell.is_set()
+        if self.stop_why is not None or (not rung and self.now - self._looked_at < LOOK_SECONDS):
+            return
+        self.bell.clear()
+        self._looked_at = self.now
+        epoch, volume = self.work.epoch, self.work.volume
+        try:
+            async with self.database.connection() as connection:
+                reasons = await mounts.reasons_to_stop(connection, [epoch])
+                self.abandoned = await recalls.abandoned_of(connection, epoch)
+                self.recalls_wait = bool(await connection.scalar(_RECALLS_WAIT, {"volume": volume}))
+        except Exception as error:
+            # No news is no reason to stop; what must be committed says so itself when it cannot be.
+            if not is_transient(error):
+                raise
+            return
+        if epoch not in reasons:
+            self.stop_why = "the mount is over"
+        else:
+            self.stop_why = reasons[epoch]
+
+    async def commit(self, function: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
+        """Run `function` in a transaction of its own, again and again while the catalog does not answer.
+
+        What is committed must be safe to repeat. Raises CatalogUnreachable when it stays away too long.
+        """
+        deadline = self.now + (self.config.shutdown_seconds if self.closing.is_set() else self._patience)
+        pause = RETRY_SECONDS_MIN
+        while True:
+            try:
+                async with self.database.transaction() as connection:
+                    return await function(connection)
+            except Exception as error:
+                if not is_transient(error) or self.now > deadline:
+                    raise
+                log.warning("commit repeated", epoch=self.work.epoch, why=str(error))
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS_MAX)
+
+    @property
+    def _patience(self) -> float:
+        return self.config.commit_retry_seconds
+
+    async def bulk_url(self, cache_server: str, cache_url: str, way: str) -> str:
+        """The signed URL of a cache server's bulk read or write for this mount; the same one for hours."""
+        known = self._urls.get((cache_server, way))
+        if known is not None and self.now - known[1] < URL_SECONDS / 2:
+            return known[0]
+
+        async def signed(connection: AsyncConnection) -> str:
+            keys = await identity.signing_keys(connection)
+            now = float(await connection.scalar(_NOW) or 0.0)
+            claims = BulkClaims(cache_server=cache_server, epoch=self.work.epoch, expires_at=now + URL_SECONDS)
+            return f"{cache_url.rstrip('/')}/bulk/{way}?sig={sign(claims, keys)}"
+
+        url = await self.commit(signed)
+        self._urls[cache_server, way] = (url, self.now)
+        return url
+
+
+_NOW = sa.text("select cast(extract(epoch from capstan_now()) as double precision)")
+_RECALLS_WAIT = sa.text("select exists (select from demand where volume = :volume and created_at <= capstan_now())")

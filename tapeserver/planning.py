@@ -1,0 +1,245 @@
+"""The planning loop: one planner per library, by lease. Takes the picture, asks the planner, writes mount rows.
+
+Whether something is worth a mount is `tapeserver.planner`'s; here it is only carried out. Many tape servers may run
+this for the same library: whoever holds the lease decides, and writes under the lease's guard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import leases, mounts, queues, volumes
+from catalog.database import SESSIONS, Database, is_transient
+from catalog.errors import CapstanError
+from catalog.leases import Lease
+from catalog.mounts import Candidate, NewMount
+from tapeserver.config import Config
+from tapeserver.planner import (
+    ArchiveNeed,
+    Decision,
+    DriveView,
+    MountView,
+    Policy,
+    RecallNeed,
+    Snapshot,
+    plan,
+)
+
+log = structlog.get_logger(__name__)
+
+LEASE_PREFIX = "planner:"
+#: a holder stops believing in its lease this part of it before the end
+LEASE_MARGIN = 0.3
+CACHE_FULL_OUTCOME = "no cache space"
+
+
+class HeldLease:
+    """A lease as its holder sees it: by his own monotonic clock, counted from before the renewal was sent."""
+
+    def __init__(self, database: Database, name: str, holder: str, *, seconds: float) -> None:
+        self._database, self._name, self._holder, self._seconds = database, name, holder, seconds
+        self._lease: Lease | None = None
+        self._sure_until = 0.0
+
+    async def hold(self) -> Lease | None:
+        """The lease, taken or renewed when it is time; None when another has it. Raises CatalogUnreachable."""
+        now = asyncio.get_running_loop().time()
+        if self._lease is not None and now < self._sure_until - self._seconds / 2:
+            return self._lease
+        async with self._database.transaction() as connection:
+            if self._lease is not None and await leases.renew(connection, self._lease, seconds=self._seconds):
+                self._sure_until = now + self._seconds * (1 - LEASE_MARGIN)
+                return self._lease
+            self._lease = await leases.acquire(connection, self._name, self._holder, seconds=self._seconds)
+        if self._lease is not None:
+            log.info("lease taken", lease=self._name, number=self._lease.number)
+            self._sure_until = now + self._seconds * (1 - LEASE_MARGIN)
+        return self._lease
+
+    @property
+    def sure(self) -> bool:
+        """Whether it may still be acted upon."""
+        return self._lease is not None and asyncio.get_running_loop().time() < self._sure_until
+
+    async def release(self) -> None:
+        if self._lease is not None:
+            async with self._database.transaction() as connection:
+                await leases.release(connection, self._lease)
+            self._lease = None
+
+
+class PlanningLoop:
+    """All libraries whose lease this tape server gets. Run `run` as a task; ring `bell` when there may be news."""
+
+    def __init__(self, database: Database, config: Config, *, closing: asyncio.Event) -> None:
+        self._database, self._config, self._closing = database, config, closing
+        self.bell = asyncio.Event()
+        self._leases: dict[str, HeldLease] = {}
+
+    @property
+    def planned_libraries(self) -> list[str]:
+        """Libraries that this tape server decides about now."""
+        return sorted(name for name, lease in self._leases.items() if lease.sure)
+
+    async def run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                try:
+                    await self._round()
+                except (CapstanError, OSError) as error:
+                    log.warning("planning delayed", why=str(error))
+                except Exception as error:
+                    if not is_transient(error):
+                        log.exception("planning failed")
+                await self._rest()
+        finally:
+            await self._let_go()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(self._config.planning_interval_seconds):
+                await self.bell.wait()
+        except TimeoutError:
+            return
+        self.bell.clear()
+
+    async def _round(self) -> None:
+        async with self._database.connection() as connection:
+            libraries = [one.name for one in await volumes.list_libraries(connection)]
+        await self._database.run(queues.fold_deltas)
+        for name in libraries:
+            held = self._leases.get(name)
+            if held is None:
+                seconds = self._config.lease_seconds
+                held = self._leases[name] = HeldLease(
+                    self._database, LEASE_PREFIX + name, self._config.name, seconds=seconds
+                )
+            lease = await held.hold()
+            if lease is not None and held.sure:
+                await self.plan_library(name, lease)
+
+    async def plan_library(self, library: str, lease: Lease) -> Decision:
+        """One decision for one library, carried out under its lease."""
+        async with self._database.connection() as connection:
+            snapshot = await take_snapshot(connection, library, self._config)
+        decision = plan(snapshot, policy_of(self._config))
+        epochs = await self._carry_out(library, lease, decision)
+        if epochs:
+            self._database.wake(SESSIONS)
+        return decision
+
+    async def _carry_out(self, library: str, lease: Lease, decision: Decision) -> list[int]:
+        async with self._database.transaction() as connection:
+            if not await leases.guard(connection, lease):
+                return []
+            epochs = []
+            for one in decision.mounts:
+                epoch = await mounts.plan_mount(
+                    connection,
+                    NewMount(
+                        drive=one.drive,
+                        volume=one.volume,
+                        purpose=one.purpose,
+                        pool=one.pool,
+                        reason_code=one.reason_code,
+                        reason_arguments=one.reason_arguments,
+                    ),
+                )
+                if epoch is not None:
+                    log.info("mount planned", epoch=epoch, drive=one.drive, volume=one.volume, why=one.reason_code)
+                    epochs.append(epoch)
+            candidates = [
+                Candidate(kind=one.kind, key=one.key, code=one.code, arguments=one.arguments)
+                for one in decision.candidates
+            ]
+            await mounts.write_candidates(connection, library, candidates)
+        return epochs
+
+    async def _let_go(self) -> None:
+        for held in self._leases.values():
+            try:
+                async with asyncio.timeout(0.5):
+                    await held.release()
+            except (CapstanError, OSError, TimeoutError):
+                # It runs out by itself.
+                continue
+
+
+def policy_of(config: Config) -> Policy:
+    return Policy(
+        collecting_age_seconds=config.collecting_age_seconds,
+        collecting_bytes=config.collecting_bytes,
+        collecting_files=config.collecting_files,
+        volumes_open_max=config.volumes_open_max,
+        volumes_open_bytes=config.volumes_open_bytes,
+        cooldown_seconds=config.cooldown_seconds,
+    )
+
+
+async def take_snapshot(connection: AsyncConnection, library: str, config: Config) -> Snapshot:
+    """The picture of one library that the planner decides on."""
+    [known] = [one for one in await volumes.list_libraries(connection) if one.name == library]
+    drives = await volumes.list_drives(connection, library=library)
+    live = [one for one in await mounts.list_mounts(connection) if one.library == library]
+    backlog = await queues.backlog(connection)
+    wanted = {one.key: one for one in backlog if one.kind == "recall"}
+    media = {
+        one.vid: one
+        for one in await volumes.list_volumes(connection, library=library, vids=list(wanted), limit=len(wanted) + 1)
+    }
+    pools = [name for name, where in await volumes.list_pools(connection) if where == library]
+    filling = [one for one in backlog if one.kind == "archive" and one.key in pools]
+    writable = await volumes.writable_volumes(connection, [one.key for one in filling]) if filling else {}
+    failed = await mounts.recently_failed(connection, seconds=max(config.cooldown_seconds, 1.0))
+    return Snapshot(
+        library=library,
+        library_state=known.state.value,
+        library_reason=known.reason,
+        drives=_drive_views(drives, live),
+        mounts=[
+            MountView(
+                volume=one.volume,
+                drive=one.drive,
+                pool=one.pool,
+                purpose=one.purpose,
+                ending=one.stop_wanted is not None or one.state == "unloading",
+            )
+            for one in live
+        ],
+        recalls=[
+            RecallNeed(
+                volume=vid,
+                volume_state=media[vid].state.value,
+                volume_reason=media[vid].reason,
+                files=need.files,
+                bytes=need.bytes,
+                oldest_seconds=need.oldest_seconds,
+            )
+            for vid, need in wanted.items()
+            if vid in media
+        ],
+        archives=[
+            ArchiveNeed(
+                pool=need.key,
+                files=need.files,
+                bytes=need.bytes,
+                urgent=need.urgent,
+                oldest_seconds=need.oldest_seconds,
+                writable=writable.get(need.key, []),
+            )
+            for need in filling
+        ],
+        failed_ago_seconds={vid: ago for vid, (ago, _) in failed.items()},
+        cache_full={vid: outcome for vid, (_, outcome) in failed.items() if outcome.startswith(CACHE_FULL_OUTCOME)},
+    )
+
+
+def _drive_views(drives: Sequence[volumes.Drive], live: Sequence[mounts.Mount]) -> list[DriveView]:
+    busy = {one.drive for one in live}
+    return [
+        DriveView(name=one.name, up=one.state == "up", attached=one.attached, busy=one.name in busy) for one in drives
+    ]

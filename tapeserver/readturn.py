@@ -1,0 +1,197 @@
+"""Reading: recalls of one volume, claimed in the order of position, each into space that was reserved for it.
+
+Late arrivals ahead of the head are in the next claim; those behind it come after the end, when the turn begins again
+from the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import endings, mounts, queues, recalls, replicas
+from catalog.database import CACHE, EVENTS, PLANNER
+from catalog.errors import Retry
+from catalog.queues import ClaimedRecall
+from catalog.replicas import Recalled, Reservation
+from tapeserver.frames import Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
+from tapeserver.mountcontext import MountContext
+from tapeserver.turns import Turn
+
+#: tries for cache space while the mover has nothing to do
+SPACE_TRY_SECONDS = 0.5
+#: failures in a row that are the cache's, after which the drive is given back
+CACHE_FAILURES_MAX = 50
+
+
+class ReadTurn(Turn):
+    purpose: ClassVar[Literal["recall", "archive"]] = "recall"
+
+    def __init__(self, context: MountContext, *, seconds_max: float | None) -> None:
+        """`seconds_max`: after that it gives way, when writes wait; None: it never does."""
+        super().__init__(context)
+        self._seconds_max = seconds_max
+        self._began_at = context.now
+        self._out: dict[int, tuple[ClaimedRecall, Reservation]] = {}
+        self._arrived: list[Recalled] = []
+        self._arrived_at = 0.0
+        self._behind = (0, 0)
+        self._space_since: float | None = None
+        self._space_tried_at = -SPACE_TRY_SECONDS
+        self._cache_failures = 0
+
+    async def loaded(self, message: Loaded) -> None:
+        pass
+
+    def outstanding(self) -> int:
+        return len(self._out)
+
+    def give_way(self) -> bool:
+        return self._seconds_max is not None and self.context.now - self._began_at > self._seconds_max
+
+    async def top_up(self) -> None:
+        await self._drop_abandoned()
+        room = self.context.config.recalls_files_max - len(self._out)
+        if room < self.context.config.recalls_files_max // 2:
+            return
+        if self._space_since is not None and self.context.now - self._space_tried_at < SPACE_TRY_SECONDS:
+            self._waited_for_space()
+            return
+        given, refused = await self.context.commit(lambda connection: self._claim(connection, room))
+        if refused:
+            self.context.database.wake(CACHE)
+            self._space_tried_at = self.context.now
+            if self._space_since is None:
+                self._space_since = self.context.now
+            self._waited_for_space()
+        if given:
+            self._space_since = None
+            self._idle_since = None
+            await self._hand_over(given)
+
+    async def _claim(
+        self, connection: AsyncConnection, room: int
+    ) -> tuple[list[tuple[ClaimedRecall, Reservation]], int]:
+        """Claims and space for them, in one transaction; and how many went back for want of space."""
+        epoch, volume = self.context.work.epoch, self.context.work.volume
+        behind = self._behind
+        claimed = await queues.claim_recalls(connection, volume, epoch, room, after=behind)
+        if not claimed and behind != (0, 0):
+            claimed = await queues.claim_recalls(connection, volume, epoch, room)
+        reserved = await replicas.reserve_recalls(
+            connection,
+            [(one.file_id, one.size) for one in claimed],
+            epoch,
+            self.context.config.reservation_seconds,
+        )
+        spaces = {one.file_id: one for one in reserved}
+        refused = [one.file_id for one in claimed if one.file_id not in spaces]
+        await endings.unclaim_recalls(connection, epoch, refused)
+        return [(one, spaces[one.file_id]) for one in claimed if one.file_id in spaces], len(refused)
+
+    async def _hand_over(self, given: Sequence[tuple[ClaimedRecall, Reservation]]) -> None:
+        last = given[-1][0].place
+        self._behind = (last.first_block, last.byte_offset + 1)
+        items = []
+        for recall, space in given:
+            self._out[recall.file_id] = (recall, space)
+            items.append(
+                ReadItem(
+                    file_id=recall.file_id,
+                    reservation_id=space.id,
+                    size=recall.size,
+                    adler32=recall.adler32,
+                    generation=recall.place.generation,
+                    tape_file=recall.place.tape_file,
+                    first_block=recall.place.first_block,
+                    byte_offset=recall.place.byte_offset,
+                    path=recall.path,
+                    cache_url=await self.context.bulk_url(space.cache_server, space.url, "write"),
+                )
+            )
+        await self.context.link.send(Read(items=items))
+
+    def _waited_for_space(self) -> None:
+        since = self._space_since
+        if since is None or self._out or self.context.now - since < self.context.config.space_wait_seconds:
+            return
+        self.problem = f"no cache space for {self.context.now - since:.0f} s"
+
+    async def _drop_abandoned(self) -> None:
+        gone = [file_id for file_id in self.context.abandoned if file_id in self._out]
+        self.context.abandoned = []
+        if gone:
+            await self.context.link.send(Drop(file_ids=gone))
+            spaces = [self._out.pop(file_id)[1].id for file_id in gone]
+            await self._unclaim(gone, spaces)
+
+    async def handle(self, message: FromMover) -> None:
+        if isinstance(message, ReadDone):
+            if self._out.pop(message.file_id, None) is not None:
+                if not self._arrived:
+                    self._arrived_at = self.context.now
+                self._arrived.append(Recalled(reservation_id=message.reservation_id, file_id=message.file_id))
+                self._cache_failures = 0
+                await self.record()
+        elif isinstance(message, ReadFailed) and self._out.pop(message.file_id, None) is not None:
+            await self._failed(message)
+
+    async def _failed(self, message: ReadFailed) -> None:
+        if message.code == "dropped" or message.retry == Retry.LATER.value:
+            # Not the copy's fault: no attempt is counted.
+            self._cache_failures += 1
+            if self._cache_failures > CACHE_FAILURES_MAX or not self._out:
+                self.problem = f"the cache does not take files: {message.text}"
+            await self._unclaim([message.file_id], [message.reservation_id])
+            return
+        failure = endings.RecallFailure(file_id=message.file_id, code=message.code, text=message.text)
+        work, config = self.context.work, self.context.config
+
+        async def fail(connection: AsyncConnection) -> None:
+            await replicas.release_reservation(connection, [message.reservation_id])
+            await endings.fail_recalls(
+                connection,
+                work.epoch,
+                [failure],
+                volume=work.volume,
+                attempts_max=config.attempts_max,
+                backoff_seconds=config.backoff_seconds,
+            )
+
+        await self.context.commit(fail)
+        self.context.database.wake(PLANNER)
+
+    async def record(self, *, now: bool = False) -> None:
+        config = self.context.config
+        full = len(self._arrived) >= config.commit_files_max
+        due = self.context.now - self._arrived_at >= config.commit_seconds
+        if not self._arrived or not (now or full or due):
+            return
+        batch, self._arrived = self._arrived, []
+        epoch = self.context.work.epoch
+
+        async def arrive(connection: AsyncConnection) -> set[int]:
+            await recalls.fence(connection, epoch)
+            arrived = set(await replicas.commit_recalled(connection, batch))
+            await mounts.add_progress(connection, epoch, files=len(arrived), bytes=0)
+            return arrived
+
+        arrived = await self.context.commit(arrive)
+        self.files += len(arrived)
+        # A reservation that ran out takes its arrival with it.
+        await self._unclaim([one.file_id for one in batch if one.file_id not in arrived], [])
+        for channel in (PLANNER, EVENTS):
+            self.context.database.wake(channel)
+
+    async def give_back(self) -> None:
+        spaces = [space.id for _, space in self._out.values()]
+        files = list(self._out)
+        self._out.clear()
+        await self._unclaim(files, spaces)
+
+    async def _unclaim(self, files: Sequence[int], spaces: Sequence[int]) -> None:
+        if files:
+            epoch = self.context.work.epoch
+            await self.context.commit(lambda connection: endings.unclaim_recalls(connection, epoch, files, spaces))

@@ -1,0 +1,187 @@
+"""A turn of a mount: from Load to Unloaded in one direction. What reading and writing have in common.
+
+A mount is a row of turns (`tapeserver.sessions`); the mover does one thing at a time. A turn claims work while there is
+any, hands it to the mover, records what the mover reports, and gives back what is left when it ends.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+import structlog
+
+from catalog.errors import TapeError, TimedOut
+from tapeserver.frames import (
+    Fault,
+    FromMover,
+    Idle,
+    Load,
+    Loaded,
+    LoadFailed,
+    Progress,
+    Stop,
+    Unloaded,
+)
+from tapeserver.mountcontext import LOOK_SECONDS, MountContext
+
+log = structlog.get_logger(__name__)
+
+
+class LoadRefused(TapeError):
+    """The volume could not be used: {why}."""
+
+    code = "load_refused"
+
+    def __init__(self, verdict: str, why: str) -> None:
+        super().__init__(verdict=verdict, why=why)
+        self.verdict = verdict
+        self.why = why
+
+
+class MoverFault(TapeError):
+    """The drive gave up ({fault}): {why}."""
+
+    code = "mover_fault"
+
+
+class Turn(ABC):
+    """One direction of one mount. `run` once; then `problem` says why there was no going on, if so."""
+
+    purpose: ClassVar[Literal["recall", "archive"]]
+
+    def __init__(self, context: MountContext) -> None:
+        self.context = context
+        self.problem: str | None = None
+        self.files = 0
+        self._idle_since: float | None = None
+        self._unloaded = False
+        self._fault: MoverFault | None = None
+
+    async def run(self) -> None:
+        """Raises LoadRefused, MoverFault, MoverGone, TimedOut (the mover is stuck), StaleEpoch, CatalogUnreachable."""
+        await self._load()
+        while not self._over():
+            await self.context.look()
+            if not self._ending():
+                await self.top_up()
+            await self.record()
+            await self._take_in(LOOK_SECONDS if self.outstanding() else LOOK_SECONDS / 5)
+        await self._stop()
+        if self._fault is not None:
+            raise self._fault
+
+    # -- what a direction is
+
+    @abstractmethod
+    async def loaded(self, message: Loaded) -> None:
+        """The label (and the end) are right."""
+
+    @abstractmethod
+    async def top_up(self) -> None:
+        """Claim more when little is left with the mover, and hand it over."""
+
+    @abstractmethod
+    async def handle(self, message: FromMover) -> None:
+        """What the mover says of files."""
+
+    @abstractmethod
+    async def record(self, *, now: bool = False) -> None:
+        """Commit what is due, or everything."""
+
+    @abstractmethod
+    def outstanding(self) -> int:
+        """Files that the mover has."""
+
+    @abstractmethod
+    def give_way(self) -> bool:
+        """Whether the other direction should have its turn."""
+
+    @abstractmethod
+    async def give_back(self) -> None:
+        """What was claimed and not done goes back to the queue."""
+
+    def load_fields(self) -> Load:
+        work, config = self.context.work, self.context.config
+        blank = work.generation == 0
+        return Load(
+            epoch=work.epoch,
+            library_spec=work.library_spec,
+            drive=work.drive,
+            volume=work.volume,
+            generation=1 if blank else work.generation,
+            catalog_id=work.catalog_id,
+            purpose=self.purpose,
+            block_size=work.block_size,
+            known_tape_files=work.tape_files,
+            known_end_block=work.end_block,
+            pool=work.pool or "",
+            initialise_label=blank,
+            flush_bytes=config.flush_bytes,
+            flush_files=config.flush_files,
+            flush_seconds=config.flush_seconds,
+        )
+
+    # -- the course of it
+
+    async def _load(self) -> None:
+        context = self.context
+        await context.link.send(self.load_fields())
+        deadline = context.now + context.config.load_seconds_max
+        while context.now < deadline:
+            message = await context.link.receive(LOOK_SECONDS)
+            if isinstance(message, Loaded):
+                await self.loaded(message)
+                return
+            if isinstance(message, LoadFailed):
+                raise LoadRefused(message.verdict, message.text)
+            if context.closing.is_set():
+                break
+        raise TimedOut(what=f"the check of volume {context.work.volume}", seconds=context.config.load_seconds_max)
+
+    def _ending(self) -> bool:
+        return self.context.stop_why is not None or self.problem is not None or self.give_way()
+
+    def _over(self) -> bool:
+        if self._fault is not None or self._unloaded or self.context.stop_why is not None or self.problem is not None:
+            return True
+        if self.give_way():
+            return True
+        if self.outstanding():
+            self._idle_since = None
+            return False
+        if self._idle_since is None:
+            self._idle_since = self.context.now
+            return False
+        return self.context.now - self._idle_since > self.context.config.dismount_delay_seconds
+
+    async def _take_in(self, seconds: float) -> None:
+        message = await self.context.link.receive(seconds)
+        while message is not None:
+            await self._dispatch(message)
+            message = self.context.link.received()
+
+    async def _dispatch(self, message: FromMover) -> None:
+        match message:
+            case Fault():
+                self._fault = MoverFault(fault=message.code, why=message.text)
+            case Unloaded():
+                self._unloaded = True
+            case Progress() | Idle():
+                pass
+            case _:
+                await self.handle(message)
+
+    async def _stop(self) -> None:
+        """Have the mover finish its present file; take in all it says until it has let go of the drive."""
+        context = self.context
+        if not self._unloaded:
+            await context.link.send(Stop(reason=context.stop_why or self.problem or "done"))
+        deadline = context.now + context.stop_seconds
+        while not self._unloaded:
+            if context.now > deadline:
+                await self.record(now=True)
+                raise TimedOut(what=f"the end of mount {context.work.epoch}", seconds=context.stop_seconds)
+            await self._take_in(0.1)
+        await self.record(now=True)
+        await self.give_back()
