@@ -24,7 +24,7 @@ _LOCK = 0x4341_5053
 async def upgrade(url: str, revision: str = "head", *, scripts: Path = SCRIPTS) -> None:
     """Apply every revision up to `revision` that the database at `url` lacks. Safe to repeat, and at the same time.
 
-    `scripts`: another schema's history, with a version table of its own (jobserver/migrations), instead of the catalog's.
+    `scripts`: another schema's history instead of the catalog's, with its own version table (see jobserver/migrations).
     """
     engine = create_async_engine(url, poolclass=NullPool)
     try:
