@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from client.messages import Answer, OurRequest
 
 JOB_ARGV_MAX = 1_000
@@ -42,7 +44,7 @@ class Job(Answer):
     state: str
     argv: list[str]
     reason: str = ""
-    inputs: JobInputs = JobInputs()
+    inputs: JobInputs = msgspec.field(default_factory=JobInputs)
     priority: int = 0
     submitted_at: float | None = None
     released_at: float | None = None
