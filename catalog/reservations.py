@@ -149,11 +149,15 @@ async def grow_reservation(connection: AsyncConnection, id: int, *, bytes: int) 
     raise NoSpace(bytes=bytes, why="the file grew beyond what was left", retry_after_seconds=RETRY_AFTER_SECONDS)
 
 
-async def release_reservation(connection: AsyncConnection, ids: Collection[int]) -> None:
-    """Give the space back. Safe to repeat."""
-    if ids:
-        await connection.execute(_SQL["lock_servers_of_reservations"], {"ids": sorted(ids)})
-        await connection.execute(_SQL["release"], {"ids": sorted(ids)})
+async def release_reservation(connection: AsyncConnection, ids: Collection[int]) -> list[int]:
+    """Give the space back; the ids of those that were still reservations: nothing was made of them, nor will be.
+
+    Waits for a commit that uses one at this moment, and then leaves that one out. Safe to repeat.
+    """
+    if not ids:
+        return []
+    await connection.execute(_SQL["lock_servers_of_reservations"], {"ids": sorted(ids)})
+    return sorted((await connection.execute(_SQL["release"], {"ids": sorted(ids)})).scalars())
 
 
 async def expired_reservations(connection: AsyncConnection, server: str, *, limit: int) -> list[int]:

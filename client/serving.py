@@ -31,6 +31,7 @@ HEADER_BYTES_MAX = 32 * 1024
 #: after a refusal before the body, the rest of the body is read for so long, so that the client sees the answer
 LINGERING_SECONDS = 1.0
 SHUTDOWN_SECONDS = 2.0
+READ_BUFFER_BYTES = 64 * 1024
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 
 
@@ -199,9 +200,17 @@ class Listener:
 
 
 async def listen(
-    app: web.Application, *, host: str = "127.0.0.1", port: int = 0, shutdown_seconds: float = SHUTDOWN_SECONDS
+    app: web.Application,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    shutdown_seconds: float = SHUTDOWN_SECONDS,
+    read_buffer_bytes: int = READ_BUFFER_BYTES,
 ) -> Listener:
-    """Serve `app`; port 0 takes a free one. Handlers that stream without end must watch the app's `on_shutdown`."""
+    """Serve `app`; port 0 takes a free one. Handlers that stream without end must watch the app's `on_shutdown`.
+
+    `read_buffer_bytes`: of a body, received and not yet taken; large ones are for who moves large files.
+    """
     runner = web.AppRunner(
         app,
         handle_signals=False,
@@ -212,6 +221,7 @@ async def listen(
         shutdown_timeout=shutdown_seconds,
         # A stored file may be gzip: what a client sends is what is kept.
         auto_decompress=False,
+        read_bufsize=read_buffer_bytes,
     )
     await runner.setup()
     try:

@@ -1,0 +1,161 @@
+"""Disk against catalog: at the start, and every hour. Nothing unknown is adopted, nothing unsafe is forgotten.
+
+* a file without a row: its transfer was never answered for: removed when its reservation is still there to say so,
+  else put aside in quarantine/
+* a row without a file: the row goes when the file is safe, else it is LOST, loudly
+* after an unclean stop recalled replicas are checksummed before use: here in the background, or at their first GET
+* the numbers that guard the space are counted anew; a difference is a fault of ours and is shown
+
+The order matters: the disk is listed first and the rows are read later, so that whatever is younger than the listing
+is looked at twice before anything is done about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Collection
+
+import structlog
+
+from cacheserver.checksums import adler32_of
+from cacheserver.service import Service
+from cacheserver.upkeep import report_absent
+from catalog import replicas
+from catalog.replicas import Catalogued
+
+log = structlog.get_logger(__name__)
+PAGE = 5_000
+
+
+async def reconcile(service: Service, *, at_start: bool, was_clean: bool = True) -> None:
+    """One whole comparison. `at_start`: nothing is under way yet, so whatever is in incoming/ is worth nothing."""
+    if at_start:
+        await _drop_leftovers(service)
+    present = await service.on_disk(lambda: dict(service.store.listing()))
+    unknown = set(present)
+    after = 0
+    while True:
+        async with service.database.connection() as connection:
+            page = await replicas.catalogued(connection, service.name, after=after, limit=PAGE)
+        if not page:
+            break
+        after = page[-1].id
+        for row in page:
+            await _compare(service, row, present.get(row.id))
+            if at_start and not was_clean and row.origin == "recall" and row.state == "on_disk":
+                service.unverified.add(row.id)
+        unknown.difference_update(row.id for row in page)
+    await _clear_unknown(service, unknown)
+    async with service.database.transaction() as connection:
+        drift = await replicas.recount(connection, service.name)
+    if drift.used_bytes or drift.reserved_bytes:
+        service.metrics.drift_bytes.inc(abs(drift.used_bytes) + abs(drift.reserved_bytes))
+        log.error("space was counted wrongly", used_bytes=drift.used_bytes, reserved_bytes=drift.reserved_bytes)
+    service.metrics.unverified.set(len(service.unverified))
+    log.info("disk and catalog compared", files=len(present), unknown=len(unknown), unverified=len(service.unverified))
+
+
+async def reconcile_for_ever(service: Service) -> None:
+    while True:
+        await asyncio.sleep(service.config.reconcile_seconds)
+        try:
+            await reconcile(service, at_start=False)
+        except Exception:
+            log.exception("disk and catalog not compared")
+
+
+async def verify_all(service: Service) -> None:
+    """Checksum what an unclean stop made doubtful, in the background; a GET that comes first checks by itself."""
+    while service.unverified:
+        async with service.database.connection() as connection:
+            page = await replicas.replicas_by_id(connection, service.name, sorted(service.unverified)[:100])
+        known = {row.id for row in page if row.state == "on_disk"}
+        service.unverified.difference_update(id for id in sorted(service.unverified)[:100] if id not in known)
+        for row in page:
+            if row.id in service.unverified and row.id in known:
+                await verify(service, row)
+        service.metrics.unverified.set(len(service.unverified))
+
+
+async def verify(service: Service, row: Catalogued) -> None:
+    try:
+        found = await service.on_disk(_adler32, service, row.id)
+    except FileNotFoundError:
+        await report_absent(service, row.id)
+        return
+    if found != row.adler32:
+        await put_aside(service, row.id, f"adler32 is {found}, not {row.adler32}, after an unclean stop")
+    service.unverified.discard(row.id)
+    service.metrics.verified_files.inc()
+
+
+async def put_aside(service: Service, replica_id: int, why: str) -> None:
+    """Quarantine a catalogued replica: the row first, so that nobody is sent to it any more."""
+    async with service.database.transaction() as connection:
+        await replicas.quarantine(connection, replica_id, why)
+    await service.on_disk(service.store.put_aside, replica_id)
+    service.metrics.quarantined_files.labels("damaged").inc()
+    log.error("a replica is damaged", replica=replica_id, why=why)
+
+
+async def _compare(service: Service, row: Catalogued, size: int | None) -> None:
+    if size is None:
+        # Perhaps younger than the listing.
+        size = service.store.size_of(row.id)
+    match row.state:
+        case "on_disk" if size is None:
+            await report_absent(service, row.id)
+        case "on_disk" if size != row.size:
+            await put_aside(service, row.id, f"it has {size} bytes, not {row.size}")
+        case "quarantined" if size is not None:
+            await service.on_disk(service.store.put_aside, row.id)
+        case "lost" if size == row.size and await service.on_disk(_adler32, service, row.id) == row.adler32:
+            async with service.database.transaction() as connection:
+                await replicas.found_again(connection, row.id)
+            log.warning("a lost file is back", replica=row.id)
+
+
+async def _drop_leftovers(service: Service) -> None:
+    """incoming/ after a stop, with the reservations that it was for."""
+    leftovers = await service.on_disk(service.store.leftovers)
+    if not leftovers:
+        return
+    async with service.database.transaction() as connection:
+        await replicas.release_reservation(connection, {id for id, _ in leftovers})
+    for _, path in leftovers:
+        await service.on_disk(service.store.disk.unlink, path)
+    log.info("unfinished transfers dropped", files=len(leftovers))
+
+
+async def _clear_unknown(service: Service, unknown: Collection[int]) -> None:
+    """Files that no row spoke of a moment ago: asked for again, now that the listing is old."""
+    pages = sorted(unknown)
+    for start in range(0, len(pages), PAGE):
+        ids = pages[start : start + PAGE]
+        async with service.database.connection() as connection:
+            promised = {one.id: one for one in await replicas.reservations_of(connection, service.name, ids=ids)}
+            rows = await replicas.replicas_by_id(connection, service.name, ids)
+        left = set(ids) - {row.id for row in rows} - service.active
+        # A mover's arrival waits for its session's commit; it ends with its reservation.
+        left -= {one.id for one in promised.values() if one.kind == "recall"}
+        async with service.database.transaction() as connection:
+            released = await replicas.release_reservation(connection, [id for id in left if id in promised])
+        async with service.database.connection() as connection:
+            left -= {row.id for row in await replicas.replicas_by_id(connection, service.name, left)}
+        for replica_id in sorted(left):
+            if replica_id in released:
+                # A PUT that was published and not committed: its client was never told that it is stored.
+                await service.on_disk(service.store.remove, replica_id)
+            elif service.store.size_of(replica_id) is not None:
+                await service.on_disk(service.store.put_aside, replica_id)
+                service.metrics.quarantined_files.labels("unknown").inc()
+                log.warning("an unknown file was put aside", replica=replica_id)
+
+
+def _adler32(service: Service, replica_id: int) -> str:
+    descriptor = service.store.open(replica_id)
+    try:
+        return adler32_of(descriptor)
+    finally:
+        os.close(descriptor)
