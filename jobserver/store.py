@@ -59,6 +59,7 @@ class JobRow:
     waiting: tuple[str, ...]
     volumes: tuple[str, ...]
     attempt: int
+    nonce: str
     native_id: str | None
     tries: int
     inputs: int
@@ -92,6 +93,8 @@ class StagedFile:
 class OpenStaging:
     id: int
     volume: str
+    #: everything on the volume is being brought, so it goes on when nobody waits for `files` any more
+    whole: bool
     #: None: it was about to be made when the server ended
     request: str | None
     files: frozenset[int]
@@ -253,17 +256,22 @@ async def staged_files(connection: AsyncConnection) -> dict[int, StagedFile]:
 async def open_stagings(connection: AsyncConnection) -> list[OpenStaging]:
     files = sa.func.array_remove(sa.func.array_agg(staged_file.c.file), None).label("files")
     rows = await connection.execute(
-        sa.select(staging.c.id, staging.c.volume, staging.c.request, files)
+        sa.select(staging.c.id, staging.c.volume, staging.c.whole, staging.c.request, files)
         .select_from(staging.outerjoin(staged_file, staged_file.c.staging == staging.c.id))
         .group_by(staging.c.id)
         .order_by(staging.c.id)
     )
-    return [OpenStaging(id=row.id, volume=row.volume, request=row.request, files=frozenset(row.files)) for row in rows]
+    return [
+        OpenStaging(
+            id=row.id, volume=row.volume, whole=row.whole, request=row.request, files=frozenset(row.files or ())
+        )
+        for row in rows
+    ]
 
 
-async def begin_staging(connection: AsyncConnection, volume: str, files: Sequence[Input]) -> int:
+async def begin_staging(connection: AsyncConnection, volume: str, files: Sequence[Input], *, whole: bool) -> int:
     """Record that a request for these files is about to be made: before it is, so that a kill leaves its trace."""
-    added = await connection.execute(sa.insert(staging).values(volume=volume).returning(staging.c.id))
+    added = await connection.execute(sa.insert(staging).values(volume=volume, whole=whole).returning(staging.c.id))
     number = int(added.scalar_one())
     new = insert(staged_file)
     again = {"staging": new.excluded.staging, "path": new.excluded.path}

@@ -50,6 +50,7 @@ job = Table(
     Column("waiting", JSONB, nullable=False, server_default=text("'[]'::jsonb")),
     Column("volumes", ARRAY(Text), nullable=False, server_default=text("'{}'::text[]")),
     Column("attempt", SmallInteger, nullable=False, server_default="1"),
+    Column("nonce", Text, nullable=False, server_default=text("substr(gen_random_uuid()::text, 1, 8)")),
     Column("native_id", Text),
     Column("tries", SmallInteger, nullable=False, server_default="0"),
     Column("inputs", Integer, nullable=False),
@@ -84,6 +85,7 @@ staging = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("volume", Text, nullable=False),
+    Column("whole", Boolean, nullable=False),
     Column("request", Text),
     _time("created_at", default=True, nullable=False),
 )

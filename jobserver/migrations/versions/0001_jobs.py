@@ -54,7 +54,8 @@ STATEMENTS = (
         argv text[] not null, priority smallint not null, whole_volumes boolean,
         state text not null default 'accepted', reason text not null default '', waiting jsonb not null default '[]',
         volumes text[] not null default '{}',
-        attempt smallint not null default 1, native_id text, tries smallint not null default 0,
+        attempt smallint not null default 1, nonce text not null default substr(gen_random_uuid()::text, 1, 8),
+        native_id text, tries smallint not null default 0,
         inputs integer not null check (inputs >= 0), bytes bigint not null check (bytes >= 0),
         on_disk integer not null default 0, token_id bigint,
         cancel_wanted boolean not null default false, cleaned boolean not null default false,
@@ -68,7 +69,7 @@ STATEMENTS = (
         job bigint not null references jobs.job on delete cascade, number integer not null,
         file bigint not null, path text not null, size bigint not null, primary key (job, number))""",
     """create table jobs.staging (
-        id bigint generated always as identity primary key, volume text not null, request text,
+        id bigint generated always as identity primary key, volume text not null, whole boolean not null, request text,
         created_at timestamptz not null default capstan_now())""",
     """create table jobs.staged_file (
         file bigint primary key, path text not null, size bigint not null, staging bigint references jobs.staging,

@@ -1,0 +1,126 @@
+"""The process: puts the job server's parts together, says that it is there, and ends them together.
+
+It holds no rule of its own. One job server works in a data directory: a second one is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from catalog.database import Database
+from catalog.errors import BadConfig, CapstanError
+from client.operatormessages import ServerBody
+from client.serving import json_response, listen, problem_middleware
+from jobserver import store
+from jobserver.api import JobsApi
+from jobserver.batch import BatchSystem
+from jobserver.batch.local import LocalBatch
+from jobserver.config import Config
+from jobserver.door import Door
+from jobserver.migrations import upgrade
+from jobserver.prestaging import Prestager, wake_on_events
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.Event) -> None:
+    """Run until `stop` is set; `ready` is called with the port. Jobs that run go on, and the next start adopts them.
+
+    Brings the schema `jobs` up to date first; the catalog's own must be. Raises BadConfig when another job server
+    works in `data_dir`.
+    """
+    with _alone_in(config.data_dir):
+        await upgrade(config.database_url)
+        async with (
+            Database(config.database_url, application_name=f"capstan {config.name}") as database,
+            Door(config.door_urls, config.token_file) as door,
+        ):
+            batch = LocalBatch(
+                database,
+                config.data_dir / "local",
+                slots=config.slots_or_default(),
+                argv_bytes_max=config.argv_bytes_max,
+                output_bytes_max=config.output_bytes_max,
+                kill_after_seconds=config.kill_after_seconds,
+            )
+            prestager = Prestager(config, database, batch, door)
+            app = make_app(config, database, batch, door, prestager)
+            listener = await listen(app, host=config.host, port=config.port)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    url = f"http://{config.host}:{listener.port}"
+                    working = [
+                        tasks.create_task(batch.run(), name="local-batch"),
+                        tasks.create_task(prestager.run(), name="prestager"),
+                        tasks.create_task(wake_on_events(door, prestager), name="events"),
+                        tasks.create_task(_tell_doors(config, door, url), name="heartbeat"),
+                    ]
+                    ready(listener.port)
+                    log.info("job server ready", url=url)
+                    await stop.wait()
+                    for task in working:
+                        task.cancel()
+            finally:
+                await listener.close()
+
+
+def make_app(
+    config: Config, database: Database, batch: BatchSystem, door: Door, prestager: Prestager
+) -> web.Application:
+    """The HTTP side: the jobs API, /healthz and /metrics."""
+    app = web.Application(middlewares=[problem_middleware])
+    JobsApi(config, database, batch, door, prestager).add_routes(app)
+
+    async def healthz(request: web.Request) -> web.StreamResponse:
+        answer = {"name": config.name, "kind": "jobserver", "ok": True, "waits_for": prestager.trouble}
+        return json_response(answer)
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        async with database.connection() as connection:
+            by_state, oldest = await store.counts(connection)
+        registry = CollectorRegistry()
+        jobs = Gauge("capstan_jobs", "Jobs by state", ["state"], registry=registry)
+        for state, count in by_state.items():
+            jobs.labels(state).set(count)
+        age = Gauge("capstan_jobs_oldest_waiting_seconds", "Age of the oldest job not begun", registry=registry)
+        age.set(oldest)
+        return web.Response(body=generate_latest(registry), content_type="text/plain", charset="utf-8")
+
+    app.add_routes([web.get("/healthz", healthz), web.get("/metrics", metrics)])
+    return app
+
+
+async def _tell_doors(config: Config, door: Door, url: str) -> None:
+    """The heartbeat by which doors find this server."""
+    body = ServerBody(kind="jobserver", name=config.name, url=url, host=config.host_name, pid=os.getpid())
+    silent = False
+    while True:
+        try:
+            await door.heartbeat(body)
+            silent = False
+            pause = config.heartbeat_seconds
+        except CapstanError as error:
+            if not silent:
+                log.warning("no door was told of this job server", reason=str(error))
+            silent, pause = True, 0.5
+        await asyncio.sleep(pause)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (directory / "jobserver.lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BadConfig(source="data_dir", why=f"another job server works in {directory}") from error
+        yield
