@@ -1,0 +1,203 @@
+"""A whole site in one test: catalog, virtual libraries, a real cache server and tape server, movers as real processes.
+
+Not a test itself. Servers run as tasks of the test's loop and speak HTTP on loopback; `Site.kill_mover` and
+`restart_tapeserver` are what tests of faults want.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import sqlalchemy as sa
+
+import cacheserver.config
+import cacheserver.server
+import tapeserver.config
+import tapeserver.server
+from catalog import identity, volumes
+from catalog.database import Database
+from catalog.model import Action, Grant
+from tapeserver.labelling import label_volumes
+from tapeserver.library.virtual import add_cartridge, create_virtual_library, drive_names
+
+CAPACITY_BYTES = 200_000_000
+
+
+class Site:
+    def __init__(self, database: Database, directory: Path, **config: Any) -> None:
+        self.database, self.directory = database, directory
+        self.config = tapeserver.config.Config(
+            name="ts",
+            database_url=database.url,
+            **{
+                "collecting_age_seconds": 0.2,
+                "cooldown_seconds": 0.3,
+                "dismount_delay_seconds": 0.1,
+                "planning_interval_seconds": 0.2,
+                "backoff_seconds": 0.1,
+                "lease_seconds": 4.0,
+                **config,
+            },
+        )
+        self.url = ""
+        self.token = ""
+        self.http: aiohttp.ClientSession
+        self._tapeserver: tuple[asyncio.Task[None], asyncio.Event] | None = None
+
+    async def prepare(self, libraries: tuple[str, ...], cartridges: int) -> None:
+        for name in libraries:
+            path = self.directory / name
+            library = create_virtual_library(path, name, 2, cartridges)
+            vids = [f"{name[0].upper()}{number:05}" for number in range(1, cartridges + 1)]
+            for vid in vids:
+                add_cartridge(path, vid, CAPACITY_BYTES)
+            async with self.database.transaction() as connection:
+                await volumes.create_library(connection, name=name, kind="virtual", spec=library.spec())
+                for drive in drive_names(path, name):
+                    await volumes.create_drive(connection, name=drive, library=name)
+                await volumes.create_pool(connection, name=name, library=name)
+            await label_volumes(self.database, name, name, vids, capacity_bytes=CAPACITY_BYTES)
+        async with self.database.transaction() as connection:
+            await volumes.create_storage_class(connection, name="one", copies=1, pools=list(libraries), is_default=True)
+            if len(libraries) > 1:
+                await volumes.create_storage_class(connection, name="two", copies=2, pools=list(libraries))
+            made = await identity.make_token(
+                connection,
+                label="test",
+                owner="ann",
+                groups=["users"],
+                grants=[Grant(action=Action.ADMIN, prefix="/")],
+                lifetime_seconds=None,
+            )
+        self.token = made.secret
+
+    async def start_tapeserver(self) -> None:
+        port, stop = asyncio.get_running_loop().create_future(), asyncio.Event()
+        task = asyncio.create_task(tapeserver.server.serve(self.config, ready=port.set_result, stop=stop))
+        done, _ = await asyncio.wait([task, port], return_when=asyncio.FIRST_COMPLETED)
+        if task in done:
+            await task
+        self._tapeserver = (task, stop)
+        self.url = f"http://127.0.0.1:{port.result()}"
+
+    async def stop_tapeserver(self) -> None:
+        assert self._tapeserver is not None
+        task, stop = self._tapeserver
+        stop.set()
+        await task
+        self._tapeserver = None
+
+    async def put(self, path: str, data: bytes, *, storage_class: str | None = None) -> None:
+        headers = {"Capstan-Storage-Class": storage_class} if storage_class else {}
+        parent = path.rpartition("/")[0]
+        await self.http.request("MKCOL", self.url + parent)
+        async with self.http.put(self.url + path, data=data, headers=headers) as answer:
+            assert answer.status == 201, await answer.text()
+
+    async def get(self, path: str) -> bytes | None:
+        async with self.http.get(self.url + path) as answer:
+            return await answer.read() if answer.status == 200 else None
+
+    async def drop_from_cache(self, path: str) -> dict[str, Any]:
+        body = {"paths": [path], "wait": False}
+        async with self.http.post(self.url + "/api/capstan/v1/cache/drop", json=body) as answer:
+            found: dict[str, Any] = await answer.json()
+            assert answer.status == 200, found
+            return found
+
+    async def stage(self, *paths: str) -> str:
+        files = {"files": [{"path": path} for path in paths]}
+        async with self.http.post(self.url + "/api/v1/stage", json=files) as answer:
+            found = await answer.json()
+            assert answer.status == 201, found
+            return str(found["requestId"])
+
+    async def set_state(self, what: str, name: str, state: str) -> None:
+        body = {"state": state, "reason": "test"}
+        async with self.http.post(f"{self.url}/api/capstan/v1/{what}/{name}", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+
+    async def scalar(self, statement: str, **values: object) -> Any:
+        async with self.database.connection() as connection:
+            return await connection.scalar(sa.text(statement), values)
+
+    async def mover_pids(self) -> dict[str, int]:
+        """drive -> pid of its mover, as the tape server's heartbeat says."""
+        detail = await self.scalar("select detail::text from server where kind = 'tapeserver'")
+        import json
+
+        return {drive: one["pid"] for drive, one in json.loads(detail)["movers"].items() if one["pid"]}
+
+    async def kill_movers(self) -> int:
+        """kill -9 every child that is a mover; how many."""
+        killed = 0
+        for entry in Path("/proc/self/task").iterdir():
+            for child in (entry / "children").read_text().split():
+                if b"tapeserver.mover" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGKILL)
+                    killed += 1
+        return killed
+
+
+@asynccontextmanager
+async def running_site(
+    database: Database,
+    directory: Path,
+    *,
+    libraries: tuple[str, ...] = ("east", "west"),
+    cartridges: int = 3,
+    cache_bytes: int = 2_000_000_000,
+    **config: Any,
+) -> AsyncIterator[Site]:
+    site = Site(database, directory, **config)
+    await site.prepare(libraries, cartridges)
+    (directory / "cache").mkdir()
+    cache = cacheserver.config.Config(
+        name="cache",
+        database_url=database.url,
+        root=str(directory / "cache"),
+        capacity_bytes=cache_bytes,
+        free_bytes_min=1,
+        heartbeat_seconds=1.0,
+        sweep_seconds=0.2,
+    )
+    ready, stop = asyncio.get_running_loop().create_future(), asyncio.Event()
+    task = asyncio.create_task(cacheserver.server.serve(cache, ready=ready.set_result, stop=stop))
+    try:
+        await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
+        await site.start_tapeserver()
+        headers = {"Authorization": f"Bearer {site.token}"}
+        async with aiohttp.ClientSession(headers=headers) as site.http:
+            yield site
+        await site.stop_tapeserver()
+    finally:
+        stop.set()
+        await task
+
+
+async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 20.0) -> Any:
+    """The first true answer of `check`; AssertionError when there is none in time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        answer = await check()
+        if answer:
+            return answer
+        assert asyncio.get_running_loop().time() < deadline, f"not true within {seconds} s"
+        await asyncio.sleep(0.05)
+
+
+def content(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def adler(data: bytes) -> str:
+    return f"{zlib.adler32(data):08x}"

@@ -1,0 +1,178 @@
+"""Promises of sessions, with real movers, virtual tape and a real cache server: to tape and back, whoever dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from catalog import queues
+from catalog.database import Database
+from tests.integration.onesite import Site, content, eventually, running_site
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def all_safe(site: Site) -> bool:
+    return not await site.scalar("select count(*) from file where state = 'live' and not file_is_safe(id)")
+
+
+async def quiet(site: Site) -> bool:
+    """Nothing is mounted, claimed, reserved or waited for."""
+    left = await site.scalar(
+        "select (select count(*) from mount) + (select count(*) from recall) + (select count(*) from archive)"
+        " + (select count(*) from reservation) + (select count(*) from stage_item where state in"
+        " ('submitted', 'started'))"
+    )
+    return not left
+
+
+async def no_drift(site: Site) -> bool:
+    async with site.database.connection() as connection:
+        return await queues.drift(connection) == []
+
+
+async def put_many(site: Site, count: int, size: int, *, storage_class: str = "one", prefix: str = "/d") -> list[str]:
+    paths = [f"{prefix}/f{number}" for number in range(count)]
+    for number, path in enumerate(paths):
+        await site.put(path, content(number, size), storage_class=storage_class)
+    return paths
+
+
+async def drop_all(site: Site, prefix: str = "/d") -> None:
+    await site.drop_from_cache(prefix)
+
+    async def dropped() -> bool:
+        return not await site.scalar("select count(*) from replica")
+
+    await eventually(dropped)
+
+
+async def test_files_go_to_tape_by_age_and_come_back_with_their_bytes(database: Database, tmp_path: Path) -> None:
+    async with running_site(database, tmp_path, libraries=("east",)) as site:
+        paths = await put_many(site, 10, 300_000)
+        await eventually(lambda: all_safe(site))
+        await eventually(lambda: quiet(site))
+        await drop_all(site)
+        await site.stage(*paths)
+        await eventually(lambda: quiet(site))
+        for number, path in enumerate(paths):
+            assert await site.get(path) == content(number, 300_000)
+        assert await no_drift(site)
+        assert await site.scalar("select count(distinct outcome) from mount_history where outcome <> 'done'") == 0
+
+
+async def test_two_copies_lie_in_two_libraries_and_the_one_that_is_up_serves(
+    database: Database, tmp_path: Path
+) -> None:
+    async with running_site(database, tmp_path) as site:
+        paths = await put_many(site, 5, 10_000, storage_class="two")
+        await eventually(lambda: all_safe(site))
+        await eventually(lambda: quiet(site))
+        assert await site.scalar("select count(distinct v.library) from copy c join volume v on v.vid = c.volume") == 2
+        await drop_all(site)
+        await site.set_state("libraries", "east", "down")
+        await site.stage(*paths)
+        await eventually(lambda: quiet(site))
+        assert await site.get(paths[0]) == content(0, 10_000)
+
+
+async def test_a_killed_mover_loses_nothing_and_holds_nothing_up(database: Database, tmp_path: Path) -> None:
+    async with running_site(database, tmp_path, libraries=("east",), flush_files=5) as site:
+        paths = await put_many(site, 40, 400_000)
+
+        async def writing() -> bool:
+            return bool(await site.scalar("select count(*) from copy"))
+
+        await eventually(writing)
+        assert await site.kill_movers() == 2
+        await eventually(lambda: all_safe(site), seconds=40)
+        await eventually(lambda: quiet(site))
+        await drop_all(site)
+        await site.stage(*paths)
+
+        async def reading() -> bool:
+            return bool(await site.scalar("select count(*) from replica"))
+
+        await eventually(reading)
+        await site.kill_movers()
+        await eventually(lambda: quiet(site), seconds=40)
+        for number, path in enumerate(paths):
+            assert await site.get(path) == content(number, 400_000)
+        assert await no_drift(site)
+        assert await site.scalar("select count(*) from mount_history where outcome like 'the mover died%'") >= 1
+        assert await site.scalar("select reserved_bytes from cache_server") == 0
+
+
+async def test_a_tape_server_that_is_stopped_in_the_middle_goes_on_where_it_was(
+    database: Database, tmp_path: Path
+) -> None:
+    async with running_site(database, tmp_path, libraries=("east",), flush_files=3) as site:
+        await put_many(site, 20, 400_000)
+
+        async def writing() -> bool:
+            return bool(await site.scalar("select count(*) from copy"))
+
+        await eventually(writing)
+        await site.stop_tapeserver()
+        await site.start_tapeserver()
+        await eventually(lambda: all_safe(site), seconds=40)
+        await eventually(lambda: quiet(site))
+        assert await no_drift(site)
+
+
+async def test_a_full_volume_is_closed_and_the_rest_goes_on_the_next(database: Database, tmp_path: Path) -> None:
+    async with running_site(database, tmp_path, libraries=("east",)) as site:
+        await put_many(site, 5, 60_000_000)
+        await eventually(lambda: all_safe(site), seconds=60)
+        assert await site.scalar("select count(*) from volume where state = 'full'") == 1
+        assert await site.scalar("select count(distinct volume) from copy") == 2
+
+
+async def test_a_drive_put_down_lets_go_within_a_second_and_the_other_takes_over(
+    database: Database, tmp_path: Path
+) -> None:
+    async with running_site(database, tmp_path, libraries=("east",), dismount_delay_seconds=30.0) as site:
+        await put_many(site, 1, 1000)
+        await eventually(lambda: all_safe(site))
+        drive = await site.scalar("select drive from mount")
+        await site.set_state("drives", drive, "down")
+
+        async def let_go() -> bool:
+            return not await site.scalar("select count(*) from mount")
+
+        await eventually(let_go, seconds=2)
+        await put_many(site, 1, 1000, prefix="/e")
+        await eventually(lambda: all_safe(site))
+        assert await site.scalar("select drive from mount") != drive
+
+
+async def test_a_single_copy_waits_for_its_library_and_says_so(database: Database, tmp_path: Path) -> None:
+    async with running_site(database, tmp_path) as site:
+        paths = await put_many(site, 1, 1000)
+        await eventually(lambda: all_safe(site))
+        await eventually(lambda: quiet(site))
+        await drop_all(site)
+        library = await site.scalar("select v.library from copy c join volume v on v.vid = c.volume")
+        await site.set_state("libraries", library, "down")
+        await site.stage(*paths)
+
+        async def explained() -> bool:
+            return bool(await site.scalar("select count(*) from candidate where code = 'library_down'"))
+
+        await eventually(explained)
+        await site.set_state("libraries", library, "up")
+        await eventually(lambda: quiet(site))
+        assert await site.get(paths[0]) == content(0, 1000)
+
+
+async def test_archives_of_a_library_that_stays_away_move_to_the_other(database: Database, tmp_path: Path) -> None:
+    async with running_site(database, tmp_path, failover_after_seconds=1.0, collecting_age_seconds=3.0) as site:
+        await put_many(site, 2, 1000)
+        pool = await site.scalar("select min(pool) from archive")
+        await site.set_state("libraries", pool, "down")
+        await eventually(lambda: all_safe(site), seconds=30)
+        assert (
+            await site.scalar("select count(*) from copy c join volume v on v.vid = c.volume where v.pool = :p", p=pool)
+            == 0
+        )
