@@ -74,26 +74,32 @@ class FaultWatch:
         self._blocks_written = 0
 
     def unreadable(self, block: int) -> bool:
-        return any(fault.kind == "unreadable" and fault.block in (None, block) for fault in self._current())
+        self.refresh()
+        return any(fault.kind == "unreadable" and fault.block in (None, block) for fault in self._faults)
 
     def write_fails(self) -> bool:
         """Ask once before each block that is written: the count of `after_blocks` runs from the fault's arrival."""
-        faults = [fault for fault in self._current() if fault.kind == "write_error"]
+        self.refresh()
         self._blocks_written += 1
-        return any(self._blocks_written > fault.after_blocks for fault in faults)
+        return any(fault.kind == "write_error" and self._blocks_written > fault.after_blocks for fault in self._faults)
 
     def flush_fails(self) -> bool:
-        return any(fault.kind == "flush_error" for fault in self._current())
+        self.refresh()
+        return any(fault.kind == "flush_error" for fault in self._faults)
 
     def capacity_bytes(self, nominal: int) -> int:
-        early = [fault.at_bytes for fault in self._current() if fault.kind == "full" and fault.at_bytes is not None]
+        """As of the last refresh: it is asked several times for each block."""
+        if not self._faults:
+            return nominal
+        early = [fault.at_bytes for fault in self._faults if fault.kind == "full" and fault.at_bytes is not None]
         return min([nominal, *early])
 
-    def _current(self) -> list[Fault]:
+    def refresh(self) -> None:
+        """Look whether the file has changed; costs a stat."""
         try:
             status = os.stat(self._path)
         except FileNotFoundError:
-            return []
+            return
         seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         if seen != self._seen:
             self._seen, self._blocks_written = seen, 0
@@ -102,4 +108,3 @@ class FaultWatch:
                 for fault in read_faults(self._library)
                 if fault.volume in (None, self._volume) and fault.drive in (None, self._drive)
             ]
-        return self._faults

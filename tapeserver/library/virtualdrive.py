@@ -80,6 +80,7 @@ class VirtualDrive:
     def remaining_bytes(self) -> int | None:
         if self._block is None:
             return None
+        self._faults.refresh()
         return max(0, self._warning_offset() - self._cartridge.offset(self._block))
 
     def position(self) -> Position | None:

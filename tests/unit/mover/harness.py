@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -15,7 +16,25 @@ from aiohttp import web
 from catalog.errors import Damaged
 from client import bulkframes
 from client.bulkframes import FrameReader, Kind
-from tapeserver.frames import FileFields, FromMover, Load, ReadItem, ToMover, WriteItem, WrittenItem, _from_mover
+from tapeserver.frames import (
+    FileFields,
+    FromMover,
+    Idle,
+    Load,
+    Loaded,
+    ReadDone,
+    ReadFailed,
+    ReadItem,
+    Stop,
+    ToMover,
+    Unloaded,
+    Write,
+    WriteItem,
+    Written,
+    WrittenItem,
+    _from_mover,
+)  # fmt: skip
+from tapeserver.library.virtual import VirtualLibrary
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.process import serve_mount
@@ -180,8 +199,6 @@ class MoverInTest:
         return seen
 
     def close(self) -> None:
-        from tapeserver.frames import Stop
-
         with contextlib.suppress(Exception):
             self.send(Stop())
         if self._thread:
@@ -196,3 +213,60 @@ class MoverInTest:
             assert part, "the mover is gone"
             data += part
         return data
+
+
+SIZES = {11: 0, 12: 1, 13: 10 * 1024, 14: 64 * 1024, 15: 700_001}
+
+
+def mount(east: Path, epoch: int) -> None:
+    VirtualLibrary(east, "east").mount("A00001", "east-0", epoch)
+
+
+def stop(mover: MoverInTest) -> list[Any]:
+    mover.send(Stop(reason="test"))
+    return mover.until(Unloaded)
+
+
+def data_of(number: int, size: int) -> bytes:
+    return random.Random(number).randbytes(size)
+
+
+def labelled(mover: MoverInTest, east: Path) -> None:
+    mount(east, 1)
+    assert isinstance(mover.load(1, "label"), Loaded)
+    stop(mover)
+
+
+def write_files(mover: MoverInTest, east: Path, cache: TinyCache, sizes: dict[int, int], epoch: int = 2) -> Written:
+    """One archive mount on a labelled volume that ends at the second block; leaves the volume in the drive."""
+    mount(east, epoch)
+    assert isinstance(mover.load(epoch, "archive", known_end_block=2), Loaded)
+    mover.send(Write(items=[cache.write_item(number, data_of(number, size)) for number, size in sizes.items()]))
+    seen = mover.until(Idle)
+    stop(mover)
+    batches = [message for message in seen if isinstance(message, Written)]
+    last = batches[-1]
+    items = [item for batch in batches for item in batch.items]
+    return Written(
+        batch=last.batch, items=items, tape_files=last.tape_files, end_block=last.end_block, written_bytes=0, dead=[]
+    )
+
+
+def archiving(mover: MoverInTest, east: Path, **options: Any) -> None:
+    labelled(mover, east)
+    mount(east, 2)
+    assert isinstance(mover.load(2, "archive", known_end_block=2, **options), Loaded)
+
+
+def items_of(cache: TinyCache, written: Written, **changes: Any) -> list[Any]:
+    return [
+        cache.read_item(item, data_of(item.archive_id, SIZES[item.archive_id]), **changes) for item in written.items
+    ]
+
+
+def done(seen: list[Any]) -> set[int]:
+    return {message.file_id for message in seen if isinstance(message, ReadDone)}
+
+
+def failed_with(seen: list[Any]) -> dict[int, tuple[str, str]]:
+    return {message.file_id: (message.code, message.retry) for message in seen if isinstance(message, ReadFailed)}

@@ -1,0 +1,66 @@
+"""docs/storage.md keeps its word: what it says reads a cartridge does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tapeserver import labels
+from tapeserver.library.virtual import VirtualLibrary
+from tests.unit.mover.harness import SIZES, MoverInTest, TinyCache, data_of, labelled, write_files
+
+PAGE = Path(__file__).parents[3] / "docs" / "storage.md"
+
+
+@pytest.mark.parametrize("number", [1, 3, 5])
+def test_the_shell_lines_print_a_tape_file_that_tar_extracts(
+    mover: MoverInTest,
+    east: Path,
+    cache: TinyCache,
+    tmp_path: Path,
+    number: int,
+):
+    labelled(mover, east)
+    write_files(mover, east, cache, SIZES)
+    (script,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    image = east / "cartridges" / "A00001.tap"
+    archive = subprocess.run(["sh", "-c", script, "sh", image, str(number)], check=True, capture_output=True).stdout
+    subprocess.run(["tar", "-xf", "-"], input=archive, cwd=tmp_path, check=True)
+    file_id, size = list(SIZES.items())[number - 1]
+    assert (tmp_path / "exp" / f"f{file_id}").read_bytes() == data_of(file_id, size)
+
+
+def test_every_field_of_the_user_labels_stands_where_the_page_says(
+    mover: MoverInTest,
+    east: Path,
+    cache: TinyCache,
+):
+    labelled(mover, east)
+    write_files(mover, east, cache, {15: 700_001})
+    drive = VirtualLibrary(east, "east").open("east-0", 2)
+    drive.locate(2)
+    header = [drive.read_block() for _ in range(3)]
+    drive.space_marks(2)
+    trailer = [drive.read_block() for _ in range(3)]
+    drive.close()
+    assert labels.parse_header(header).opens(labels.parse_trailer(trailer))
+    found = {"UHL1": header[2].decode(), "UTL1": trailer[2].decode()}
+    rows = re.findall(
+        r"^\| (\d+)(?:-(\d+))? \| (.*) \|$", PAGE.read_text().split("### UHL1")[1].split("A trailer")[0], re.MULTILINE
+    )
+    places = {text: (int(first) - 1, int(last or first)) for first, last, text in rows}
+
+    def field(label: str, begins: str) -> str:
+        (place,) = [place for text, place in places.items() if text.startswith(begins)]
+        return found[label][place[0] : place[1]]
+
+    assert (field("UHL1", "status"), field("UTL1", "status")) == ("O", "C")
+    assert (field("UHL1", "data blocks"), int(field("UTL1", "data blocks"))) == ("0" * 10, 11)
+    assert (int(field("UTL1", "number of the")), int(field("UTL1", "block size")), int(field("UTL1", "epoch"))) == (
+        1, 65_536, 2,
+    )  # fmt: skip
+    assert field("UTL1", "the first 8") == "0F8C1D2E"
+    assert sum(last - first for first, last in places.values()) == labels.LABEL_BYTES
