@@ -25,7 +25,7 @@ from catalog.units import MB
 LOOK_SECONDS = 0.4
 LINE_SECONDS = 3.0
 CALL_SECONDS = 5.0
-_SAID_SHOWN = 12
+_WAITING_SHOWN = 3
 JOBS_PATH = "/api/jobs/v1/jobs"
 
 
@@ -59,7 +59,6 @@ class Screen:
         self.mounts: dict[int, Mount] = {}
         self.view = View()
         self._began = time.monotonic()
-        self._said: list[str] = []
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._live = Live(console=self.console, auto_refresh=False, transient=True, get_renderable=self._draw)
@@ -85,7 +84,6 @@ class Screen:
     def say(self, text: str) -> None:
         """A line of the story, with the time since the beginning."""
         line = f"{time.monotonic() - self._began:6.1f} s  {text}"
-        self._said.append(line)
         self.console.print(line, markup=False, soft_wrap=True)
 
     def watch(self, site: Site) -> None:
@@ -130,7 +128,7 @@ def summary(view: View) -> str:
 
 
 def drives_table(view: View) -> Table:
-    table = Table(title="Drives", title_justify="left", expand=True)
+    table = _table()
     for name in ("drive", "library", "state", "volume", "purpose", "files", "MB"):
         table.add_column(name, justify="right" if name in ("files", "MB") else "left")
     mounted = {row["drive"]: row for row in view.rows("mounts")}
@@ -149,19 +147,19 @@ def drives_table(view: View) -> Table:
 
 
 def queue_table(view: View) -> Table:
-    table = Table(title="Queue", title_justify="left", expand=True)
+    table = _table()
     for name in ("what", "where", "files", "MB", "why it waits"):
         table.add_column(name, justify="right" if name in ("files", "MB") else "left")
     for what, rows in (("write", view.rows("archives")), ("read", view.rows("recalls"))):
-        for row in rows[:6]:
-            where = row.get("volume") or row.get("pool") or row.get("key") or ""
+        for row in rows[:_WAITING_SHOWN]:
+            where = row.get("volume") or row.get("pool") or ""
             size = f"{row.get('bytes', 0) / MB:,.0f}"
-            table.add_row(what, where, f"{row.get('files', 0):,}", size, str(row.get("reason") or row.get("why") or ""))
+            table.add_row(what, where, f"{row.get('files', 0):,}", size, row.get("why", ""))
     return table
 
 
 def jobs_table(view: View) -> Table:
-    table = Table(title="Jobs", title_justify="left", expand=True)
+    table = _table()
     for name in ("job", "name", "state", "on disk", "waits for"):
         table.add_column(name)
     for job in sorted(view.jobs, key=lambda job: int(job["id"])):
@@ -175,6 +173,11 @@ def jobs_table(view: View) -> Table:
             Text(waiting, overflow="ellipsis", no_wrap=True),
         )
     return table
+
+
+def _table() -> Table:
+    # Without a frame: drives, queue and twelve jobs fit into a small terminal.
+    return Table(box=None, expand=True, header_style="bold", padding=(0, 2, 0, 0))
 
 
 def _state(drive: dict[str, Any]) -> str:
