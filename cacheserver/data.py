@@ -33,7 +33,7 @@ from catalog.signing import GetClaims, PutClaims
 from client.serving import expect_after, json_response
 
 log = structlog.get_logger(__name__)
-_SPENT = "put.claims"
+_ADMITTED = web.RequestKey("admitted", PutClaims)
 COMMIT_PAUSE_SECONDS_MAX = 1.0
 
 
@@ -52,11 +52,11 @@ class Transfers:
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """201 with the file's record; 200 when an earlier PUT with this URL has stored it already."""
-        if _SPENT not in request:
+        if _ADMITTED not in request:
             answer = await self._before_body(request)
             if answer is not None:
                 return answer
-        claims: PutClaims = request[_SPENT]
+        claims: PutClaims = request[_ADMITTED]
         if claims.replica_id in self._service.active:
             raise TooBusy(what=f"the upload of {claims.path}", limit=1, retry_after_seconds=5)
         self._service.active.add(claims.replica_id)
@@ -83,7 +83,7 @@ class Transfers:
             done = await puts.is_spent(connection, claims)
         if done is not None:
             return json_response(stored_answer(done), status=200)
-        request[_SPENT] = claims
+        request[_ADMITTED] = claims
         return None
 
     async def _store(self, request: web.Request, claims: PutClaims) -> FileRecord:

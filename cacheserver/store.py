@@ -73,6 +73,10 @@ class Disk:
         finally:
             os.close(descriptor)
 
+    def sync(self) -> None:
+        """Everything, of every file system."""
+        os.sync()
+
     def free_bytes(self, path: Path) -> int:
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
@@ -203,7 +207,7 @@ class Store:
 
     def end_running(self, *, seconds_max: float = SYNC_SECONDS_MAX) -> None:
         """An orderly stop. What the kernel has not written in time is still in its memory, until this boot ends."""
-        sync = threading.Thread(target=os.sync, daemon=True)
+        sync = threading.Thread(target=self.disk.sync, daemon=True)
         sync.start()
         sync.join(seconds_max)
         (self.root / "clean").write_text(boot_id() if sync.is_alive() else SYNCED)
