@@ -271,6 +271,8 @@ class EmbeddedPostgres:
 
     def _remove(self) -> None:
         self._stop()
+        if len(left := self._pid_file_lines()) >= 5:
+            self._remove_socket_dir(Path(left[4]))  # of a server that was killed
         self._cluster.remove()
         (self.data_dir / "postgresql.lock").unlink(missing_ok=True)
 
