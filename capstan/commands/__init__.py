@@ -1,0 +1,1 @@
+"""One module per `capstan` command, or per family of commands that differ in a noun only. Each offers `run`."""

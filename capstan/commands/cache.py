@@ -1,0 +1,53 @@
+"""`capstan cache`: the cache servers; `capstan cache drop PATH…` makes room by hand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
+from catalog.units import show_bytes
+
+COLUMNS = {
+    "name": "cache server", "state": "state", "live": "live", "capacity_bytes": "capacity", "used_bytes": "used",
+    "reserved_bytes": "reserved", "url": "url",
+}  # fmt: skip
+#: paths whose reason is printed one by one; the rest is counted
+KEPT_SHOWN_MAX = 10
+
+
+def run(command: str, words: Sequence[str]) -> int:
+    parser = parser_for(
+        command,
+        "Show the cache servers, or drop every safe, unpinned replica at or below paths from the disk.",
+        "capstan cache drop --wait /exp/run7",
+    )
+    parser.add_argument("verb", nargs="?", choices=["show", "drop"], default="show", help="default: show")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="drop: what to drop")
+    parser.add_argument("--wait", action="store_true", help="drop: first wait until everything there is safe")
+    add_json(parser)
+    parsed = parser.parse_intermixed_args(words)
+    if parsed.verb == "drop" and not parsed.paths:
+        parser.error("drop needs a PATH")
+    return guarded(_drop if parsed.verb == "drop" else _show, parsed)
+
+
+def _show(parsed: argparse.Namespace) -> None:
+    rows = ask("GET", "/api/capstan/v1/cache")["items"]
+    print_json({"items": rows}) if parsed.json else print_table("cache servers", rows, COLUMNS)
+
+
+def _drop(parsed: argparse.Namespace) -> None:
+    from client.session import DROP_SECONDS_MAX
+
+    body = {"paths": parsed.paths, "wait": parsed.wait}
+    answer: dict[str, Any] = ask("POST", "/api/capstan/v1/cache/drop", body, timeout_seconds=DROP_SECONDS_MAX)
+    if parsed.json:
+        print_json(answer)
+        return
+    print(f"{answer['dropped']} files dropped, {show_bytes(answer['bytes'])}")
+    for why, count in answer.get("kept_count", {}).items():
+        print(f"{count} kept: {why}")
+    for kept in answer.get("kept", [])[:KEPT_SHOWN_MAX]:
+        print(f"  {kept['path']}: {kept['why']}")

@@ -1,0 +1,33 @@
+"""`capstan db`: the catalog's schema on a PostgreSQL server of the site's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from capstan.commands.common import add_json, guarded, parser_for, print_json
+
+
+def run(command: str, words: Sequence[str]) -> int:
+    parser = parser_for(
+        command,
+        "Bring the schema of a database to this release's revision. `capstan up` does so by itself.",
+        "capstan db upgrade postgresql+asyncpg://capstan@db.example.org/capstan",
+    )
+    parser.add_argument("verb", choices=["upgrade"])
+    parser.add_argument("url", help="postgresql+asyncpg://…, as in [database] url")
+    add_json(parser)
+    parsed = parser.parse_args(words)
+
+    def carry_out() -> None:
+        from catalog import migrate
+        from jobserver.migrations import upgrade as upgrade_jobs
+
+        async def upgrade() -> None:
+            await migrate.upgrade(parsed.url)
+            await upgrade_jobs(parsed.url)
+
+        asyncio.run(upgrade())
+        print_json({"revision": migrate.head()}) if parsed.json else print(f"the schema is at {migrate.head()}")
+
+    return guarded(carry_out)

@@ -1,0 +1,31 @@
+"""`capstan explain OBJECT`: where it stands and what it waits for, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capstan.commands.common import add_json, ask, guarded, parser_for, print_json
+
+
+def run(command: str, words: Sequence[str]) -> int:
+    parser = parser_for(
+        command,
+        "Say where a path, request, job or volume stands, and what it waits for. Exit 0 for any that exists.",
+        "capstan explain /exp/f request:17 job:4 E00001",
+    )
+    parser.add_argument("objects", nargs="+", metavar="OBJECT", help="PATH, request:N, job:N or a volume's name")
+    add_json(parser)
+    parsed = parser.parse_args(words)
+
+    def explain() -> None:
+        answers = [ask("GET", "/api/capstan/v1/explain", object=item) for item in parsed.objects]
+        if parsed.json:
+            print_json(answers[0] if len(answers) == 1 else {"items": answers})
+            return
+        for answer in answers:
+            state = f" ({answer['state']})" if answer.get("state") else ""
+            print(f"{answer['object']}{state}")
+            for sentence in answer["sentences"]:
+                print(f"  {sentence}")
+
+    return guarded(explain)

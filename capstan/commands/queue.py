@@ -1,0 +1,81 @@
+"""`capstan queue`: drives, mounts, and what waits for them; `capstan queue retry` puts held work back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
+from catalog.units import show_seconds
+
+TABLES: dict[str, tuple[str, dict[str, str]]] = {
+    "drives": (
+        "drives",
+        {
+            "name": "drive", "library": "library", "state": "state", "volume": "volume", "doing": "doing",
+            "reason": "reason",
+        },
+    ),
+    "mounts": (
+        "mounts",
+        {
+            "drive": "drive", "volume": "volume", "purpose": "for", "state": "state", "files": "files",
+            "bytes": "bytes", "age_seconds": "since", "why": "why",
+        },
+    ),
+    "recalls": (
+        "recalls, by volume",
+        {"volume": "volume", "files": "files", "bytes": "bytes", "oldest_seconds": "oldest", "why": "why not yet"},
+    ),
+    "archives": (
+        "archives, by pool",
+        {
+            "pool": "pool", "files": "files", "bytes": "bytes", "oldest_seconds": "oldest", "held": "held",
+            "why": "why not yet",
+        },
+    ),
+    "requests": (
+        "stage requests",
+        {"id": "request", "owner": "owner", "state": "state", "items": "files", "items_live": "waiting"},
+    ),
+}  # fmt: skip
+
+
+def run(command: str, words: Sequence[str]) -> int:
+    parser = parser_for(command, "Show drives, mounts and queues, or put held work back.", "capstan queue --json")
+    add_json(parser)
+    parser.add_argument("verb", nargs="?", choices=["show", "retry"], default="show", help="default: show")
+    parser.add_argument("--kind", choices=["archives", "recalls"], default="archives", help="what to retry")
+    parser.add_argument("--reason", help="why; it goes to the audit log")
+    parsed = parser.parse_intermixed_args(words)
+
+    def show() -> None:
+        if parsed.verb == "retry":
+            body = {"kind": parsed.kind, "reason": parsed.reason or ""}
+            _print_answer(ask("POST", "/api/capstan/v1/queue/retry", body), parsed.json)
+            return
+        view = ask("GET", "/api/capstan/v1/queue")
+        if parsed.json:
+            print_json(view)
+        else:
+            _print_view(view)
+
+    return guarded(show)
+
+
+def _print_answer(answer: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        print(", ".join(f"{key} {value}" for key, value in (answer or {"done": "yes"}).items()))
+
+
+def _print_view(view: dict[str, Any]) -> None:
+    for key, (title, columns) in TABLES.items():
+        rows = view.get(key, [])
+        used = {
+            name: heading for name, heading in columns.items() if any(row.get(name) not in (None, "") for row in rows)
+        }
+        print_table(title, rows, used or columns)
+    oldest = view.get("oldest_unsafe_seconds")
+    print("every file is safe" if oldest is None else f"the oldest file not yet safe is {show_seconds(oldest)} old")

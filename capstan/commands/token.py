@@ -1,0 +1,57 @@
+"""`capstan token`: show the recorded token; make and revoke others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from capstan.commands.common import add_json, ask, guarded, parser_for, print_json
+from catalog.errors import NotFound
+from catalog.units import parse_seconds
+
+
+def run(command: str, words: Sequence[str]) -> int:
+    parser = parser_for(
+        command,
+        "Print the token recorded by `capstan up` on this machine, make one, or revoke one.",
+        "capstan token make --owner ana --group cms --grant read:/exp --grant stage:/exp --lifetime 30d",
+    )
+    parser.add_argument("verb", choices=["show", "make", "revoke"])
+    parser.add_argument("id", nargs="?", help="revoke: the token's number")
+    parser.add_argument("--owner", help="make: whose it is")
+    parser.add_argument("--group", action="append", default=[], help="make: a group; may be repeated")
+    parser.add_argument("--label", default="", help="make: what it is for")
+    parser.add_argument(
+        "--grant", action="append", default=[], metavar="ACTION:PREFIX",
+        help="make: read, create, modify, stage, poll or admin, on a path and all below it; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--lifetime", help="make: such as 12h or 30d; default: for ever")
+    add_json(parser)
+    parsed = parser.parse_intermixed_args(words)
+    if parsed.verb == "make" and not (parsed.owner and parsed.grant):
+        parser.error("make needs --owner and at least one --grant")
+    if parsed.verb == "revoke" and not parsed.id:
+        parser.error("revoke needs the token's number")
+
+    def carry_out() -> None:
+        if parsed.verb == "show":
+            from client import recorded
+
+            found = recorded.read()
+            if found is None or not found.secret():
+                raise NotFound(what="a recorded token (made by `capstan up` on this machine, for this user)")
+            print_json({"token": found.secret(), "url": found.url}) if parsed.json else print(found.secret())
+        elif parsed.verb == "make":
+            body = {
+                "label": parsed.label or f"made for {parsed.owner}",
+                "owner": parsed.owner,
+                "groups": parsed.group or [parsed.owner],
+                "grants": [grant.split(":", 1) for grant in parsed.grant],
+                "lifetime_seconds": parse_seconds(parsed.lifetime) if parsed.lifetime else None,
+            }
+            answer = ask("POST", "/api/capstan/v1/tokens", body)
+            print_json(answer) if parsed.json else print(answer["token"])
+        else:
+            ask("DELETE", f"/api/capstan/v1/tokens/{parsed.id}")
+            print_json({"revoked": parsed.id}) if parsed.json else print(f"token {parsed.id} is revoked")
+
+    return guarded(carry_out)

@@ -1,0 +1,59 @@
+"""The `capstan` command: finds the command named and runs it. What each does stands in capstan/commands/.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 partly done, 4 not found, 5 denied, 6 timed out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: command -> (module in capstan.commands, one line for `capstan --help`)
+COMMANDS = {
+    "up": ("up", "run a whole site on this machine"),
+    "status": ("status", "does everything answer? exit code 0 or 1"),
+    "queue": ("queue", "drives, mounts, and what waits for them"),
+    "explain": ("explain", "where a path, request, job or volume stands, and what it waits for"),
+    "drive": ("media", "list drives; take one down or up"),
+    "library": ("media", "list libraries; take one down or up"),
+    "volume": ("media", "list volumes and their files; disable or enable one"),
+    "pool": ("media", "list pools"),
+    "storage-class": ("media", "list storage classes"),
+    "request": ("request", "list, show or cancel stage requests"),
+    "cache": ("cache", "cache servers; drop what is safe from the disk"),
+    "token": ("token", "show the recorded token; make or revoke tokens"),
+    "config": ("config", "check a configuration file, or show what is in force"),
+    "db": ("database", "the catalog's schema"),
+    "tapeserver": ("process", "run one tape server"),
+    "cacheserver": ("process", "run one cache server"),
+    "jobserver": ("process", "run one job server"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="capstan",
+        description="Run and operate a Capstan site.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(
+            [
+                "commands:",
+                *(f"  {name:<14} {line}" for name, (_, line) in COMMANDS.items()),
+                "",
+                "example:",
+                "  capstan up --data ~/capstan --port 8080",
+                "",
+                "`capstan COMMAND --help` shows a command's options and an example.",
+            ]
+        ),
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    parsed = parser.parse_args(words)
+    # Imported only now: `capstan status` should not pay for the servers' imports.
+    module = importlib.import_module(f"capstan.commands.{COMMANDS[parsed.command][0]}")
+    return int(module.run(parsed.command, parsed.rest))

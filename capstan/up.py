@@ -1,0 +1,135 @@
+"""`capstan up`: every process of one machine, from nothing to serving, until SIGINT or SIGTERM.
+
+    database -> first start (libraries, labels, tokens) -> cache server -> tape server (the door) -> job server
+
+A child that ends is started again; the database server too. Stopping goes the other way, within seconds; job runners
+are no children of anything here and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import IO
+
+import structlog
+
+from capstan.config import Configuration, encoded, read_configuration
+from capstan.first_start import Tokens, prepare_catalog
+from capstan.local_defaults import filled_in
+from capstan.supervisor import Child, capstan_command
+from catalog.embedded import EmbeddedPostgres
+from catalog.errors import CapstanError, Unavailable
+from client import recorded
+
+log = structlog.get_logger()
+
+#: how often the embedded database server is looked at
+DATABASE_CHECK_SECONDS = 0.5
+SERVING_SECONDS_MAX = 60.0
+
+
+async def up(data: Path, *, host: str, port: int, config_path: Path | None, say: Callable[[str], None]) -> None:
+    """Run until asked to stop. `say` gets the lines for the person who started it. Raises CapstanError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # A script's background job inherits SIGINT as ignored; a handler of the loop hears it all the same.
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    data.mkdir(parents=True, exist_ok=True)
+    with _only_one(data):
+        configuration = read_configuration(config_path or _recorded_configuration(data))
+        async with _database(data, configuration) as database_url:
+            tokens = await prepare_catalog(database_url, configuration, data, say=say)
+            configuration = filled_in(configuration, data, host, port, database_url, tokens)
+            await _serve(configuration, data, stop, tokens, say)
+            say("stopping")
+
+
+def _recorded_configuration(data: Path) -> Path | None:
+    path = data / "capstan.toml"
+    return path if path.exists() else None
+
+
+@contextmanager
+def _only_one(data: Path) -> Iterator[IO[str]]:
+    with (data / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise Unavailable(what=f"the data directory {data}", why="another `capstan up` runs on it") from exc
+        yield lock
+
+
+@asynccontextmanager
+async def _database(data: Path, configuration: Configuration) -> AsyncIterator[str]:
+    """The URL of the site's database, or of our own server, which is kept running meanwhile."""
+    if configuration.database.url:
+        yield configuration.database.url
+        return
+    binaries = Path(configuration.database.binaries) if configuration.database.binaries else None
+    postgres = EmbeddedPostgres(data, binaries=binaries)
+    url = await postgres.start()
+    keeper = asyncio.create_task(_keep_running(postgres), name="keep-postgresql")
+    try:
+        yield url
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+        await postgres.stop()
+
+
+async def _keep_running(postgres: EmbeddedPostgres) -> None:
+    while True:
+        await asyncio.sleep(DATABASE_CHECK_SECONDS)
+        if await postgres.is_running():
+            continue
+        log.warning("the database server is gone, starting it again")
+        try:
+            await postgres.start()
+        except (CapstanError, OSError) as exc:
+            log.error("the database server does not start", why=str(exc))
+
+
+async def _serve(
+    configuration: Configuration, data: Path, stop: asyncio.Event, tokens: Tokens, say: Callable[[str], None]
+) -> None:
+    path = data / "run" / "configuration.json"
+    _write_private(path, encoded(configuration))
+    children = {
+        kind: Child(name=kind, command=capstan_command(kind, f"--config={path}"), log_path=data / "log" / f"{kind}.log")
+        for kind in ("cacheserver", "tapeserver", "jobserver")
+    }
+    tasks = [asyncio.create_task(child.run(), name=f"run-{child.name}") for child in children.values()]
+    stopped = asyncio.create_task(stop.wait(), name="wait-stop")
+    try:
+        everything: asyncio.Future[list[bool]] = asyncio.gather(*(child.serving.wait() for child in children.values()))
+        await asyncio.wait([everything, stopped], timeout=SERVING_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
+        if not stop.is_set():
+            if not everything.done():
+                missing = [child.name for child in children.values() if not child.serving.is_set()]
+                raise Unavailable(what=", ".join(missing), why=f"it does not begin to serve; see {data / 'log'}")
+            url = f"http://{configuration.tapeserver.host}:{children['tapeserver'].port}"
+            recorded.write(recorded.Recorded(url=url, token=tokens.operator))
+            say(f"Capstan serves at {url}")
+        everything.cancel()
+        await stopped
+    finally:
+        for task in (*tasks, stopped):
+            task.cancel()
+        await asyncio.gather(*tasks, stopped, return_exceptions=True)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """It holds the database's password: for the owner alone, from its first byte on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    temporary.replace(path)
