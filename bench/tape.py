@@ -48,7 +48,7 @@ def run(place: Workplace) -> list[Row]:
 
         pairs = interleaved(ours, peer, rounds=PAIRS, budget_seconds=BUDGET_SECONDS)
     original.unlink()
-    place.site.run(["trm", path])
+    place.remove(path)
     return [
         Row(
             name="tape to cache with checksum, mount included, beside cp and fsync",

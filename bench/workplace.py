@@ -23,7 +23,7 @@ import asyncpg
 from sqlalchemy.engine import make_url
 
 from bench.rawhttp import redirect
-from capstan.demo.site import Site, SiteError
+from capstan.demo.site import Answer, Site, SiteError
 from catalog.units import MIB
 
 LIBRARIES = ("east", "west")
@@ -121,7 +121,11 @@ class Workplace:
         return directory
 
     def make_directory(self, path: str) -> None:
-        self.site.run(["tmkdir", "-p", path])
+        try:
+            self.site.call("MKCOL", path)
+        except Answer as exc:
+            if exc.problem.get("code") != "exists":
+                raise
 
     def put_url(self, path: str, size: int) -> str:
         """Where the door sends a PUT of `path` to. The directory must be there."""
@@ -138,16 +142,15 @@ class Workplace:
     def remove(self, path: str) -> None:
         """Remove a file and wait until its replica is off the disk: its blocks are free for the next round."""
         replica = self.where(path).get("cache_path", "")
-        self.site.run(["trm", path])
+        self.site.call("DELETE", path)
         if replica:
             self.wait(lambda: not Path(replica).exists(), f"{replica} to be deleted")
 
-    def wait_safe(self, path: str) -> None:
-        """Until everything below `path` is on tape."""
-        self.wait(lambda: all(entry["safe"] for entry in self.files(path)), f"{path} to be safe", pause_seconds=0.1)
-
     def drop(self, path: str) -> None:
-        self.site.run(["capstan", "cache", "drop", "--wait", path])
+        """Wait until everything below `path` is on tape, then drop it from the disk."""
+        self.site.call(
+            "POST", "/api/capstan/v1/cache/drop", {"paths": [path], "wait": True}, timeout_seconds=WAIT_SECONDS_MAX
+        )
 
     def stage(self, paths: list[str]) -> str:
         """One stage request; its id, as soon as it is accepted."""
