@@ -61,7 +61,8 @@ SELECT node_path(f.node) AS path, f.id AS file_id, f.size, c.first_block, c.byte
        exists(SELECT FROM replica r WHERE r.file = f.id AND r.state = 'on_disk') AS on_disk
 FROM volume v JOIN copy c ON c.volume = v.vid AND c.generation = v.generation
 JOIN file f ON f.id = c.file AND f.state = 'live'
-WHERE v.vid = :vid AND (c.first_block, c.byte_offset, c.file) > (:after_block, :after_offset, :after_file)
+WHERE v.vid = :vid AND (c.first_block, c.byte_offset)
+    > (CAST(:after_block AS bigint), CAST(:after_offset AS bigint))
 ORDER BY c.first_block, c.byte_offset, c.file LIMIT :limit
 
 -- oldest_unsafe --

@@ -104,7 +104,7 @@ def _own_routes() -> list[web.RouteDef]:
 
 def _add_namespace(app: web.Application) -> None:
     """Everything else is a name. The handlers read the raw path; the pattern only catches."""
-    resource = app.router.add_resource("/{path:.*}")
+    resource = app.router.add_resource(r"/{path:[\s\S]*}")
     resource.add_route("GET", files.get)
     resource.add_route("HEAD", files.head)
     resource.add_route("PUT", files.put, expect_handler=files.put_expect_handler)

@@ -12,7 +12,7 @@ from catalog import identity
 from catalog.errors import Unauthenticated
 from catalog.model import Principal
 from client.serving import Handler
-from tapeserver.door.context import context_of, set_principal
+from tapeserver.door.context import PRINCIPAL, context_of
 
 #: answered to anybody
 OPEN_PATHS = frozenset({"/healthz", "/.well-known/wlcg-tape-rest-api"})
@@ -24,7 +24,7 @@ SECRET_LENGTH_MAX = 4096
 @web.middleware
 async def authentication_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Put the principal on the request. A PUT that expects 100-continue brings it along already."""
-    if not is_open(request) and "principal" not in request:
+    if not is_open(request) and PRINCIPAL not in request:
         await authenticate(request)
     return await handler(request)
 
@@ -34,7 +34,7 @@ async def authenticate(request: web.Request) -> Principal:
     secret = secret_of(request.headers.get("Authorization"))
     async with context_of(request).database.connection() as connection:
         principal = await identity.principal_of(connection, secret)
-    set_principal(request, principal)
+    request[PRINCIPAL] = principal
     return principal
 
 

@@ -58,7 +58,8 @@ class DoorContext:
 
 
 CONTEXT = web.AppKey("door", DoorContext)
-_PRINCIPAL = "principal"
+#: put on a request by the authentication
+PRINCIPAL = web.RequestKey("principal", Principal)
 
 
 def context_of(request: web.Request) -> DoorContext:
@@ -66,11 +67,5 @@ def context_of(request: web.Request) -> DoorContext:
 
 
 def principal_of(request: web.Request) -> Principal:
-    """Who asks; the authentication put it there. Only on routes that need a token."""
-    found = request[_PRINCIPAL]
-    assert isinstance(found, Principal)
-    return found
-
-
-def set_principal(request: web.Request, principal: Principal) -> None:
-    request[_PRINCIPAL] = principal
+    """Who asks. Only on routes that need a token."""
+    return request[PRINCIPAL]

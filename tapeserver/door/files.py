@@ -27,13 +27,13 @@ from client.messages import Stored
 from client.serving import expect_after, json_response
 from tapeserver.door import digests
 from tapeserver.door.authentication import authenticate
-from tapeserver.door.context import DoorContext, context_of, principal_of
+from tapeserver.door.context import PRINCIPAL, DoorContext, context_of, principal_of
 from tapeserver.door.paths import RequestPath, request_path
 from tapeserver.door.relay import relay_get, relay_put
 
 log = structlog.get_logger(__name__)
 
-_ADMISSION = "admission"
+_ADMISSION = web.RequestKey("admission", tuple[PutClaims, str, str])
 _OCTAL = re.compile(r"[0-7]{1,6}")
 _MODE_DEFAULT = 0o644
 _NS_MAX = 2**62
@@ -46,9 +46,8 @@ async def head(request: web.Request) -> web.Response:
     async with context_of(request).database.connection() as connection:
         file = await _file(connection, where)
         on_disk = (await places(connection, [file.file_id]))[file.file_id].on_disk
-    response = web.Response(headers={**_headers(request, file), "Capstan-On-Disk": "1" if on_disk else "0"})
-    response.content_length = file.size
-    return response
+    known = {"Content-Length": str(file.size), "Capstan-On-Disk": "1" if on_disk else "0"}
+    return web.Response(headers={**_headers(request, file), **known})
 
 
 async def get(request: web.Request) -> web.StreamResponse:
@@ -129,7 +128,7 @@ async def put(request: web.Request) -> web.StreamResponse:
 async def admit(request: web.Request) -> web.Response | None:
     """Judge a PUT before its body: a redirect, 200 for what is there already, or None and the admission on the
     request. Raises what refuses it."""
-    principal = principal_of(request) if "principal" in request else await authenticate(request)
+    principal = request.get(PRINCIPAL) or await authenticate(request)
     context = context_of(request)
     where = request_path(request.raw_path)
     where.refuse_file()

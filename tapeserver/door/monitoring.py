@@ -154,7 +154,7 @@ async def _gather(context: DoorContext) -> list[Metric]:
     return families
 
 
-def _gauge(name: str, text: str, values: Mapping[str | None, float], *labels: str) -> GaugeMetricFamily:
+def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> GaugeMetricFamily:
     """`values` by the one label's value; None when there is no label."""
     family = GaugeMetricFamily(name, text, labels=list(labels))
     for key, value in values.items():

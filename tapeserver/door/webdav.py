@@ -5,7 +5,6 @@ No locks, no dead properties, no COPY. A directory with content is never removed
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
@@ -33,6 +32,8 @@ PAGE = 2_000
 _DIRECTORY_MODE = 0o755
 _DAV = "{DAV:}"
 _HEADER = b'<?xml version="1.0" encoding="utf-8"?>\n<D:multistatus xmlns:D="DAV:">\n'
+_FOOTER = b"</D:multistatus>\n"
+_XML = {"Content-Type": 'application/xml; charset="utf-8"'}
 
 
 class FiniteDepth(Refused):
@@ -124,15 +125,39 @@ async def propfind(request: web.Request) -> web.StreamResponse:
         entry = await listing.entry_of(connection, node, where.path)
         if entry is None:
             raise NotFound(what=where.path)
-        response = web.StreamResponse(status=207, headers={"Content-Type": 'application/xml; charset="utf-8"'})
-        await response.prepare(request)
-        await response.write(_HEADER + _response(where.path, entry, wanted))
-        if depth == "1" and entry.is_directory:
-            base = where.path.rstrip("/")
-            async for page in _pages(connection, node):
-                await response.write(b"".join(_response(f"{base}/{one.name}", one, wanted) for one in page))
-        await response.write(b"</D:multistatus>\n")
-    await response.write_eof()
+        head = _HEADER + _response(where.path, entry, wanted)
+        if depth == "0" or not entry.is_directory:
+            return _multistatus(head)
+        base = where.path.rstrip("/")
+        page = await listing.list_directory(connection, node, limit=PAGE)
+        shown = head + _responses(base, page, wanted)
+        if len(page) < PAGE:
+            return _multistatus(shown)
+        return await _streamed(request, connection, node, base, wanted, shown, page)
+
+
+def _multistatus(content: bytes) -> web.Response:
+    return web.Response(status=207, body=content + _FOOTER, headers=_XML)
+
+
+async def _streamed(
+    request: web.Request,
+    connection: AsyncConnection,
+    node: namespace.Node,
+    base: str,
+    wanted: Wanted,
+    shown: bytes,
+    page: list[Entry],
+) -> web.StreamResponse:
+    """A large directory, page by page; `shown` holds the first one."""
+    response = web.StreamResponse(status=207, headers=_XML)
+    await response.prepare(request)
+    while len(page) == PAGE:
+        await response.write(shown)
+        page = await listing.list_directory(connection, node, after=page[-1].name, limit=PAGE)
+        shown = _responses(base, page, wanted)
+    # With the end in one piece: some clients close as soon as they have read the last element.
+    await response.write_eof(shown + _FOOTER)
     return response
 
 
@@ -160,16 +185,6 @@ def parse_propfind(body: bytes) -> Wanted:
         return Wanted(names_only=True)
     asked = root.find(f"{_DAV}prop")
     return Wanted() if asked is None else Wanted(names=tuple(dict.fromkeys(child.tag for child in asked)))
-
-
-async def _pages(connection: AsyncConnection, node: namespace.Node) -> AsyncIterator[list[Entry]]:
-    after = ""
-    while True:
-        page = await listing.list_directory(connection, node, after=after, limit=PAGE)
-        yield page
-        if len(page) < PAGE:
-            return
-        after = page[-1].name
 
 
 def _properties(entry: Entry) -> dict[str, str]:
@@ -203,6 +218,10 @@ def _response(path: str, entry: Entry, wanted: Wanted) -> bytes:
         parts.append(f"<D:propstat><D:prop>{missing}</D:prop><D:status>HTTP/1.1 404 Not Found</D:status></D:propstat>")
     parts.append("</D:response>\n")
     return "".join(parts).encode()
+
+
+def _responses(base: str, page: list[Entry], wanted: Wanted) -> bytes:
+    return b"".join(_response(f"{base}/{entry.name}", entry, wanted) for entry in page)
 
 
 def _element(qualified: str, value: str) -> str:
