@@ -33,7 +33,7 @@ from client.serving import json_body, json_response
 from jobserver import store
 from jobserver.batch import BatchSystem, Stream
 from jobserver.config import Config
-from jobserver.door import Door
+from jobserver.doors import Doors
 from jobserver.expand import check_rights, expand
 from jobserver.prestaging import Prestager
 from jobserver.states import ENDED_STATES, JobState
@@ -50,12 +50,12 @@ _OUTPUT_LOOK_SECONDS = 0.1
 
 class JobsApi:
     def __init__(
-        self, config: Config, database: Database, batch: BatchSystem, door: Door, prestager: Prestager
+        self, config: Config, database: Database, batch: BatchSystem, doors: Doors, prestager: Prestager
     ) -> None:
         self._config = config
         self._database = database
         self._batch = batch
-        self._door = door
+        self._doors = doors
         self._prestager = prestager
 
     def add_routes(self, app: web.Application) -> None:
@@ -78,9 +78,8 @@ class JobsApi:
             raise Denied(owner=principal.owner, action="running programs", path="this host")
         body = await json_body(request, SubmitBody, limit_bytes=BODY_BYTES_MAX)
         self._check(body)
-        inputs = await expand(
-            self._door.as_submitter(authorization), body.inputs, inputs_max=self._config.inputs_per_job_max
-        )
+        async with self._doors.as_submitter(authorization) as session:
+            inputs = await expand(session, body.inputs, inputs_max=self._config.inputs_per_job_max)
         check_rights(inputs, principal.grants, owner=principal.owner)
         wanted = store.Submission(
             owner=principal.owner,
@@ -185,7 +184,8 @@ class JobsApi:
         authorization = request.headers.get("Authorization", "")
         if not authorization:
             raise Unauthenticated(why="there is no Authorization header")
-        found = await self._door.whoami(authorization)
+        async with self._doors.as_submitter(authorization) as session:
+            found = await session.whoami()
         principal = Principal(
             token_id=found.token_id,
             owner=found.owner,

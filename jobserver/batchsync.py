@@ -22,7 +22,7 @@ from jobserver import store
 from jobserver.batch import ENDED_STATES as BATCH_ENDED
 from jobserver.batch import BatchSpec, BatchState, BatchStatus, BatchSystem
 from jobserver.config import Config
-from jobserver.door import Door
+from jobserver.doors import Doors
 from jobserver.jobfiles import JobFiles
 from jobserver.states import ENDED_STATES, JobState
 from jobserver.store import JobRow
@@ -38,11 +38,11 @@ def pin_owner(job: int) -> str:
 
 
 class BatchSync:
-    def __init__(self, config: Config, database: Database, batch: BatchSystem, door: Door) -> None:
+    def __init__(self, config: Config, database: Database, batch: BatchSystem, doors: Doors) -> None:
         self._config = config
         self._database = database
         self._batch = batch
-        self._door = door
+        self._doors = doors
 
     async def step(self, rows: Sequence[JobRow]) -> bool:
         """One look at every live job; whether any of them changed."""
@@ -66,9 +66,9 @@ class BatchSync:
             # A job that failed before its release is still held there.
             with suppress(NotFound):
                 await self._batch.cancel(row.native_id)
-        await self._door.unpin(pin_owner(row.id))
+        await self._doors.unpin(pin_owner(row.id))
         if row.token_id is not None:
-            await self._door.revoke_token(row.token_id)
+            await self._doors.revoke_token(row.token_id)
         await asyncio.to_thread(JobFiles(self._config.data_dir, row.id).remove)
         async with self._database.transaction() as connection:
             await store.set_values(connection, row.id, cleaned=True, pinned_at=None)

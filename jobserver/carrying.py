@@ -21,7 +21,7 @@ from jobserver import store
 from jobserver.batch import PRIORITY_HIGH, BatchSystem
 from jobserver.batchsync import pin_owner
 from jobserver.config import Config
-from jobserver.door import Door
+from jobserver.doors import Doors
 from jobserver.grants import job_grants
 from jobserver.holdmodel import Admit, Demote, Fail, Instruction, Release, Renew, Snapshot, Stage, TakeBack
 from jobserver.jobfiles import JobFiles
@@ -41,12 +41,12 @@ _WHOLE_VOLUME_FILES_MAX = 100_000
 
 class Carrier:
     def __init__(
-        self, config: Config, database: Database, batch: BatchSystem, door: Door, knowledge: Knowledge
+        self, config: Config, database: Database, batch: BatchSystem, doors: Doors, knowledge: Knowledge
     ) -> None:
         self._config = config
         self._database = database
         self._batch = batch
-        self._door = door
+        self._doors = doors
         self._knowledge = knowledge
         self._polled_at: dict[int, float] = {}
 
@@ -54,7 +54,7 @@ class Carrier:
         """Learn where these files are now."""
         for start in range(0, len(inputs), PATHS_MAX):
             chunk = inputs[start : start + PATHS_MAX]
-            answers = await self._door.whereis([item.path for item in chunk])
+            answers = await self._doors.whereis([item.path for item in chunk])
             self._knowledge.learn(chunk, answers, now=time.monotonic())
 
     async def carry_out(self, instruction: Instruction, rows: Mapping[int, JobRow], snapshot: Snapshot) -> None:
@@ -83,7 +83,7 @@ class Carrier:
 
     async def _pin(self, row: JobRow, *, admit: bool) -> None:
         files = [item.file for item in self._knowledge.inputs(row.id)]
-        await self._door.pin(pin_owner(row.id), files, lifetime_seconds=self._config.pin_seconds)
+        await self._doors.pin(pin_owner(row.id), files, lifetime_seconds=self._config.pin_seconds)
         async with self._database.transaction() as connection:
             await store.set_pinned(connection, row.id, pinned=True)
             if admit:
@@ -94,7 +94,7 @@ class Carrier:
         async with self._database.transaction() as connection:
             await store.set_pinned(connection, row.id, pinned=False)
             await store.move(connection, row.id, JobState.HELD)
-        await self._door.unpin(pin_owner(row.id))
+        await self._doors.unpin(pin_owner(row.id))
 
     async def _release(self, row: JobRow) -> None:
         inputs = self._knowledge.inputs(row.id)
@@ -124,7 +124,7 @@ class Carrier:
         if row.token_id is not None and files.token.exists():
             return
         owned = [Grant(action=Action(action), prefix=prefix) for action, prefix in row.grants]
-        made = await self._door.make_token(
+        made = await self._doors.make_token(
             label=pin_owner(row.id),
             owner=row.owner,
             groups=row.groups,
@@ -157,7 +157,7 @@ class Carrier:
             paths = [item.path for item in files]
             if wanted.whole_volume:
                 paths += await self._rest_of(wanted.volume, set(paths), snapshot)
-            request = await self._door.stage(
+            request = await self._doors.stage(
                 paths, lifetime_seconds=self._config.stage_lifetime_seconds, activity="jobs"
             )
         except CapstanError as error:
@@ -174,7 +174,9 @@ class Carrier:
         pinned = {file for job in snapshot.jobs if job.pin_age_seconds is not None for file in job.inputs}
         room = (snapshot.cache_bytes or 0) - sum(snapshot.files[file].size for file in pinned)
         rest: list[str] = []
-        async for found in self._door.volume_files(volume, limit=_WHOLE_VOLUME_FILES_MAX):
+        async for found in self._doors.volume_files(volume):
+            if len(rest) == _WHOLE_VOLUME_FILES_MAX:
+                break
             if found.on_disk or found.path in wanted:
                 continue
             room -= found.size
@@ -196,7 +198,7 @@ class Carrier:
                 await self._end(one.id, failed={}, postponed=dict.fromkeys(one.files, ""), pause=0.0)
             elif not one.whole and not needed.intersection(one.files):
                 await self._end(one.id, failed={}, postponed={})
-                await self._door.delete_stage(one.request)
+                await self._doors.delete_stage(one.request)
             elif polls < _POLLS_A_ROUND_MAX and self._is_due(one):
                 polls += 1
                 self._polled_at[one.id] = time.monotonic()
@@ -206,7 +208,7 @@ class Carrier:
         return time.monotonic() - self._polled_at.get(one.id, float("-inf")) >= _POLL_SECONDS
 
     async def _poll(self, one: OpenStaging, request: str) -> None:
-        progress = await self._door.stage_progress(request)
+        progress = await self._doors.stage_progress(request)
         if progress is not None and not _is_over(progress):
             return
         async with self._database.connection() as connection:
@@ -226,7 +228,7 @@ class Carrier:
         await self._end(one.id, failed=failed, postponed=postponed)
         if progress is not None:
             # Its own pins go with it; the jobs' pins are there.
-            await self._door.delete_stage(request)
+            await self._doors.delete_stage(request)
 
     async def _end(
         self, number: int, *, failed: Mapping[int, str], postponed: Mapping[int, str], pause: float | None = None

@@ -21,7 +21,7 @@ from jobserver.batch import BatchSystem
 from jobserver.batchsync import BatchSync
 from jobserver.carrying import Carrier
 from jobserver.config import Config
-from jobserver.door import Door
+from jobserver.doors import Doors
 from jobserver.holdmodel import Plan, Policy, Snapshot
 from jobserver.holds import plan
 from jobserver.knowledge import Knowledge
@@ -41,15 +41,15 @@ _FORGET_EVERY_SECONDS = 60.0
 class Prestager:
     """`await run()` for ever; `wake()` when something changed."""
 
-    def __init__(self, config: Config, database: Database, batch: BatchSystem, door: Door) -> None:
+    def __init__(self, config: Config, database: Database, batch: BatchSystem, doors: Doors) -> None:
         self._config = config
         self._database = database
-        self._door = door
-        self._sync = BatchSync(config, database, batch, door)
+        self._doors = doors
+        self._sync = BatchSync(config, database, batch, doors)
         self._knowledge = Knowledge(
             verify_seconds=config.verify_seconds, whole_volumes=config.whole_volumes, pin_seconds=config.pin_seconds
         )
-        self._carrier = Carrier(config, database, batch, door, self._knowledge)
+        self._carrier = Carrier(config, database, batch, doors, self._knowledge)
         self._changed = asyncio.Event()
         self._libraries_down: dict[str, str] = {}
         self._cache_bytes: int | None = None
@@ -130,8 +130,8 @@ class Prestager:
         """Ask the door where files are, and now and then how libraries and cache are."""
         now = time.monotonic()
         if now - self._site_seen_at >= self._config.verify_seconds:
-            self._libraries_down = await self._door.libraries_down()
-            capacity = await self._door.cache_bytes()
+            self._libraries_down = await self._doors.libraries_down()
+            capacity = await self._doors.cache_bytes()
             self._cache_bytes = None if capacity is None else int(capacity * self._config.pinned_fraction_max)
             self._site_seen_at = now
         async with self._database.connection() as connection:
@@ -200,11 +200,11 @@ class Prestager:
         return self._trouble
 
 
-async def wake_on_events(door: Door, prestager: Prestager) -> None:
+async def wake_on_events(doors: Doors, prestager: Prestager) -> None:
     """Wake the pre-stager when the door tells of a change. Only a hint: its rounds come without it too."""
     while True:
         try:
-            async for _ in door.events():
+            async for _ in doors.events():
                 prestager.wake()
         except Unavailable:
             pass

@@ -25,7 +25,7 @@ from jobserver.api import JobsApi
 from jobserver.batch import BatchSystem
 from jobserver.batch.local import LocalBatch
 from jobserver.config import Config
-from jobserver.door import Door
+from jobserver.doors import Doors
 from jobserver.migrations import upgrade
 from jobserver.prestaging import Prestager, wake_on_events
 
@@ -42,7 +42,7 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
         await upgrade(config.database_url)
         async with (
             Database(config.database_url, application_name=f"capstan {config.name}") as database,
-            Door(config.door_urls, config.token_file) as door,
+            Doors(config.door_urls, config.token_file) as doors,
         ):
             batch = LocalBatch(
                 database,
@@ -52,17 +52,17 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
                 output_bytes_max=config.output_bytes_max,
                 kill_after_seconds=config.kill_after_seconds,
             )
-            prestager = Prestager(config, database, batch, door)
-            app = make_app(config, database, batch, door, prestager)
+            prestager = Prestager(config, database, batch, doors)
+            app = make_app(config, database, batch, doors, prestager)
             listener = await listen(app, host=config.host, port=config.port)
             try:
                 async with asyncio.TaskGroup() as tasks:
                     url = f"http://{config.host}:{listener.port}"
                     working = [
-                        tasks.create_task(batch.run(), name="local-batch"),
+                        tasks.create_task(batch.run(on_change=prestager.wake), name="local-batch"),
                         tasks.create_task(prestager.run(), name="prestager"),
-                        tasks.create_task(wake_on_events(door, prestager), name="events"),
-                        tasks.create_task(_tell_doors(config, door, url), name="heartbeat"),
+                        tasks.create_task(wake_on_events(doors, prestager), name="events"),
+                        tasks.create_task(_tell_doors(config, doors, url), name="heartbeat"),
                     ]
                     ready(listener.port)
                     log.info("job server ready", url=url)
@@ -74,11 +74,11 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
 
 
 def make_app(
-    config: Config, database: Database, batch: BatchSystem, door: Door, prestager: Prestager
+    config: Config, database: Database, batch: BatchSystem, doors: Doors, prestager: Prestager
 ) -> web.Application:
     """The HTTP side: the jobs API, /healthz and /metrics."""
     app = web.Application(middlewares=[problem_middleware])
-    JobsApi(config, database, batch, door, prestager).add_routes(app)
+    JobsApi(config, database, batch, doors, prestager).add_routes(app)
 
     async def healthz(request: web.Request) -> web.StreamResponse:
         answer = {"name": config.name, "kind": "jobserver", "ok": True, "waits_for": prestager.trouble}
@@ -99,13 +99,13 @@ def make_app(
     return app
 
 
-async def _tell_doors(config: Config, door: Door, url: str) -> None:
+async def _tell_doors(config: Config, doors: Doors, url: str) -> None:
     """The heartbeat by which doors find this server."""
     body = ServerBody(kind="jobserver", name=config.name, url=url, host=config.host_name, pid=os.getpid())
     silent = False
     while True:
         try:
-            await door.heartbeat(body)
+            await doors.heartbeat(body)
             silent = False
             pause = config.heartbeat_seconds
         except CapstanError as error:

@@ -13,7 +13,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,8 @@ class LocalBatch:
             runs_as_server=True,
         )
         self._changed = asyncio.Event()
+        #: begins and ends recorded by this process
+        self._recorded = 0
         #: per job: launches of this process and when the last was; only to launch again, never to decide an end
         self._launches: dict[int, tuple[int, float]] = {}
         #: per job: when this process first told its runner to end
@@ -136,15 +138,18 @@ class LocalBatch:
 
     # ------------------------------------------------------------------ the work
 
-    async def run(self) -> None:
+    async def run(self, *, on_change: Callable[[], None] = lambda: None) -> None:
         """Start what is released, adopt what runs, record what ended; for ever, until it is cancelled.
 
-        Cancelling it ends no job: they go on under their runners.
+        `on_change` is called after a job began or ended. Cancelling `run` ends no job: they go on under their runners.
         """
         while True:
             self._changed.clear()
             try:
+                recorded = self._recorded
                 busy = await self.step()
+                if self._recorded != recorded:
+                    on_change()
             except CatalogUnreachable as error:
                 log.warning("local batch system waits for the catalog", reason=str(error))
                 busy = 0
@@ -184,6 +189,7 @@ class LocalBatch:
             if job.state is BatchState.STARTING:
                 async with self._database.transaction() as connection:
                     await local_queue.mark_running(connection, job.id, seen.started_at or time.time())
+                self._recorded += 1
                 log.info("job started", key=job.key)
             if job.cancel_wanted:
                 await self._end(job, attempt)
@@ -248,6 +254,7 @@ class LocalBatch:
             if started_at is not None and job.state is BatchState.STARTING:
                 await local_queue.mark_running(connection, job.id, started_at)
             await local_queue.mark_ended(connection, job.id, outcome)
+        self._recorded += 1
         self._launches.pop(job.id, None)
         self._told.pop(job.id, None)
         log.info("job ended", key=job.key, state=str(outcome.state), exit_code=outcome.exit_code, signal=outcome.signal)
