@@ -9,6 +9,7 @@ import os
 from collections import deque
 
 CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES_MIN = 64 * 1024
 IOV_MAX = 512
 
 
@@ -16,7 +17,8 @@ class TailBuffer:
     """A first-in first-out byte buffer of at most `bytes_max`, plus one chunk."""
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = max(bytes_max, CHUNK_BYTES)
+        self._chunk_bytes = max(CHUNK_BYTES_MIN, min(CHUNK_BYTES, bytes_max))
+        self._bytes_max = max(bytes_max, self._chunk_bytes)
         self._full: deque[bytearray] = deque()
         self._filling: bytearray | None = None
         self._filled = 0
@@ -25,27 +27,27 @@ class TailBuffer:
     @property
     def length(self) -> int:
         """Bytes in the buffer."""
-        return len(self._full) * CHUNK_BYTES + self._filled
+        return len(self._full) * self._chunk_bytes + self._filled
 
     @property
     def over_bound(self) -> bool:
         """Whether the oldest chunk has to go to the image before more is appended."""
-        return len(self._full) * CHUNK_BYTES >= self._bytes_max
+        return len(self._full) * self._chunk_bytes >= self._bytes_max
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Copy `data` behind what is there."""
         length, start = len(data), 0
         while start < length:
             if self._filling is None:
-                self._filling = self._free.pop() if self._free else bytearray(CHUNK_BYTES)
-            count = min(CHUNK_BYTES - self._filled, length - start)
+                self._filling = self._free.pop() if self._free else bytearray(self._chunk_bytes)
+            count = min(self._chunk_bytes - self._filled, length - start)
             if count == length:
                 self._filling[self._filled : self._filled + count] = data
             else:
                 self._filling[self._filled : self._filled + count] = memoryview(data)[start : start + count]
             self._filled += count
             start += count
-            if self._filled == CHUNK_BYTES:
+            if self._filled == self._chunk_bytes:
                 self._full.append(self._filling)
                 self._filling, self._filled = None, 0
 
@@ -54,7 +56,7 @@ class TailBuffer:
         chunk = self._full.popleft()
         _write_vector(descriptor, [memoryview(chunk)], offset)
         self._free.append(chunk)
-        return CHUNK_BYTES
+        return self._chunk_bytes
 
     def write_all(self, descriptor: int, offset: int, end: bytes) -> int:
         """Write everything, then `end`, to the file; returns the length without `end`. Raises OSError."""

@@ -32,7 +32,10 @@ MEMORY_BYTES_MAX = 64 * 1024 * 1024
 """How much may be written and not yet in the image; beyond it the oldest goes there, without an fsync."""
 
 RESERVE_BYTES_MAX = 64 * 1024 * 1024
-"""Room behind the early-warning point for trailers and an index; an eighth of a volume too small for it."""
+"""Room behind the early-warning point for trailers and an index; a sixteenth of a volume too small for it."""
+
+RESERVE_BYTES_MIN = 2 * 1024 * 1024
+"""Some blocks must fit behind the warning; an eighth of a volume too small even for this."""
 
 
 class VirtualDrive:
@@ -256,7 +259,7 @@ class VirtualDrive:
 
     def _warning_offset(self) -> int:
         capacity = self._faults.capacity_bytes(self._nominal_bytes)
-        return capacity - min(RESERVE_BYTES_MAX, capacity // 8)
+        return capacity - min(RESERVE_BYTES_MAX, max(capacity // 16, min(RESERVE_BYTES_MIN, capacity // 8)))
 
     @contextlib.contextmanager
     def _losing_on_failure(self) -> Iterator[None]:

@@ -119,7 +119,8 @@ class Archive:
     def _fetcher(self, url: str) -> CacheFetcher:
         place = place_of(url)
         found = self._fetchers.get(place)
-        if found is not None and found.broken and not any(fetcher is found for _, fetcher, _ in self._ahead):
+        idle = not any(fetcher is found for _, fetcher, _ in self._ahead)
+        if found is not None and idle and not found.usable:
             found.close()
             found = None
         if found is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 from collections.abc import Sequence
 from typing import ClassVar
@@ -74,6 +75,11 @@ class BulkRequest:
             raise CacheStreamBroken(place=self.place, why=repr(exc)) from exc
         self._response = response
         return response
+
+    def gone(self) -> bool:
+        """Whether the other side has ended the stream. To be asked only while no answer is due from it."""
+        readable, _, _ = select.select([self._socket], [], [], 0)
+        return bool(readable)
 
     def shut_down(self) -> None:
         """End both directions at once; whoever sends or receives gets an error or the end. Safe to repeat."""

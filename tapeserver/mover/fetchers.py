@@ -86,9 +86,14 @@ class CacheFetcher:
         self._buffers_to_make = max(4, BUFFER_BYTES_MAX // block_size)
         self._active_at = time.monotonic()
         self._closed = False
-        self.broken = False
+        self._broken = False
         self._thread = threading.Thread(target=self._run, name=f"fetch-{self._request.place}", daemon=True)
         self._thread.start()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be given more; to be asked while it has nothing to fetch. A restarted server ended it."""
+        return not self._broken and not self._request.gone()
 
     def add(self, item: WriteItem, header: bytes) -> None:
         """Fetch this file after the others; `header` is its archive header, put before its bytes."""
@@ -135,8 +140,8 @@ class CacheFetcher:
         self._break(error)
 
     def _break(self, error: CapstanError) -> None:
-        """Refuse everything that was added; then whatever is added until the drive's thread sees `broken`."""
-        self.broken = True
+        """Refuse everything that was added, and whatever is added until the drive's thread asks for `usable`."""
+        self._broken = True
         self._request.shut_down()
         while not self._closed:
             while self._wanted:

@@ -7,6 +7,8 @@ import contextlib
 import random
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from tapeserver.frames import (
     Written,
     WrittenItem,
     _from_mover,
+    encode,
 )  # fmt: skip
 from tapeserver.library.virtual import VirtualLibrary
 from tapeserver.mover.outbox import Outbox
@@ -40,6 +43,7 @@ from tapeserver.mover.plan import Plan
 from tapeserver.mover.process import serve_mount
 from tapeserver.tapeformat import adler32, adler32_text
 
+ROOT = Path(__file__).parents[3]
 CATALOG_ID = "0f8c1d2e"
 PATIENCE_SECONDS = 10
 
@@ -169,12 +173,12 @@ class MoverInTest:
         self._session, mine = socket.socketpair()
         self._session.settimeout(PATIENCE_SECONDS)
         self._mine = mine
-        self.plan, self._outbox = Plan(), Outbox(mine)
+        self.plan, self.outbox = Plan(), Outbox(mine)
         self._thread: threading.Thread | None = None
 
     def send(self, message: ToMover) -> None:
         for answer in self.plan.apply(message):
-            self._outbox.send(answer)
+            self.outbox.send(answer)
 
     def load(self, epoch: int, purpose: str, **options: Any) -> FromMover:
         fields: dict[str, Any] = {
@@ -183,7 +187,7 @@ class MoverInTest:
         }  # fmt: skip
         self.send(Load(**{**fields, **options}))
         load = self.plan.wait_for_load()
-        self._thread = threading.Thread(target=serve_mount, args=(load, self.plan, self._outbox), daemon=True)
+        self._thread = threading.Thread(target=serve_mount, args=(load, self.plan, self.outbox), daemon=True)
         self._thread.start()
         return self.next()
 
@@ -210,6 +214,43 @@ class MoverInTest:
         data = b""
         while len(data) < count:
             part = self._session.recv(count - len(data))
+            assert part, "the mover is gone"
+            data += part
+        return data
+
+
+class MoverProcess:
+    """A real mover process, as a session starts it."""
+
+    def __init__(self) -> None:
+        self.session, other = socket.socketpair()
+        self.session.settimeout(PATIENCE_SECONDS)
+        with other:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tapeserver.mover", "--fd", str(other.fileno())],
+                pass_fds=[other.fileno()], cwd=ROOT,
+            )  # fmt: skip
+
+    def send(self, message: ToMover) -> None:
+        self.session.sendall(encode(message))
+
+    def next(self) -> FromMover:
+        (length,) = struct.unpack("<I", self._receive(4))
+        return _from_mover.decode(self._receive(length))
+
+    def ask(self, message: ToMover) -> FromMover:
+        self.send(message)
+        return self.next()
+
+    def close(self) -> None:
+        self.session.close()
+        self.process.kill()
+        self.process.wait()
+
+    def _receive(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            part = self.session.recv(count - len(data))
             assert part, "the mover is gone"
             data += part
         return data

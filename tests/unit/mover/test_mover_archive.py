@@ -20,11 +20,12 @@ from tapeserver.frames import (
     WriteFailed,
     Written,
 )
-from tapeserver.library import EndOfData, Filemark
+from tapeserver.library import EndOfData, Filemark, open_library
 from tapeserver.library.faults import Fault as DriveFaultOnDemand
 from tapeserver.library.faults import clear, inject
 from tapeserver.library.virtual import VirtualLibrary
 from tapeserver.library.virtualdrive import VirtualDrive
+from tapeserver.mover import process
 from tests.unit.mover.harness import (
     SIZES,
     archiving,
@@ -249,3 +250,17 @@ def test_dropped_files_are_not_written_and_flush_is_obeyed(mover, east, cache):
     seen = mover.until(Idle)
     assert [item.archive_id for message in seen if isinstance(message, Written) for item in message.items] == [1, 3]
     assert not [message for message in seen if isinstance(message, WriteFailed)]
+
+
+def test_a_batch_is_reported_only_behind_the_fsync_of_image_and_index(mover, east, cache, monkeypatch):
+    steps: list[str] = []
+    monkeypatch.setattr(
+        process, "open_library", lambda spec: open_library(spec, trace=lambda step, subject: steps.append(step))
+    )
+    send = mover.outbox.send
+    monkeypatch.setattr(mover.outbox, "send", lambda message: (steps.append(type(message).__name__), send(message)))
+    archiving(mover, east, flush_files=2)
+    steps.clear()
+    mover.send(Write(items=[cache.write_item(number, b"%d" % number) for number in (1, 2)]))
+    mover.until(Idle)
+    assert steps == ["truncate_image", "write_image", "fsync_image", "fsync_index", "Written", "Idle"]

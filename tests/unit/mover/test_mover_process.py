@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,44 +20,19 @@ from tapeserver.frames import (
     Pong,
     Stop,
     Unloaded,
-    _from_mover,
     encode,
 )
 from tapeserver.library.virtual import VirtualLibrary
-from tests.unit.mover.harness import CATALOG_ID, mount
+from tests.unit.mover.harness import CATALOG_ID, MoverProcess, mount
 
 ROOT = Path(__file__).parents[3]
 
 
-class Process:
-    """A real mover process, as a session starts it."""
-
-    def __init__(self) -> None:
-        self.session, other = socket.socketpair()
-        self.session.settimeout(10)
-        with other:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tapeserver.mover", "--fd", str(other.fileno())],
-                pass_fds=[other.fileno()], cwd=ROOT,
-            )  # fmt: skip
-
-    def ask(self, message: Any) -> Any:
-        self.session.sendall(encode(message))
-        data = b""
-        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[:4], "little"):
-            part = self.session.recv(65536)
-            assert part, "the mover is gone"
-            data += part
-        return _from_mover.decode(data[4:])
-
-
 @pytest.fixture
-def process() -> Iterator[Process]:
-    made = Process()
+def process() -> Iterator[MoverProcess]:
+    made = MoverProcess()
     yield made
-    made.session.close()
-    made.process.kill()
-    made.process.wait()
+    made.close()
 
 
 def test_a_mover_process_answers_labels_a_volume_and_ends_with_its_session(process, east):
