@@ -15,7 +15,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import structlog
 
@@ -105,23 +105,31 @@ async def _serve(
         for kind in ("cacheserver", "tapeserver", "jobserver")
     }
     tasks = [asyncio.create_task(child.run(), name=f"run-{child.name}") for child in children.values()]
-    stopped = asyncio.create_task(stop.wait(), name="wait-stop")
     try:
-        everything: asyncio.Future[list[bool]] = asyncio.gather(*(child.serving.wait() for child in children.values()))
-        await asyncio.wait([everything, stopped], timeout=SERVING_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
+        served = await _until(stop, asyncio.gather(*(child.serving.wait() for child in children.values())))
         if not stop.is_set():
-            if not everything.done():
+            if not served:
                 missing = [child.name for child in children.values() if not child.serving.is_set()]
                 raise Unavailable(what=", ".join(missing), why=f"it does not begin to serve; see {data / 'log'}")
             url = f"http://{configuration.tapeserver.host}:{children['tapeserver'].port}"
             recorded.write(recorded.Recorded(url=url, token=tokens.operator))
             say(f"Capstan serves at {url}")
-        everything.cancel()
-        await stopped
+        await stop.wait()
     finally:
-        for task in (*tasks, stopped):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, stopped, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _until(stop: asyncio.Event, serving: asyncio.Future[Any]) -> bool:
+    """Whether everything serves, once it does, or when it took too long or `stop` came first."""
+    stopped: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([serving, stopped], timeout=SERVING_SECONDS_MAX, return_when=asyncio.FIRST_COMPLETED)
+    served = serving.done()
+    serving.cancel()
+    stopped.cancel()
+    await asyncio.gather(serving, stopped, return_exceptions=True)
+    return served
 
 
 def _write_private(path: Path, content: bytes) -> None:

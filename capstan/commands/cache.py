@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
 from catalog.units import show_bytes
@@ -34,20 +33,17 @@ def run(command: str, words: Sequence[str]) -> int:
 
 
 def _show(parsed: argparse.Namespace) -> None:
-    rows = ask("GET", "/api/capstan/v1/cache")["items"]
+    rows = ask(lambda session: session.operators.items("cache"))
     print_json({"items": rows}) if parsed.json else print_table("cache servers", rows, COLUMNS)
 
 
 def _drop(parsed: argparse.Namespace) -> None:
-    from client.session import DROP_SECONDS_MAX
-
-    body = {"paths": parsed.paths, "wait": parsed.wait}
-    answer: dict[str, Any] = ask("POST", "/api/capstan/v1/cache/drop", body, timeout_seconds=DROP_SECONDS_MAX)
+    answer = ask(lambda session: session.operators.drop(parsed.paths, wait=parsed.wait))
     if parsed.json:
         print_json(answer)
         return
-    print(f"{answer['dropped']} files dropped, {show_bytes(answer['bytes'])}")
-    for why, count in answer.get("kept_count", {}).items():
+    print(f"{answer.dropped} files dropped, {show_bytes(answer.bytes)}")
+    for why, count in answer.kept_count.items():
         print(f"{count} kept: {why}")
-    for kept in answer.get("kept", [])[:KEPT_SHOWN_MAX]:
-        print(f"  {kept['path']}: {kept['why']}")
+    for kept in answer.kept[:KEPT_SHOWN_MAX]:
+        print(f"  {kept.path}: {kept.why}")

@@ -6,13 +6,19 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from catalog.errors import CapstanError
 from catalog.units import show_bytes, show_seconds
 
+if TYPE_CHECKING:
+    from client.session import Session
+
+T = TypeVar("T")
 Row = Mapping[str, Any]
 
 
@@ -30,18 +36,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
-def ask(method: str, path: str, body: Mapping[str, Any] | None = None, **query: Any) -> Any:
-    """One call to the door, by `CAPSTAN_URL` or the recorded one; the answer's JSON. Raises CapstanError."""
-    from client.locations import doors_from
-    from client.transport import Transport
+def ask(question: Callable[[Session], Awaitable[T]]) -> T:
+    """One conversation with the door of `CAPSTAN_URL`, or the recorded one; its answer. Raises CapstanError."""
+    # Imported here: `--help` and `config check` should not pay for the HTTP client.
+    from client.session import Session
 
-    async def call() -> Any:
-        async with Transport(doors_from()) as transport:
-            return await transport.call(
-                method, path, Any, body=body, query={key: str(value) for key, value in query.items()}
-            )
+    async def converse() -> T:
+        async with Session() as session:
+            return await question(session)
 
-    return asyncio.run(call())
+    return asyncio.run(converse())
 
 
 def guarded(function: Any, *arguments: Any) -> int:
@@ -65,7 +69,8 @@ def exit_code_of(error: CapstanError) -> int:
 
 
 def print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, sort_keys=False))
+    """A dict, a list or a message of the client, as one document."""
+    print(json.dumps(msgspec.to_builtins(document), indent=2))
 
 
 def print_table(title: str, rows: Sequence[Row], columns: Mapping[str, str]) -> None:
@@ -83,6 +88,12 @@ def print_table(title: str, rows: Sequence[Row], columns: Mapping[str, str]) -> 
     for row in rows:
         table.add_row(*(_show(key, row.get(key)) for key in columns))
     console.print(table, highlight=False)
+
+
+def print_fields(row: Row) -> None:
+    """One object, a line a field."""
+    for key, value in row.items():
+        print(f"{key.replace('_', ' ')}: {_show(key, value)}")
 
 
 def _show(key: str, value: Any) -> str:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from capstan.commands.common import add_json, ask, guarded, parser_for, print_json
+
+if TYPE_CHECKING:
+    from client.messages import Explanation
+    from client.session import Session
 
 
 def run(command: str, words: Sequence[str]) -> int:
@@ -18,14 +23,17 @@ def run(command: str, words: Sequence[str]) -> int:
     parsed = parser.parse_args(words)
 
     def explain() -> None:
-        answers = [ask("GET", "/api/capstan/v1/explain", object=item) for item in parsed.objects]
+        answers = ask(lambda session: _explain_all(session, parsed.objects))
         if parsed.json:
             print_json(answers[0] if len(answers) == 1 else {"items": answers})
             return
         for answer in answers:
-            state = f" ({answer['state']})" if answer.get("state") else ""
-            print(f"{answer['object']}{state}")
-            for sentence in answer["sentences"]:
+            print(f"{answer.object} ({answer.state})" if answer.state else answer.object)
+            for sentence in answer.sentences:
                 print(f"  {sentence}")
 
     return guarded(explain)
+
+
+async def _explain_all(session: Session, objects: Sequence[str]) -> list[Explanation]:
+    return [await session.staging.explain(item) for item in objects]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
-from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
+import msgspec
+
+from capstan.commands.common import add_json, ask, guarded, parser_for, print_fields, print_json, print_table
+
+if TYPE_CHECKING:
+    from client.session import Session
 
 #: command -> (path below /api/capstan/v1, columns of its table)
 NOUNS: dict[str, tuple[str, dict[str, str]]] = {
@@ -74,42 +78,33 @@ def _add_verb(verbs: Any, name: str, help_text: str) -> argparse.ArgumentParser:
 
 def _carry_out(command: str, parsed: argparse.Namespace) -> None:
     noun, columns = NOUNS[command]
-    base = f"/api/capstan/v1/{noun}"
     verb = parsed.verb or "list"
     if verb == "list":
-        rows = ask("GET", base)["items"]
+        rows = ask(lambda session: session.operators.items(noun))
         print_json({"items": rows}) if parsed.json else print_table(noun.replace("-", " "), rows, columns)
     elif verb == "show":
-        row = ask("GET", f"{base}/{quote(parsed.name, safe='')}")
-        if parsed.json:
-            print_json(row)
-        else:
-            for key, value in row.items():
-                print(f"{key.replace('_', ' ')}: {'-' if value in (None, '') else value}")
+        row = ask(lambda session: session.operators.item(noun, parsed.name))
+        print_json(row) if parsed.json else print_fields(row)
     elif verb == "files":
-        _print_files(f"{base}/{quote(parsed.name, safe='')}/files", parsed)
+        _print_files(parsed)
     else:
-        body = {"state": VERBS[command][verb], "reason": parsed.reason}
-        answer = ask("POST", f"{base}/{quote(parsed.name, safe='')}", body)
-        print_json(answer) if parsed.json else print(f"{command} {parsed.name} is {answer.get('state', body['state'])}")
+        state = VERBS[command][verb]
+        answer = ask(lambda session: session.operators.set_state(noun, parsed.name, state, reason=parsed.reason))
+        print_json(answer) if parsed.json else print(f"{command} {parsed.name} is {answer.get('state', state)}")
 
 
-def _print_files(path: str, parsed: argparse.Namespace) -> None:
-    files: list[dict[str, Any]] = []
-    position: dict[str, Any] = {}
-    while True:
-        page = ask("GET", path, **position)
-        files += page["files"]
-        if page.get("next") is None:
-            break
-        position = {"after_block": page["next"][0], "after_offset": page["next"][1]}
+def _print_files(parsed: argparse.Namespace) -> None:
+    async def all_files(session: Session) -> list[dict[str, Any]]:
+        return [msgspec.to_builtins(file) async for file in session.operators.volume_files(parsed.name)]
+
+    files = ask(all_files)
     if parsed.json:
         print_json({"items": files})
     else:
         columns = {
             "first_block": "block",
             "byte_offset": "offset",
-            "size": "bytes",
+            "size": "size",
             "on_disk": "on disk",
             "path": "path",
         }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
 from catalog.units import show_seconds
 
@@ -51,10 +53,11 @@ def run(command: str, words: Sequence[str]) -> int:
 
     def show() -> None:
         if parsed.verb == "retry":
-            body = {"kind": parsed.kind, "reason": parsed.reason or ""}
-            _print_answer(ask("POST", "/api/capstan/v1/queue/retry", body), parsed.json)
+            _print_answer(
+                ask(lambda session: session.operators.retry_held(parsed.kind, reason=parsed.reason or "")), parsed.json
+            )
             return
-        view = ask("GET", "/api/capstan/v1/queue")
+        view = msgspec.to_builtins(ask(lambda session: session.operators.queue()))
         if parsed.json:
             print_json(view)
         else:

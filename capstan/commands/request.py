@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
+from capstan.commands.common import add_json, ask, guarded, parser_for, print_fields, print_json, print_table
 
 COLUMNS = {
     "id": "request", "owner": "owner", "origin": "origin", "state": "state", "items": "files", "items_live": "waiting",
@@ -25,21 +25,16 @@ def run(command: str, words: Sequence[str]) -> int:
         parser.error(f"{parsed.verb} needs the number of a request")
 
     def carry_out() -> None:
-        base = "/api/capstan/v1/requests"
         if parsed.verb == "list":
-            rows = ask("GET", base)["items"]
+            rows = ask(lambda session: session.operators.items("requests"))
             print_json({"items": rows}) if parsed.json else print_table("stage requests", rows, COLUMNS)
             return
         if parsed.verb == "show":
-            answer = ask("GET", f"{base}/{parsed.id}")
-        else:
-            answer = ask("POST", f"{base}/{parsed.id}/cancel", {"reason": parsed.reason or ""})
-        if parsed.json:
-            print_json(answer)
-        elif parsed.verb == "cancel":
-            print(f"request {parsed.id} is cancelled")
-        else:
-            for key, value in answer.items():
-                print(f"{key.replace('_', ' ')}: {'-' if value in (None, '') else value}")
+            row = ask(lambda session: session.operators.item("requests", parsed.id))
+            print_json(row) if parsed.json else print_fields(row)
+            return
+        reason = parsed.reason or ""
+        answer = ask(lambda session: session.operators.cancel_request(parsed.id, reason=reason))
+        print_json(answer) if parsed.json else print(f"request {parsed.id} is cancelled")
 
     return guarded(carry_out)

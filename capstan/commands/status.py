@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
 
 from capstan.commands.common import add_json, parser_for, print_json
-from catalog.errors import CapstanError
+from catalog.errors import CapstanError, Unavailable
 from catalog.units import show_seconds
+
+if TYPE_CHECKING:
+    from client.operatormessages import Status
 
 SECONDS_MAX = 1.8
 
@@ -22,7 +28,7 @@ def run(command: str, words: Sequence[str]) -> int:
     parsed = parser.parse_args(words)
     try:
         answer = _ask_once()
-    except (CapstanError, OSError) as exc:
+    except CapstanError as exc:
         answer = {"ok": False, "components": {"door": {"ok": False, "detail": str(exc)}}, "oldest_unsafe_seconds": None}
     if parsed.json:
         print_json(answer)
@@ -32,27 +38,16 @@ def run(command: str, words: Sequence[str]) -> int:
 
 
 def _ask_once() -> dict[str, Any]:
-    """One attempt over the standard library: the check must not hang in what it checks."""
-    import http.client
-    import json
-    from urllib.parse import urlsplit
+    from client.session import Session
 
-    from client.locations import doors_from
+    async def status() -> Status:
+        async with Session(patience_seconds=0.0) as session:
+            return await asyncio.wait_for(session.operators.status(), SECONDS_MAX)
 
-    door = doors_from()[0]
-    url = urlsplit(door.url)
-    connection = http.client.HTTPConnection(url.hostname or "127.0.0.1", url.port or 80, timeout=SECONDS_MAX)
     try:
-        connection.request("GET", "/api/capstan/v1/status", headers={"Authorization": f"Bearer {door.token}"})
-        response = connection.getresponse()
-        document = json.loads(response.read() or b"{}")
-    except (http.client.HTTPException, ValueError) as exc:
-        raise OSError(f"the door's answer cannot be read: {exc}") from exc
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise OSError(str(document.get("detail", f"HTTP {response.status}")))
-    return dict(document)
+        return cast("dict[str, Any]", msgspec.to_builtins(asyncio.run(status())))
+    except TimeoutError as exc:
+        raise Unavailable(what="the door", why=f"no answer within {SECONDS_MAX} s") from exc
 
 
 def _print(answer: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from capstan.commands.common import add_json, ask, guarded, parser_for, print_json
-from catalog.errors import NotFound
+from catalog.errors import BadRequest, NotFound
 from catalog.units import parse_seconds
 
 
@@ -16,7 +16,7 @@ def run(command: str, words: Sequence[str]) -> int:
         "capstan token make --owner ana --group cms --grant read:/exp --grant stage:/exp --lifetime 30d",
     )
     parser.add_argument("verb", choices=["show", "make", "revoke"])
-    parser.add_argument("id", nargs="?", help="revoke: the token's number")
+    parser.add_argument("id", nargs="?", type=int, help="revoke: the token's number")
     parser.add_argument("--owner", help="make: whose it is")
     parser.add_argument("--group", action="append", default=[], help="make: a group; may be repeated")
     parser.add_argument("--label", default="", help="make: what it is for")
@@ -41,17 +41,25 @@ def run(command: str, words: Sequence[str]) -> int:
                 raise NotFound(what="a recorded token (made by `capstan up` on this machine, for this user)")
             print_json({"token": found.secret(), "url": found.url}) if parsed.json else print(found.secret())
         elif parsed.verb == "make":
-            body = {
-                "label": parsed.label or f"made for {parsed.owner}",
-                "owner": parsed.owner,
-                "groups": parsed.group or [parsed.owner],
-                "grants": [grant.split(":", 1) for grant in parsed.grant],
-                "lifetime_seconds": parse_seconds(parsed.lifetime) if parsed.lifetime else None,
-            }
-            answer = ask("POST", "/api/capstan/v1/tokens", body)
-            print_json(answer) if parsed.json else print(answer["token"])
+            made = ask(
+                lambda session: session.operators.make_token(
+                    label=parsed.label or f"made for {parsed.owner}",
+                    owner=parsed.owner,
+                    groups=parsed.group or [parsed.owner],
+                    grants=[_grant(text) for text in parsed.grant],
+                    lifetime_seconds=parse_seconds(parsed.lifetime) if parsed.lifetime else None,
+                )
+            )
+            print_json(made) if parsed.json else print(made.token)
         else:
-            ask("DELETE", f"/api/capstan/v1/tokens/{parsed.id}")
+            ask(lambda session: session.operators.revoke_token(parsed.id))
             print_json({"revoked": parsed.id}) if parsed.json else print(f"token {parsed.id} is revoked")
 
     return guarded(carry_out)
+
+
+def _grant(text: str) -> tuple[str, str]:
+    action, colon, prefix = text.partition(":")
+    if not colon:
+        raise BadRequest(why=f"the grant {text!r} is not ACTION:PREFIX, such as read:/exp")
+    return action, prefix
