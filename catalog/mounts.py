@@ -198,6 +198,13 @@ async def recently_failed(connection: AsyncConnection, *, seconds: float) -> dic
     return failed
 
 
+async def write_failures(connection: AsyncConnection, *, drive: str, volume: str, outcome: str) -> tuple[set[str], int]:
+    """Of the newest mounts that ended with `outcome`: the volumes in `drive`, and how many of `volume`."""
+    arguments = {"drive": drive, "volume": volume, "outcome": outcome, "limit": 500}
+    rows = (await connection.execute(_SQL["failed_with"], arguments)).all()
+    return {row.volume for row in rows if row.drive == drive}, sum(row.volume == volume for row in rows)
+
+
 async def write_candidates(connection: AsyncConnection, library: str, candidates: Sequence[Candidate]) -> int:
     """Make these the candidates of `library`; how many rows changed."""
     kinds, keys = [one.kind for one in candidates], [one.key for one in candidates]

@@ -58,8 +58,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     commit_seconds: float = 0.1
     attempts_max: int = 4
     backoff_seconds: float = 5.0
-    #: files of one mount that could not be written before the volume is closed
+    #: mounts of one volume with a failed write, after which it is closed for writing
     write_failures_max: int = 2
+    #: volumes on which one drive failed to write, after which it goes down
+    drive_failures_max: int = 3
 
     # ---- when the mover flushes
     flush_bytes: int = 4 * 1024**3

@@ -34,6 +34,7 @@ _T = TypeVar("_T")
 
 WHO = "capstan"
 DONE = "done"
+WRITE_FAILED = "write failed"
 #: what the check of a volume says about it -> the state that it gets
 VERDICTS: dict[str, VolumeState] = {
     "wrong_label": VolumeState.DISABLED,
@@ -54,6 +55,7 @@ class Session:
     ) -> None:
         self._database, self._config, self._link = database, config, link
         self._bell, self._closing = bell, closing
+        self._turn: Turn | None = None
 
     async def run(self, mount: Mount) -> bool:
         """Carry the planned mount out; False when it could not be brought to its end and has to be cleaned up."""
@@ -100,8 +102,10 @@ class Session:
             await self._link.close()
             return str(error)
         except CapstanError as error:
-            if self._link.alive:
-                await self._link.close()
+            await self._link.close()
+            if isinstance(self._turn, WriteTurn) and self._turn.medium_failure is not None:
+                await self._blame_write(work, self._turn.medium_failure)
+                return f"{WRITE_FAILED}: {self._turn.medium_failure}"
             return f"{error.code}: {error}"
         except Exception as error:
             if not is_transient(error):
@@ -119,6 +123,7 @@ class Session:
                 turn = ReadTurn(context, seconds_max=self._config.read_turn_seconds if writes and not closed else None)
             else:
                 turn = WriteTurn(context, seconds_min=self._config.write_turn_seconds)
+            self._turn = turn
             await turn.run()
             closed = closed or (isinstance(turn, WriteTurn) and turn.closed)
             if turn.problem is not None:
@@ -136,6 +141,24 @@ class Session:
         if state is None:
             return
         await _set_state(self._database, "volume", work.volume, state.value, f"{error.verdict}: {error.why}")
+
+    async def _blame_write(self, work: MountWork, why: str) -> None:
+        """By evidence: a drive that failed with several volumes goes down, a volume that failed twice is closed."""
+        found = await _say(
+            self._database,
+            lambda connection: mounts.write_failures(
+                connection, drive=work.drive, volume=work.volume, outcome=WRITE_FAILED
+            ),
+        )
+        if found is None:
+            return
+        drive_volumes, volume_failures = found
+        if len(drive_volumes | {work.volume}) >= self._config.drive_failures_max:
+            reason = f"writing failed on {', '.join(sorted(drive_volumes | {work.volume}))}, the last time: {why}"
+            await _set_state(self._database, "drive", work.drive, "down", reason)
+        elif volume_failures + 1 >= self._config.write_failures_max:
+            reason = f"writing failed {volume_failures + 1} times, the last time: {why}"
+            await _set_state(self._database, "volume", work.volume, VolumeState.FULL.value, reason)
 
 
 async def unload(database: Database, config: Config, work: MountWork, outcome: str) -> bool:

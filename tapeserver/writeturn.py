@@ -15,14 +15,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import mounts, queues, recalls, replicas, volumes
 from catalog.archives import record_end
 from catalog.database import CACHE, EVENTS, PLANNER
+from catalog.errors import Retry, TapeError
 from catalog.queues import ClaimedArchive, DeadExtent
 from catalog.states import VolumeState
 from tapeserver import frames
 from tapeserver.frames import Committed, FileFields, FromMover, Loaded, Write, WriteFailed, WriteItem, Written
+from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
 from tapeserver.turns import Turn
 
 WHO = "capstan"
+#: the answers of a drive, as opposed to what is wrong with one file or with the cache
+DRIVE_CODES = frozenset(
+    error.code
+    for error in (TapeError, DriveFault, MediumError, WriteError, HardwareError, VolumeOverflow, NotReady, Fenced)
+)
+#: failures that are the cache's, after which the drive is given back
+CACHE_FAILURES_MAX = 50
 
 
 class WriteTurn(Turn):
@@ -35,9 +44,11 @@ class WriteTurn(Turn):
         self._began_at = context.now
         self._out: dict[int, ClaimedArchive] = {}
         self._remaining_bytes: int | None = None
-        self._failures = 0
+        self._cache_failures = 0
         #: the volume takes nothing more
         self.closed = False
+        #: what the drive said when it could not write
+        self.medium_failure: str | None = None
 
     async def loaded(self, message: Loaded) -> None:
         work = self.context.work
@@ -152,13 +163,25 @@ class WriteTurn(Turn):
         mine = {id: self._out.pop(id) for id in message.archive_ids if id in self._out}
         if not mine:
             return
-        work, config = self.context.work, self.context.config
+        work = self.context.work
         if message.volume_full:
-            await self._close_volume(list(mine), "it is full")
-            return
-        # A drive's or a medium's failure hits many files at once and is one; a replica's is that file's own.
-        medium = message.code not in ("replica_damaged", "cache_stream_broken", "dropped", "not_online", "not_found")
-        self._failures += 1 if medium else 0
+            await self._close_volume(list(mine))
+        elif message.code in DRIVE_CODES:
+            # The medium's or the drive's, never the files': it hits all that was not flushed at once.
+            self.medium_failure = f"{message.code}: {message.text}"
+            await self.context.commit(lambda connection: queues.release_archives(connection, work.epoch, list(mine)))
+        elif message.code == "dropped" or message.retry == Retry.LATER.value:
+            self._cache_failures += 1
+            if self._cache_failures > CACHE_FAILURES_MAX or not self._out:
+                self.problem = f"the cache does not give files: {message.text}"
+            await self.context.commit(lambda connection: queues.release_archives(connection, work.epoch, list(mine)))
+        else:
+            await self._files_failed(mine, message)
+        for channel in (PLANNER, CACHE):
+            self.context.database.wake(channel)
+
+    async def _files_failed(self, mine: dict[int, ClaimedArchive], message: WriteFailed) -> None:
+        work, config = self.context.work, self.context.config
 
         async def fail(connection: AsyncConnection) -> None:
             if message.code == "replica_damaged":
@@ -174,22 +197,19 @@ class WriteTurn(Turn):
             )
 
         await self.context.commit(fail)
-        for channel in (PLANNER, CACHE):
-            self.context.database.wake(channel)
-        if self._failures >= config.write_failures_max:
-            await self._close_volume([], f"{self._failures} failed writes, the last: {message.text}"[:500])
 
-    async def _close_volume(self, archive_ids: Collection[int], why: str) -> None:
+    async def _close_volume(self, archive_ids: Collection[int]) -> None:
         work = self.context.work
         self.closed = True
 
         async def close(connection: AsyncConnection) -> None:
             await recalls.fence(connection, work.epoch)
-            if archive_ids:
-                await queues.release_archives(connection, work.epoch, archive_ids)
+            await queues.release_archives(connection, work.epoch, archive_ids)
             volume = await volumes.volume_at(connection, work.volume)
             if volume.state is VolumeState.ACTIVE:
-                await volumes.set_state(connection, "volume", work.volume, VolumeState.FULL.value, who=WHO, reason=why)
+                await volumes.set_state(
+                    connection, "volume", work.volume, VolumeState.FULL.value, who=WHO, reason="it is full"
+                )
 
         await self.context.commit(close)
         self.context.database.wake(PLANNER)

@@ -50,6 +50,11 @@ select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at)
 from (select * from mount_history order by epoch desc limit :limit) as newest
 where outcome <> 'done' and outcome not like 'stopped: %' and ended_at > capstan_now() - make_interval(secs => :seconds);
 
+-- failed_with --
+-- The evidence for blame: newest first by epoch, so that old failures are forgotten as mounts go on.
+select drive, volume from (select * from mount_history order by epoch desc limit :limit) as newest
+where starts_with(outcome, :outcome) and (drive = :drive or volume = :volume);
+
 -- candidates_write --
 -- Only on change: most rounds write nothing.
 insert into candidate as c (kind, key, library, code, arguments)

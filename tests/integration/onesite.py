@@ -12,7 +12,7 @@ import random
 import signal
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,21 +130,22 @@ class Site:
         async with self.database.connection() as connection:
             return await connection.scalar(sa.text(statement), values)
 
-    async def mover_pids(self) -> dict[str, int]:
-        """drive -> pid of its mover, as the tape server's heartbeat says."""
-        detail = await self.scalar("select detail::text from server where kind = 'tapeserver'")
-        import json
-
-        return {drive: one["pid"] for drive, one in json.loads(detail)["movers"].items() if one["pid"]}
+    async def crash_tapeserver(self) -> None:
+        """End it without a word: nothing is unloaded, nothing given back; its movers die with it."""
+        assert self._tapeserver is not None
+        task, _ = self._tapeserver
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        self._tapeserver = None
 
     async def kill_movers(self) -> int:
-        """kill -9 every child that is a mover; how many."""
+        """kill -9 every mover; how many. They are children of the loop's own thread: their death signal follows it."""
         killed = 0
-        for entry in Path("/proc/self/task").iterdir():
-            for child in (entry / "children").read_text().split():
-                if b"tapeserver.mover" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    os.kill(int(child), signal.SIGKILL)
-                    killed += 1
+        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            if b"tapeserver.mover" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(int(child), signal.SIGKILL)
+                killed += 1
         return killed
 
 
