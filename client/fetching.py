@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +49,7 @@ class Fetch:
     timeout_seconds: float | None = None
     progress: Progress = no_progress
     on_waiting: OnWaiting = no_waiting
+    on_outcome: Callable[[Outcome], None] = lambda _: None
     outcomes: list[Outcome] = field(default_factory=list)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     _deadline: float | None = None
@@ -78,14 +79,15 @@ class Fetch:
                         try:
                             check_staged(file)
                         except CapstanError as exc:
-                            self.outcomes.append(Outcome(wanted=one, error=exc))
+                            self._ended(one, exc)
                         else:
                             group.create_task(self._one(one), name=f"fetch {one.entry.path}")
         except BaseExceptionGroup as exc:
             raise exc.exceptions[0] from exc
         except CapstanError as exc:
             # The wait is over (time, or no door): what has not come will not.
-            self.outcomes += [Outcome(wanted=one, error=exc) for ones in waiting.values() for one in ones]
+            for one in [one for ones in waiting.values() for one in ones]:
+                self._ended(one, exc)
 
     async def _one(self, one: Wanted) -> None:
         async with self._slots:
@@ -98,9 +100,14 @@ class Fetch:
                     on_waiting=self.on_waiting,
                 )
             except (CapstanError, OSError) as exc:
-                self.outcomes.append(Outcome(wanted=one, error=exc))
+                self._ended(one, exc)
             else:
-                self.outcomes.append(Outcome(wanted=one))
+                self._ended(one)
+
+    def _ended(self, one: Wanted, error: Exception | None = None) -> None:
+        outcome = Outcome(wanted=one, error=error)
+        self.outcomes.append(outcome)
+        self.on_outcome(outcome)
 
     def _left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
@@ -109,15 +116,13 @@ class Fetch:
 async def each(items: Sequence[T], work: Callable[[T], Awaitable[None]], *, parallel: int) -> None:
     """`work` on every item, at most `parallel` at a time, begun in order; an exception stops the rest."""
 
-    async def worker(source: AsyncIterator[T]) -> None:
-        async for item in source:
+    # One iterator shared by all workers: each takes the next item when it is free.
+    pending = iter(items)
+
+    async def worker() -> None:
+        for item in pending:
             await work(item)
 
-    async def drain() -> AsyncIterator[T]:
-        for item in pending:
-            yield item
-
-    pending = iter(items)
     async with asyncio.TaskGroup() as group:
         for _ in range(min(parallel, len(items))):
-            group.create_task(worker(drain()))
+            group.create_task(worker())

@@ -157,6 +157,9 @@ class FileLocation(Answer, omit_defaults=True):
     file_id: int = 0
     size: int = 0
     adler32: str = ""
+    #: 0: not told
+    mtime_ns: int = 0
+    mode: int = 0o644
     locality: str = ""
     #: readable by a process on `cache_host`; "" when it is on no disk
     cache_path: str = ""

@@ -283,7 +283,8 @@ def place_file(part: Path, local: Path, entry: Entry) -> None:
     """Give `part` the mtime and mode of `entry` and the name `local`, in that order; blocks."""
     part.touch(exist_ok=True)
     part.chmod(entry.mode & 0o777)
-    os.utime(part, ns=(entry.mtime_ns, entry.mtime_ns))
+    if entry.mtime_ns:
+        os.utime(part, ns=(entry.mtime_ns, entry.mtime_ns))
     part.replace(local)
 
 
