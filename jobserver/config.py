@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 
-class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str = "jobserver"
     host: str = "127.0.0.1"
     port: int = 0
@@ -23,7 +23,6 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     data_dir: Path = Path()
     #: the host's name as cache servers give it; equal: jobs can read cached files directly
     host_name: str = msgspec.field(default_factory=socket.gethostname)
-    log_level: str = "info"
 
     # ---- the batch system `local`
     #: jobs that run at once; 0: as many as the host has processors

@@ -38,6 +38,7 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
     Brings the schema `jobs` up to date first; the catalog's own must be. Raises BadConfig when another job server
     works in `data_dir`.
     """
+    _check(config)
     with _alone_in(config.data_dir):
         await upgrade(config.database_url)
         async with (
@@ -71,6 +72,13 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
                         task.cancel()
             finally:
                 await listener.close()
+
+
+def _check(config: Config) -> None:
+    """What has no sensible default. Raises BadConfig."""
+    for name in ("database_url", "door_urls", "token_file", "data_dir"):
+        if getattr(config, name) in ("", [], Path()):
+            raise BadConfig(source="jobserver", why=f"{name} is not set")
 
 
 def make_app(
