@@ -164,7 +164,7 @@ async def _status(session: Session, arguments: argparse.Namespace) -> int:
 
 
 async def _cancel(session: Session, arguments: argparse.Namespace) -> int:
-    return await _each_request(arguments, lambda request_id: session.staging.cancel(request_id), "cancelled")
+    return await _each_request(arguments, session.staging.cancel, "cancelled")
 
 
 async def _release(session: Session, arguments: argparse.Namespace) -> int:
