@@ -52,8 +52,7 @@ def server_url() -> Iterator[str]:
         yield url
         return
     _clear_up_after_killed_runs()
-    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_base_directory()))
-    directory.chmod(0o755)  # as root the server runs as nobody, and must get in
+    directory = _make_server_directory()
     (directory / "pid").write_text(str(os.getpid()))
     server = EmbeddedPostgres(directory)
     try:
@@ -64,6 +63,21 @@ def server_url() -> Iterator[str]:
         yield url
     finally:
         _remove(directory)
+
+
+def _make_server_directory() -> Path:
+    """A new directory for a server's data, to be removed by the caller."""
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_base_directory()))
+    directory.chmod(0o755)  # as root the server runs as nobody, and must get in
+    return directory
+
+
+@pytest.fixture
+def server_directory() -> Iterator[Path]:
+    """A directory for a server of the test's own; the test stops that."""
+    directory = _make_server_directory()
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _base_directory() -> Path:

@@ -36,8 +36,8 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def server(directory: Path) -> AsyncIterator[EmbeddedPostgres]:
-    found = EmbeddedPostgres(directory / "data")
+async def server(server_directory: Path) -> AsyncIterator[EmbeddedPostgres]:
+    found = EmbeddedPostgres(server_directory / "data")
     yield found
     await found.remove()
 
