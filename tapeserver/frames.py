@@ -180,7 +180,10 @@ class Stop(_Message, frozen=True):
 
 
 class Pong(_Message, frozen=True):
-    """`phase` is what the drive does now (load, locate, read, write, flush, wait, idle), and for how long."""
+    """`phase` is what the drive does now (load, locate, read, write, flush, wait, idle), and for how long.
+
+    Reading and writing begin anew with each buffer, so a long phase is one call that does not return.
+    """
 
     n: int
     phase: str = "idle"

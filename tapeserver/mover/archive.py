@@ -208,7 +208,9 @@ class Archive:
         """Write the blocks as they come; returns how many, and why the file is not good."""
         blocks = 0
         while True:
+            self._plan.enter("wait")
             message = self._wait_for(fetcher)
+            self._plan.enter("write")
             if isinstance(message, Ended):
                 return blocks, message.error
             assert isinstance(message, Block)

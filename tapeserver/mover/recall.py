@@ -108,14 +108,15 @@ class Recall:
 
     def _transfer(self, item: ReadItem, sender: CacheSender) -> int:
         """Read the blocks and hand them on; returns the checksum of the file's bytes."""
-        self._plan.enter("read")
         block_size = self._load.block_size
         block, skip = locate_member(item.first_block, item.byte_offset, block_size)
         remaining, checksum = item.size, ADLER32_START
         while remaining:
             if self._plan.read_dropped(item.file_id):
                 raise Dropped
+            self._plan.enter("wait")
             buffer = sender.buffer()
+            self._plan.enter("read")
             view = memoryview(buffer)
             filled, start = 0, skip
             try:
