@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -95,7 +94,7 @@ class BatchSync:
         programs = self._config.capstan_bin or str(Path(sys.executable).parent)
         environment = {
             "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
-            "HOME": pwd.getpwuid(os.geteuid()).pw_dir,
+            "HOME": os.path.expanduser("~"),
             "LANG": os.environ.get("LANG", "C.UTF-8"),
             "CAPSTAN_URL": ",".join(self._config.door_urls),
             "CAPSTAN_TOKEN_FILE": str(files.token),

@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 #: between two looks at one stage request; where its files are is looked at in every round
 _POLL_SECONDS = 2.0
 _POLLS_A_ROUND_MAX = 20
+#: jobs admitted or released at the same time; each takes a connection to the catalog now and then
+_AT_ONCE_MAX = 6
 _ENDED_ITEMS = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 #: further files of a whole volume that one request may hold
 _WHOLE_VOLUME_FILES_MAX = 100_000
@@ -56,6 +58,23 @@ class Carrier:
             chunk = inputs[start : start + PATHS_MAX]
             answers = await self._doors.whereis([item.path for item in chunk])
             self._knowledge.learn(chunk, answers, now=time.monotonic())
+
+    async def carry_out_all(
+        self, instructions: Sequence[Instruction], rows: Mapping[int, JobRow], snapshot: Snapshot
+    ) -> None:
+        """In their order, but what concerns one job alone for several jobs at once: many may become ready together."""
+        single = [one for one in instructions if isinstance(one, Admit | Renew | Release)]
+        for start in range(0, len(single), _AT_ONCE_MAX):
+            results = await asyncio.gather(
+                *(self.carry_out(one, rows, snapshot) for one in single[start : start + _AT_ONCE_MAX]),
+                return_exceptions=True,
+            )
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        for instruction in instructions:
+            if not isinstance(instruction, Admit | Renew | Release):
+                await self.carry_out(instruction, rows, snapshot)
 
     async def carry_out(self, instruction: Instruction, rows: Mapping[int, JobRow], snapshot: Snapshot) -> None:
         """Raises Unavailable when the door or the batch system does not answer: the next round decides anew."""

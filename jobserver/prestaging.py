@@ -153,8 +153,7 @@ class Prestager:
             by_id = {row.id: row for row in rows}
             if not found.instructions:
                 return
-            for instruction in found.instructions:
-                await self._carrier.carry_out(instruction, by_id, snapshot)
+            await self._carrier.carry_out_all(found.instructions, by_id, snapshot)
             rows = [row for row in await self._rows() if row.state not in ENDED_STATES]
             await self._learn_inputs(rows)
 

@@ -22,14 +22,14 @@ def sentences(job: JobView, snapshot: Snapshot, policy: Policy, *, admitted: boo
     if not missing:
         return ["all inputs are on disk; it is about to be released"]
     blocked = [file for file in missing if file.blocked]
-    found = [f"{len(files) - len(missing)} of {len(files)} inputs are on disk"]
-    found += _about_blocked(blocked, snapshot)
+    # What a user most wants to know comes first: clients show the first sentence.
+    found = _about_blocked(blocked, snapshot)
     found += _about_tries(missing, policy)
     if job.state is JobState.STAGING or admitted:
         found += _about_volumes(missing)
     elif not blocked:
         found.append(_about_space(files, snapshot, policy))
-    return found
+    return [*found, f"{len(files) - len(missing)} of {len(files)} inputs are on disk"]
 
 
 def _about_blocked(blocked: list[FileView], snapshot: Snapshot) -> list[str]:

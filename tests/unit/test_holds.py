@@ -131,7 +131,7 @@ def test_bytes_staged_ahead_of_release_stay_below_their_limit() -> None:
     jobs = [job(number, number) for number in range(1, 5)]
     found = decide(jobs, files, Policy(staged_bytes_max=100))
     assert found.instructions == (Admit(job=1), Admit(job=2))
-    assert any("wait for space" in sentence for sentence in found.waiting[3])
+    assert "wait for space" in found.waiting[3][0]
 
 
 def test_a_shared_file_counts_once_against_the_limit() -> None:
@@ -155,7 +155,7 @@ def test_a_job_that_can_never_fit_the_cache_fails_with_the_sizes() -> None:
 def test_unknown_cache_size_is_no_space_but_stops_no_job_that_has_everything() -> None:
     found = decide([job(1, 1), job(2, 2)], [file(1), file(2, on_disk=True)], cache_bytes=None)
     assert found.instructions == (Admit(job=2),)
-    assert "no cache server" in found.waiting[1][-1]
+    assert "no cache server" in found.waiting[1][0]
 
 
 def test_pins_of_running_jobs_take_cache_space_from_those_that_wait() -> None:
@@ -189,7 +189,7 @@ def test_a_job_with_a_library_down_waits_with_that_reason_and_takes_no_space() -
         ROOMY,
     )
     assert found.instructions == ()
-    assert "library west is down (robot arm); no other copy can be read of /exp/1" in found.waiting[1]
+    assert found.waiting[1][0] == "library west is down (robot arm); no other copy can be read of /exp/1"
 
 
 def test_an_admitted_job_that_is_blocked_gives_its_space_to_one_that_is_not() -> None:
