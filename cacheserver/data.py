@@ -250,21 +250,32 @@ class Transfers:
         response.content_length = length
         await response.prepare(request)
         if request.method != "HEAD" and length:
-            if request.transport is None:
-                raise ConnectionResetError("the client went away")
-            await send(
-                request.transport,
-                descriptor,
-                offset=offset,
-                length=length,
-                executor=self._service.threads,
-                call_bytes=self._config.sendfile_bytes,
-                idle_seconds_max=self._config.idle_seconds_max,
-            )
-            self._service.metrics.sent_bytes.labels("get").inc(length)
-            self._service.metrics.files_sent.labels("get").inc()
+            try:
+                await self._send_bytes(request, descriptor, offset, length)
+            except (ConnectionError, TimeoutError) as exc:
+                # Its affair; it sees a connection that ended early.
+                log.info("a client went away", replica=claims.replica_id, why=str(exc))
+                self._service.metrics.failures.labels("get", "client_gone").inc()
+                if request.transport is not None:
+                    request.transport.abort()
+                return response
         await response.write_eof()
         return response
+
+    async def _send_bytes(self, request: web.Request, descriptor: int, offset: int, length: int) -> None:
+        if request.transport is None:
+            raise ConnectionResetError("the client went away")
+        await send(
+            request.transport,
+            descriptor,
+            offset=offset,
+            length=length,
+            executor=self._service.threads,
+            call_bytes=self._config.sendfile_bytes,
+            idle_seconds_max=self._config.idle_seconds_max,
+        )
+        self._service.metrics.sent_bytes.labels("get").inc(length)
+        self._service.metrics.files_sent.labels("get").inc()
 
 
 def stored_answer(record: FileRecord) -> dict[str, object]:

@@ -41,7 +41,7 @@ async def send(
             if sent < 0:
                 raise OSError("the file is shorter than its size in the catalog")
             offset, length = offset + sent, length - sent
-            if transport.is_closing():
+            if length and transport.is_closing():
                 raise ConnectionResetError("the client went away")
             if length and not sent:
                 await _writable(loop, target, idle_seconds_max)

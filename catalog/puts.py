@@ -85,6 +85,8 @@ async def admit(
             raise Exists(path=path)
     chosen = await namespace.storage_class_for(connection, parent.id, storage_class)
     await _check_volumes(connection, chosen, size or 0)
+    expires_at = await connection.scalar(_SQL["url_expiry"], {"lifetime_seconds": lifetime_seconds})
+    # Last: it holds the server's row, which every other put wants too, until the commit.
     reservation = await reserve(
         connection,
         bytes=UNSIZED_STEP_BYTES if size is None else size,
@@ -92,7 +94,6 @@ async def admit(
         path=path,
         lifetime_seconds=lifetime_seconds + RESERVATION_SLACK_SECONDS,
     )
-    expires_at = await connection.scalar(_SQL["url_expiry"], {"lifetime_seconds": lifetime_seconds})
     claims = PutClaims(
         replica_id=reservation.id,
         parent_node=parent.id,
@@ -146,12 +147,15 @@ async def commit(
             },
         )
     ).one()
-    taken = await connection.scalar(_SQL["take_reservation"], {"id": claims.replica_id, "file": row.id, "size": size})
+    values = {"id": claims.replica_id, "file": row.id, "size": size}
+    taken = (await connection.execute(_SQL["take_reservation"], values)).one_or_none()
     if taken is None:
         raise BadSignature(why="it was used before, or its space has been given back")
     await queues.enqueue_archives(connection, [row.id])
     record = namespace.record_of(row, row.stored_path)
     await events.emit(connection, "file.stored", record.path, {"file_id": record.file_id, "size": size})
+    counted = {"server": taken.cache_server, "reserved": taken.bytes, "size": size}
+    await connection.execute(_SQL["count_in"], counted)
     return record
 
 

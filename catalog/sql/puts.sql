@@ -23,12 +23,19 @@ RETURNING *
 -- nothing of the transaction may stand.
 WITH taken AS (
     DELETE FROM reservation WHERE id = :id AND kind = 'put' RETURNING id, cache_server, bytes
-), counted AS (
-    UPDATE cache_server s SET reserved_bytes = s.reserved_bytes - t.bytes, used_bytes = s.used_bytes + CAST(:size AS bigint)
-    FROM taken t WHERE s.name = t.cache_server
+), arrived AS (
+    INSERT INTO replica (id, file, cache_server, size, origin)
+    SELECT id, CAST(:file AS bigint), cache_server, CAST(:size AS bigint), 'put' FROM taken
 )
-INSERT INTO replica (id, file, cache_server, size, origin)
-SELECT id, CAST(:file AS bigint), cache_server, CAST(:size AS bigint), 'put' FROM taken RETURNING id
+SELECT cache_server, bytes FROM taken
+
+-- count_in --
+-- The last statement before COMMIT: every put of a server changes this row, and holds it until its commit is on disk.
+-- So it comes behind the reservation, against the lock order: only a release of this very reservation could cross it,
+-- and then one of the two is run again.
+UPDATE cache_server SET reserved_bytes = reserved_bytes - CAST(:reserved AS bigint),
+                        used_bytes = used_bytes + CAST(:size AS bigint)
+WHERE name = :server
 
 -- first_result --
 -- What the first PUT with this reservation made, whatever has become of it since.
