@@ -1,4 +1,4 @@
-"""The promise of the counters: however queues are stormed, and whoever dies on the way, what they say is what is there."""
+"""The promise of the counters: however queues are stormed, and whoever dies, what they say is what is there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from catalog.errors import StaleEpoch
 from catalog.queues import Written
 from tests.store.media import make_copies, make_files, two_libraries, wait_for
 
-STEPS = 40
+STEPS = 20
 
 
 class Crash(Exception):
@@ -135,7 +135,7 @@ class Storm:
             self.crash_sometimes()
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 async def test_counters_are_exact_after_any_storm(database: Database, seed: int) -> None:
     async with database.transaction() as connection:
         await two_libraries(connection)
@@ -158,7 +158,7 @@ async def test_counters_are_exact_after_any_storm(database: Database, seed: int)
         assert await queues.drift(connection) == []
         claimed = sa.text("select count(*) from recall where state = 'claimed' or epoch is not null")
         assert await connection.scalar(claimed) == 0
-        stranded = sa.text("select count(*) from recall r where not exists (select from demand d where d.file = r.file)")
+        stranded = sa.text(
+            "select count(*) from recall r where not exists (select from demand d where d.file = r.file)"
+        )
         assert await connection.scalar(stranded) == 0
-
-

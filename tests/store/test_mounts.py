@@ -1,0 +1,172 @@
+"""Promises of mounts, leases and media: one mount per drive and volume, one decider, changes with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from catalog import endings, leases, mounts, volumes
+from catalog.database import Database
+from catalog.errors import BadRequest, NotFound, ReasonRequired, WrongState
+from catalog.mounts import Candidate, NewMount
+from catalog.states import MountState, VolumeState
+from tests.store.media import two_libraries
+
+SetClock = Callable[[datetime | None], Awaitable[None]]
+
+
+@pytest.fixture
+async def media(database: Database) -> Database:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    return database
+
+
+def wanted(drive: str, volume: str) -> NewMount:
+    return NewMount(drive=drive, volume=volume, purpose="recall", reason_code="recalls")
+
+
+async def test_a_drive_and_a_volume_are_in_one_mount_at_most_however_many_plan_at_once(media: Database) -> None:
+    async def plan(drive: str, volume: str) -> int | None:
+        async with media.transaction() as connection:
+            return await mounts.plan_mount(connection, wanted(drive, volume))
+
+    pairs = [(drive, volume) for drive in ("east1", "east2") for volume in ("E00001", "E00002", "E00003")]
+    epochs = await asyncio.gather(*(plan(*pair) for pair in pairs))
+    assert 1 <= len([epoch for epoch in epochs if epoch]) <= 2
+    async with media.connection() as connection:
+        live = await mounts.list_mounts(connection)
+    assert len({one.drive for one in live}) == len({one.volume for one in live}) == len(live)
+
+
+async def test_no_mount_across_libraries_or_in_a_drive_that_is_down(media: Database) -> None:
+    async with media.transaction() as connection:
+        assert await mounts.plan_mount(connection, wanted("east1", "W00001")) is None
+        await volumes.set_state(connection, "drive", "east1", "down", who="ann", reason="dirty")
+        assert await mounts.plan_mount(connection, wanted("east1", "E00001")) is None
+
+
+async def test_one_session_takes_a_mount_and_its_steps_are_those_of_the_table(media: Database) -> None:
+    async with media.transaction() as connection:
+        epoch = await mounts.plan_mount(connection, wanted("east1", "E00001"))
+        assert epoch is not None
+        work = await mounts.take(connection, epoch, "ts1")
+        assert work is not None
+        assert (work.generation, work.end_block, work.library) == (1, 2, "east")
+        assert await mounts.take(connection, epoch, "ts2") is None
+        assert await mounts.advance(connection, epoch, MountState.RUNNING)
+        assert await mounts.advance(connection, epoch, MountState.UNLOADING)
+    with pytest.raises(sa.exc.DBAPIError, match="may not move"):
+        async with media.transaction() as connection:
+            await mounts.advance(connection, epoch, MountState.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "state"),
+    [("drive", "east1", "down"), ("library", "east", "down"), ("volume", "E00001", "disabled")],
+)
+async def test_what_an_operator_takes_out_of_use_stops_its_mount_with_his_words(
+    media: Database, kind: str, name: str, state: str
+) -> None:
+    async with media.transaction() as connection:
+        epoch = await mounts.plan_mount(connection, wanted("east1", "E00001"))
+        other = await mounts.plan_mount(connection, wanted("west1", "W00001"))
+        assert epoch is not None
+        assert other is not None
+        assert await volumes.set_state(connection, kind, name, state, who="ann", reason="smoke")
+        assert not await volumes.set_state(connection, kind, name, state, who="ann", reason="smoke again")
+        reasons = await mounts.reasons_to_stop(connection, [epoch, other])
+        assert "smoke" in (reasons[epoch] or "")
+        assert reasons[other] is None
+        audited = (
+            await connection.execute(sa.text("select who, reason from audit where object = :n"), {"n": name})
+        ).all()
+        assert [tuple(row) for row in audited] == [("ann", "smoke")]
+
+
+async def test_a_change_needs_a_reason_an_object_and_an_allowed_step(media: Database) -> None:
+    async with media.transaction() as connection:
+        with pytest.raises(ReasonRequired):
+            await volumes.set_state(connection, "drive", "east1", "down", who="ann", reason=" ")
+        with pytest.raises(NotFound):
+            await volumes.set_state(connection, "drive", "nowhere", "down", who="ann", reason="x")
+        with pytest.raises(WrongState):
+            await volumes.set_state(connection, "volume", "E00001", "blank", who="ann", reason="x")
+        with pytest.raises(BadRequest):
+            await volumes.set_state(connection, "volume", "E00001", "purple", who="ann", reason="x")
+
+
+async def test_an_enabled_volume_is_again_what_it_was(media: Database) -> None:
+    async with media.transaction() as connection:
+        await volumes.set_state(connection, "volume", "E00001", "full", who="capstan", reason="it is full")
+        for volume, state in (("E00001", VolumeState.FULL), ("E00002", VolumeState.ACTIVE)):
+            await volumes.set_state(connection, "volume", volume, "disabled", who="ann", reason="look")
+            await volumes.set_state(connection, "volume", volume, "enabled", who="ann", reason="fine")
+            assert (await volumes.volume_at(connection, volume)).state is state
+
+
+async def test_archives_go_to_the_fullest_volume_that_has_room_and_is_not_mounted(media: Database) -> None:
+    async with media.transaction() as connection:
+        await connection.execute(sa.text("update volume set written_bytes = 5 where vid = 'E00002'"))
+        await connection.execute(sa.text("update volume set written_bytes = 9 where vid = 'E00003'"))
+        assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00003", "E00002", "E00001"]
+        await mounts.plan_mount(connection, wanted("east1", "E00003"))
+        await volumes.set_state(connection, "volume", "E00002", "full", who="ann", reason="x")
+        assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00001"]
+
+
+async def test_candidates_are_written_on_change_only_and_go_with_their_demand(media: Database) -> None:
+    one = Candidate(kind="volume", key="E00001", code="ready", arguments={"drive": "east1"})
+    two = Candidate(kind="pool", key="east", code="collecting", arguments={"wanted_files": 3})
+    async with media.transaction() as connection:
+        assert await mounts.write_candidates(connection, "east", [one, two]) == 2
+        assert await mounts.write_candidates(connection, "east", [two, one]) == 0
+        assert await mounts.write_candidates(connection, "west", []) == 0
+        assert await mounts.list_candidates(connection) == [two, one]
+        assert await mounts.write_candidates(connection, "east", [one]) == 1
+        assert await mounts.list_candidates(connection) == [one]
+
+
+async def test_a_volume_rests_after_a_failed_mount_but_not_after_one_that_somebody_stopped(media: Database) -> None:
+    async with media.transaction() as connection:
+        for volume, outcome in (("E00001", "done"), ("E00002", "the mover died"), ("E00003", "stopped: drive down")):
+            epoch = await mounts.plan_mount(connection, wanted("east1", volume))
+            assert epoch is not None
+            await endings.end_mount(connection, epoch, outcome)
+        failed = await mounts.recently_failed(connection, seconds=60)
+        assert {volume: outcome for volume, (_, outcome) in failed.items()} == {"E00002": "the mover died"}
+
+
+async def test_a_lease_has_one_holder_by_the_databases_clock(media: Database, set_clock: SetClock) -> None:
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+    await set_clock(start)
+    async with media.transaction() as connection:
+        first = await leases.acquire(connection, "planner:east", "ts1", seconds=10)
+        assert first is not None
+        assert await leases.acquire(connection, "planner:east", "ts2", seconds=10) is None
+        assert await leases.guard(connection, first)
+    await set_clock(start + timedelta(seconds=11))
+    async with media.transaction() as connection:
+        assert not await leases.guard(connection, first)
+        second = await leases.acquire(connection, "planner:east", "ts2", seconds=10)
+        assert second is not None
+        assert second.number > first.number
+        assert not await leases.renew(connection, first, seconds=10)
+        assert await leases.holders(connection, "planner:") == {"planner:east": "ts2"}
+        await leases.release(connection, second)
+        assert await leases.holders(connection, "planner:") == {"planner:east": None}
+        assert await leases.acquire(connection, "planner:east", "ts1", seconds=10) is not None
+
+
+async def test_a_restarted_holder_need_not_wait_and_its_former_self_is_out(media: Database) -> None:
+    async with media.transaction() as connection:
+        before = await leases.acquire(connection, "planner:east", "ts1", seconds=10)
+        after = await leases.acquire(connection, "planner:east", "ts1", seconds=10)
+        assert before is not None
+        assert after is not None
+        assert not await leases.guard(connection, before)
+        assert await leases.guard(connection, after)
