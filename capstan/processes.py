@@ -25,7 +25,7 @@ log = structlog.get_logger()
 PR_SET_PDEATHSIG = 1
 
 
-def run_process(kind: str, config: Path, *, ready_fd: int | None) -> int:
+def run_process(kind: str, config: Path, *, ready_fd: int | None) -> None:
     """Serve until SIGINT or SIGTERM. `ready_fd`: write the port there, as a line, once requests are answered."""
     if ready_fd is not None:
         _die_with_parent()
@@ -35,7 +35,6 @@ def run_process(kind: str, config: Path, *, ready_fd: int | None) -> int:
     # A package may know a better loop for its work than uvloop (which has no sendfile).
     with asyncio.Runner(loop_factory=getattr(server, "new_event_loop", uvloop.new_event_loop)) as runner:
         runner.run(_serve(kind, server, configuration, ready_fd))
-    return 0
 
 
 async def _serve(kind: str, server: Any, configuration: Configuration, ready_fd: int | None) -> None:

@@ -29,7 +29,7 @@ def run(command: str, words: Sequence[str]) -> int:
     parsed = parser.parse_intermixed_args(words)
     if parsed.verb == "drop" and not parsed.paths:
         parser.error("drop needs a PATH")
-    return guarded(_drop if parsed.verb == "drop" else _show, parsed)
+    return guarded(lambda: _drop(parsed) if parsed.verb == "drop" else _show(parsed), as_json=parsed.json)
 
 
 def _show(parsed: argparse.Namespace) -> None:

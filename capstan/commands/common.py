@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from catalog.errors import CapstanError
 from catalog.units import show_bytes, show_seconds
+from client.cli.common import ending
 
 if TYPE_CHECKING:
     from client.session import Session
@@ -48,24 +48,14 @@ def ask(question: Callable[[Session], Awaitable[T]]) -> T:
     return asyncio.run(converse())
 
 
-def guarded(function: Any, *arguments: Any) -> int:
-    """Run a command; a CapstanError becomes one line on stderr and its exit code."""
-    try:
-        return int(function(*arguments) or 0)
-    except CapstanError as exc:
-        report_error(exc)
-        return exit_code_of(exc)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+def guarded(work: Callable[[], None], *, as_json: bool = False) -> int:
+    """Run a command's work; its exit code. Errors end as one line on stderr."""
 
+    def done() -> int:
+        work()
+        return 0
 
-def report_error(error: CapstanError) -> None:
-    print(f"capstan: {error}", file=sys.stderr)
-
-
-def exit_code_of(error: CapstanError) -> int:
-    return {404: 4, 401: 5, 403: 5, 504: 6}.get(error.http_status, 1)
+    return ending("capstan", done, as_json=as_json)
 
 
 def print_json(document: Any) -> None:

@@ -31,7 +31,7 @@ def run(command: str, words: Sequence[str]) -> int:
         else:
             _print_section("", masked(configuration))
 
-    return guarded(carry_out)
+    return guarded(carry_out, as_json=parsed.json)
 
 
 def _print_section(name: str, tree: dict[str, Any]) -> None:

@@ -30,4 +30,4 @@ def run(command: str, words: Sequence[str]) -> int:
         asyncio.run(upgrade())
         print_json({"revision": migrate.head()}) if parsed.json else print(f"the schema is at {migrate.head()}")
 
-    return guarded(carry_out)
+    return guarded(carry_out, as_json=parsed.json)

@@ -32,7 +32,7 @@ def run(command: str, words: Sequence[str]) -> int:
             for sentence in answer.sentences:
                 print(f"  {sentence}")
 
-    return guarded(explain)
+    return guarded(explain, as_json=parsed.json)
 
 
 async def _explain_all(session: Session, objects: Sequence[str]) -> list[Explanation]:

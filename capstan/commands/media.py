@@ -60,7 +60,7 @@ def run(command: str, words: Sequence[str]) -> int:
         one.add_argument("--reason", required=True, help="why; it goes to the audit log")
     add_json(parser)
     parsed = parser.parse_args(words)
-    return guarded(_carry_out, command, parsed)
+    return guarded(lambda: _carry_out(command, parsed), as_json=parsed.json)
 
 
 def _describe(command: str) -> str:

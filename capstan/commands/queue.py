@@ -63,7 +63,7 @@ def run(command: str, words: Sequence[str]) -> int:
         else:
             _print_view(view)
 
-    return guarded(show)
+    return guarded(show, as_json=parsed.json)
 
 
 def _print_answer(answer: Any, as_json: bool) -> None:

@@ -37,4 +37,4 @@ def run(command: str, words: Sequence[str]) -> int:
         answer = ask(lambda session: session.operators.cancel_request(parsed.id, reason=reason))
         print_json(answer) if parsed.json else print(f"request {parsed.id} is cancelled")
 
-    return guarded(carry_out)
+    return guarded(carry_out, as_json=parsed.json)

@@ -55,7 +55,7 @@ def run(command: str, words: Sequence[str]) -> int:
             ask(lambda session: session.operators.revoke_token(parsed.id))
             print_json({"revoked": parsed.id}) if parsed.json else print(f"token {parsed.id} is revoked")
 
-    return guarded(carry_out)
+    return guarded(carry_out, as_json=parsed.json)
 
 
 def _grant(text: str) -> tuple[str, str]:

@@ -33,7 +33,8 @@ _HINTS = {
     "door_unreachable": "is the server running (`capstan up`), and is CAPSTAN_URL right?",
     "unauthenticated": "set CAPSTAN_TOKEN or CAPSTAN_TOKEN_FILE",
     "denied": "ask for a token that grants it",
-    "exists": "to replace it say --force, where the command has it",
+    "exists": "choose another name, or replace a file with --force (tput, tmv)",
+    "parent_missing": "make it first, as with `tmkdir -p`",
     "timed_out": "the server goes on with it; ask again later",
     "no_space": "try again later, when files on disk are safe on tape",
     "not_empty": "say -r to remove what it holds",
@@ -94,15 +95,26 @@ def run(
     command: Callable[[Session, argparse.Namespace], Awaitable[int]],
 ) -> int:
     """Run a command in a session; its exit code. All errors end here as one line on stderr."""
-    name, as_json = parser.prog.partition(" ")[0], bool(arguments.json)
+    return ending(
+        parser.prog.partition(" ")[0],
+        lambda: asyncio.run(_in_session(command, arguments)),
+        as_json=bool(arguments.json),
+        interrupted=lambda: str(getattr(arguments, "interrupted", "")),
+    )
+
+
+def ending(
+    name: str, work: Callable[[], int], *, as_json: bool = False, interrupted: Callable[[], str] = lambda: ""
+) -> int:
+    """The exit code of `work`; whatever it raises becomes one line on stderr, and a JSON document when one is due."""
     try:
-        return asyncio.run(_in_session(command, arguments))
+        return work()
     except UsageError as exc:
         complain(name, str(exc))
         print(f"{name}: `{name} --help` shows how", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        complain(name, getattr(arguments, "interrupted", "") or "interrupted")
+        complain(name, interrupted() or "interrupted")
         return INTERRUPTED
     except asyncio.CancelledError:
         complain(name, "ended by SIGTERM")
