@@ -266,7 +266,7 @@ async def storage_class_for(connection: AsyncConnection, parent_node: int, wante
         default = sa.select(tables.storage_class.c.name).where(tables.storage_class.c.is_default)
         nearest = await connection.scalar(default)
     if nearest is None:
-        raise UnknownStorageClass(name="(default)", known=await _class_names(connection))
+        raise UnknownStorageClass(name="(default)", known=", ".join(await _class_names(connection)))
     return str(nearest)
 
 
@@ -311,7 +311,7 @@ def _in_the_way(components: Sequence[str], depth: int) -> Exception:
 async def _known_class(connection: AsyncConnection, name: str) -> None:
     names = await _class_names(connection)
     if name not in names:
-        raise UnknownStorageClass(name=name, known=names)
+        raise UnknownStorageClass(name=name, known=", ".join(names))
 
 
 async def _class_names(connection: AsyncConnection) -> list[str]:
