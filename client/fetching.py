@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
+
 from catalog.errors import CapstanError
 from client.messages import Entry
 from client.session import Session
@@ -81,7 +83,9 @@ class Fetch:
                         except CapstanError as exc:
                             self._ended(one, exc)
                         else:
-                            group.create_task(self._one(one), name=f"fetch {one.entry.path}")
+                            entry = msgspec.structs.replace(one.entry, locality="DISK_AND_TAPE")
+                            now = Wanted(entry=entry, local=one.local)
+                            group.create_task(self._one(now), name=f"fetch {entry.path}")
         except BaseExceptionGroup as exc:
             raise exc.exceptions[0] from exc
         except CapstanError as exc:

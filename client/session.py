@@ -225,6 +225,7 @@ class Session:
         """412: perhaps an earlier put of the same file, whose answer was lost."""
         entry = await self.stat(path)
         if entry.is_directory or entry.size != local.stat().st_size or of_file(local) != entry.adler32:
+            refusal.args = (f"{path} exists already, with other content.",)
             raise refusal
         state = "safe on tape" if entry.safe else "on disk, not yet on tape"
         stored = Stored(

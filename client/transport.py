@@ -6,6 +6,7 @@ Tokens go to doors only: a redirect to another host or port is followed without 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -231,7 +232,8 @@ class Transport:
 
 def _why(exc: BaseException) -> str:
     if isinstance(exc, aiohttp.ClientConnectorError):
-        return exc.os_error.strerror or str(exc.os_error) or "no connection"
+        number = exc.os_error.errno
+        return os.strerror(number) if number and number > 0 else str(exc.os_error) or "no connection"
     if isinstance(exc, TimeoutError):
         return "no answer in time"
     return str(exc) or type(exc).__name__
