@@ -56,5 +56,10 @@ async def holders(connection: AsyncConnection, prefix: str) -> dict[str, str | N
     return {row.name: row.holder for row in rows}
 
 
+async def clock(connection: AsyncConnection) -> float:
+    """The one clock: seconds since 1970 by the database."""
+    return float(await connection.scalar(sa.text("select extract(epoch from capstan_now())")) or 0.0)
+
+
 def _key(lease: Lease) -> dict[str, object]:
     return {"name": lease.name, "holder": lease.holder, "number": lease.number}

@@ -112,6 +112,30 @@ async def list_mounts(
     return [Mount(**{**row, "state": MountState(row["state"])}) for row in rows]
 
 
+async def next_epochs(connection: AsyncConnection, count: int) -> list[int]:
+    """Fresh epochs of the one sequence, for work on a drive that no mount row stands for."""
+    statement = sa.text(
+        "select nextval(pg_get_serial_sequence('mount', 'epoch')) from generate_series(1, cast(:count as integer))"
+    )
+    return list((await connection.scalars(statement, {"count": count})).all())
+
+
+async def unchanged_for(connection: AsyncConnection, seconds: float) -> set[int]:
+    """Epochs of mounts that nobody has moved on for so long."""
+    statement = sa.text("select epoch from mount where changed_at < capstan_now() - make_interval(secs => :seconds)")
+    return set((await connection.scalars(statement, {"seconds": seconds})).all())
+
+
+async def make_partitions(connection: AsyncConnection) -> None:
+    """The partitions of history for this month and the next two. Safe to repeat."""
+    await connection.execute(sa.text("select make_history_partitions()"))
+
+
+async def catalog_id(connection: AsyncConnection) -> str:
+    """The id of this catalog, as volume labels carry it."""
+    return str(await connection.scalar(sa.select(tables.catalog_identity.c.id)))
+
+
 async def take(connection: AsyncConnection, epoch: int, tapeserver: str) -> MountWork | None:
     """A planned mount becomes this tapeserver's; None when it is gone or taken."""
     if await connection.scalar(_SQL["take"], {"epoch": epoch, "tapeserver": tapeserver}) is None:

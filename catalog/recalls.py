@@ -212,6 +212,12 @@ async def abandoned_of(connection: AsyncConnection, epoch: int) -> list[int]:
     return list((await connection.scalars(statement, {"epoch": epoch})).all())
 
 
+async def anybody_waits(connection: AsyncConnection, volume: str) -> bool:
+    """Whether a recall that may be served now wants `volume`."""
+    statement = sa.text("select exists (select from demand where volume = :volume and created_at <= capstan_now())")
+    return bool(await connection.scalar(statement, {"volume": volume}))
+
+
 async def withdraw_volume(connection: AsyncConnection, volume: str, *, limit: int = 100_000) -> list[int]:
     """The copies on `volume` are gone: its demand goes. The files that no other copy is left for (recalls kept)."""
     files = (await connection.scalars(_SQL["recalls_of_volume"], {"volume": volume, "limit": limit})).all()

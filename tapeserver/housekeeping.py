@@ -11,12 +11,10 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
-import sqlalchemy as sa
 import structlog
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, mounts, queues, replicas, tables, volumes
+from catalog import endings, mounts, queues, reading, replicas, volumes
 from catalog.database import PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.states import DriveState, LibraryState, MountState, VolumeState
@@ -92,23 +90,22 @@ class Housekeeping:
             loop.drive: {"ok": loop.usable, "pid": loop.mover_pid, "phase": loop.phase[0], "seconds": loop.phase[1]}
             for loop in self._drives
         }
-        server = tables.server
-        values = {
-            "url": self._url,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "heartbeat_at": sa.func.capstan_now(),
-            "detail": {"movers": movers, "libraries": self._planned_libraries()},
-        }
-        row = insert(server).values(kind="tapeserver", name=self._config.name, **values)
+        detail = {"movers": movers, "libraries": self._planned_libraries()}
         async with self._database.transaction() as connection:
-            await connection.execute(row.on_conflict_do_update(index_elements=["kind", "name"], set_=values))
+            await reading.register_server(
+                connection,
+                kind="tapeserver",
+                name=self._config.name,
+                url=self._url,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                detail=detail,
+            )
             if usable:
                 await volumes.attach_drives(connection, usable, self._config.name)
 
     async def _partitions(self) -> None:
-        async with self._database.transaction() as connection:
-            await connection.execute(sa.text("select make_history_partitions()"))
+        await self._database.run(mounts.make_partitions)
 
     async def _libraries(self) -> None:
         """A library that cannot be used is unreachable; one that can again is up. An operator's "down" stands."""
@@ -154,16 +151,7 @@ class Housekeeping:
         async with self._database.connection() as connection:
             live = await mounts.list_mounts(connection)
             silent = {one.name for one in await volumes.list_drives(connection) if not one.attached}
-            old = set(
-                (
-                    await connection.scalars(
-                        sa.select(tables.mount.c.epoch).where(
-                            tables.mount.c.changed_at
-                            < sa.func.capstan_now() - sa.func.make_interval(0, 0, 0, 0, 0, 0, PLANNED_SECONDS_MAX)
-                        )
-                    )
-                ).all()
-            )
+            old = await mounts.unchanged_for(connection, PLANNED_SECONDS_MAX)
         for mount in live:
             if mount.drive in mine or mount.drive not in silent or mount.epoch not in old:
                 continue

@@ -10,9 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import sqlalchemy as sa
-
-from catalog import tables, volumes
+from catalog import mounts, volumes
 from catalog.database import Database
 from catalog.errors import NotFound
 from catalog.model import BLOCK_SIZE
@@ -40,12 +38,10 @@ async def label_volumes(
             if one.state is not VolumeState.BLANK
         }
         library = next((one for one in await volumes.list_libraries(connection) if one.name == library_name), None)
-        catalog_id = await connection.scalar(sa.select(tables.catalog_identity.c.id))
+        catalog_id = await mounts.catalog_id(connection)
         drives = [one.name for one in await volumes.list_drives(connection, library=library_name)]
         new = [vid for vid in vids if vid not in known]
-        epochs = [
-            await connection.scalar(sa.text("select nextval(pg_get_serial_sequence('mount', 'epoch'))")) for _ in new
-        ]
+        epochs = await mounts.next_epochs(connection, len(new))
     if library is None or not drives:
         raise NotFound(what=f"library {library_name} with a drive")
     changer = open_library(library.spec)
@@ -58,7 +54,7 @@ async def label_volumes(
                 drive=drives[number % len(drives)],
                 volume=vid,
                 generation=FIRST_GENERATION,
-                catalog_id=str(catalog_id),
+                catalog_id=catalog_id,
                 purpose="label",
                 block_size=BLOCK_SIZE,
                 pool=pool,

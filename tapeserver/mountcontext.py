@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import identity, mounts, recalls
+from catalog import identity, leases, mounts, recalls
 from catalog.database import Database, is_transient
 from catalog.mounts import MountWork
 from catalog.signing import BulkClaims, sign
@@ -71,7 +70,7 @@ class MountContext:
             async with self.database.connection() as connection:
                 reasons = await mounts.reasons_to_stop(connection, [epoch])
                 self.abandoned = await recalls.abandoned_of(connection, epoch)
-                self.recalls_wait = bool(await connection.scalar(_RECALLS_WAIT, {"volume": volume}))
+                self.recalls_wait = await recalls.anybody_waits(connection, volume)
         except Exception as error:
             # No news is no reason to stop; what must be committed says so itself when it cannot be.
             if not is_transient(error):
@@ -112,14 +111,10 @@ class MountContext:
 
         async def signed(connection: AsyncConnection) -> str:
             keys = await identity.signing_keys(connection)
-            now = float(await connection.scalar(_NOW) or 0.0)
+            now = await leases.clock(connection)
             claims = BulkClaims(cache_server=cache_server, epoch=self.work.epoch, expires_at=now + URL_SECONDS)
             return f"{cache_url.rstrip('/')}/bulk/{way}?sig={sign(claims, keys)}"
 
         url = await self.commit(signed)
         self._urls[cache_server, way] = (url, self.now)
         return url
-
-
-_NOW = sa.text("select cast(extract(epoch from capstan_now()) as double precision)")
-_RECALLS_WAIT = sa.text("select exists (select from demand where volume = :volume and created_at <= capstan_now())")
