@@ -42,6 +42,8 @@ async def fail_recalls(
     told = {failure.file_id: failure for failure in failures}
     if not told:
         return []
+    # Before the recalls, or a cancel, which holds its request, would meet this in a deadlock.
+    await stage_items.lock_requests(connection, sorted(told))
     await connection.execute(_QUEUES["recalls_lock"], {"files": sorted(told)})
     again: list[int] = []
     abandoned: list[int] = []

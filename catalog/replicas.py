@@ -192,6 +192,8 @@ async def commit_recalled(connection: AsyncConnection, arrivals: Sequence[Recall
     if deleted:
         await connection.execute(_SQL["evict_arrivals_of_deleted"], {"ids": ids, "files": sorted(deleted)})
     if arrived:
+        # Before the recalls, or a cancel, which holds its request, would meet this in a deadlock.
+        await stage_items.lock_requests(connection, arrived)
         await queues.finish_recalls(connection, arrived)
         await stage_items.complete_items(connection, [file for file in arrived if file not in deleted])
         await events.emit_many(

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from catalog import namespace, queues, staging
+from catalog import namespace, queues, replicas, staging
 from catalog.database import Database
 from catalog.errors import NotFound, NotInRequest
 from catalog.model import Action, Grant, Principal
@@ -215,3 +215,39 @@ async def test_ten_thousand_files_are_accepted_fast_and_resolved_set_based(datab
     assert accepted < 2
     async with database.connection() as connection:
         assert (await staging.request_at(connection, request)).items_live == 10_000
+
+
+async def test_cancels_and_arrivals_of_the_same_files_do_not_meet_in_a_deadlock(database: Database) -> None:
+    async with database.transaction() as connection:
+        world = World(connection)
+        await world.media()
+        ann = await world.principal()
+        await world.many_files(await world.directory("/d"), 12, volume="E00001")
+        paths = [f"/d/f{number}" for number in range(1, 13)]
+        requests = [await submitted(world, ann, *paths) for _ in range(3)]
+        files = [target.file_id for target in await namespace.resolve_many(connection, paths)]
+        reserved = (
+            "insert into reservation (cache_server, bytes, kind, file, expires_at) values ('cache1', 10, 'recall',"
+        )
+        ids = [
+            (await world.run(reserved + " :f, capstan_now() + '1 h') returning id", f=file)).scalar_one()
+            for file in files
+        ]
+        await world.run("update cache_server set reserved_bytes = 120")
+
+    async def cancel(request: int) -> None:
+        for path in paths:
+            async with database.transaction() as connection:
+                await staging.cancel(connection, request, [path])
+
+    async def arrive() -> None:
+        for reservation, file in reversed(list(zip(ids, files, strict=True))):
+            async with database.transaction() as connection:
+                arrival = replicas.Recalled(reservation_id=reservation, file_id=file)  # type: ignore[arg-type]
+                await replicas.commit_recalled(connection, [arrival])
+
+    # No retry here: a deadlock would be an error.
+    await asyncio.gather(arrive(), *(cancel(request) for request in requests))
+    async with database.connection() as connection:
+        for request in requests:
+            assert (await staging.request_at(connection, request)).state == "ended"
