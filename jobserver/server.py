@@ -31,6 +31,9 @@ from jobserver.prestaging import Prestager, wake_on_events
 
 log = structlog.get_logger(__name__)
 
+#: with no door for so long it serves all the same, and registers when one comes
+FIRST_HEARTBEAT_SECONDS_MAX = 20.0
+
 
 async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.Event) -> None:
     """Run until `stop` is set; `ready` is called with the port. Jobs that run go on, and the next start adopts them.
@@ -58,13 +61,15 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
             listener = await listen(app, host=config.host, port=config.port)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    url = f"http://{config.host}:{listener.port}"
+                    url, told = f"http://{config.host}:{listener.port}", asyncio.Event()
                     working = [
                         tasks.create_task(batch.run(on_change=prestager.wake), name="local-batch"),
                         tasks.create_task(prestager.run(), name="prestager"),
                         tasks.create_task(wake_on_events(doors, prestager), name="events"),
-                        tasks.create_task(_tell_doors(config, doors, url), name="heartbeat"),
+                        tasks.create_task(_tell_doors(config, doors, url, told), name="heartbeat"),
                     ]
+                    # Before a door knows of this server, nobody reaches it: it does not serve yet.
+                    await _first_of(told, stop, seconds=FIRST_HEARTBEAT_SECONDS_MAX)
                     ready(listener.port)
                     log.info("job server ready", url=url)
                     await stop.wait()
@@ -107,20 +112,29 @@ def make_app(
     return app
 
 
-async def _tell_doors(config: Config, doors: Doors, url: str) -> None:
-    """The heartbeat by which doors find this server."""
+async def _tell_doors(config: Config, doors: Doors, url: str, told: asyncio.Event) -> None:
+    """The heartbeat by which doors find this server; `told` is set after the first that was heard."""
     body = ServerBody(kind="jobserver", name=config.name, url=url, host=config.host_name, pid=os.getpid())
     silent = False
     while True:
         try:
             await doors.heartbeat(body)
+            told.set()
             silent = False
             pause = config.heartbeat_seconds
         except CapstanError as error:
             if not silent:
                 log.warning("no door was told of this job server", reason=str(error))
-            silent, pause = True, 0.5
+            silent, pause = True, 0.25
         await asyncio.sleep(pause)
+
+
+async def _first_of(*events: asyncio.Event, seconds: float) -> None:
+    """Return when one of them is set, or the time is over."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 @contextmanager

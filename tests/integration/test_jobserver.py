@@ -37,10 +37,10 @@ class Site:
         ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
         self._server = asyncio.create_task(serve(self.config, ready=ready.set_result, stop=self._stop))
-        done, _ = await asyncio.wait({self._server, ready}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-        if self._server in done:
-            self._server.result()
-        self.url = f"http://127.0.0.1:{ready.result()}/api/jobs/v1/jobs"
+        self._server.add_done_callback(lambda _: ready.done() or ready.cancel())
+        async with asyncio.timeout(30):
+            port = await ready
+        self.url = f"http://127.0.0.1:{port}/api/jobs/v1/jobs"
 
     async def stop(self) -> None:
         self._stop.set()
