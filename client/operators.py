@@ -23,7 +23,7 @@ from client.transport import Transport
 _API = "/api/capstan/v1"
 #: a drop of many files is many transactions before its answer
 DROP_SILENCE_SECONDS = 600.0
-STATUS_SECONDS = 1.8
+STATUS_SECONDS = 1.3
 
 
 class Operators:
