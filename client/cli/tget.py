@@ -68,7 +68,8 @@ async def _tget(session: Session, arguments: argparse.Namespace) -> int:
         await _fetch(session, wanted, arguments, results, display)
     if not arguments.json:
         sizes = [item["size"] for item in results.items if item["ok"] and "size" in item]
-        print(f"{counted(len(sizes), 'file')}, {show_bytes(sum(sizes))}")
+        if sizes or not results.errors:
+            print(f"{counted(len(sizes), 'file')}, {show_bytes(sum(sizes))}")
     return results.report(as_json=arguments.json)
 
 

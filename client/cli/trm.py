@@ -68,8 +68,9 @@ async def _trm(session: Session, arguments: argparse.Namespace) -> int:
     for path in sorted(set(directories), key=lambda path: path.count("/"), reverse=True):
         if path != "/":
             await one(path)
-    if not arguments.json:
-        print(f"{counted(sum(1 for item in results.items if item['ok']), 'name')} removed")
+    removed = sum(1 for item in results.items if item["ok"])
+    if not arguments.json and (removed or not results.errors):
+        print(f"{counted(removed, 'name')} removed")
     return results.report(as_json=arguments.json)
 
 

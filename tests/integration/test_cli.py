@@ -1,0 +1,305 @@
+"""Promises of the user commands, against a whole site: real catalog, door, cache server, movers and virtual tape."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from catalog.database import Database
+from tests.integration.onesite import Site, content, eventually, running_site
+
+pytestmark = pytest.mark.timeout(120)
+
+Answer = tuple[int, str, str]
+Run = Callable[..., Awaitable[Answer]]
+
+
+@pytest.fixture
+async def site(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    (tmp_path / "site").mkdir()
+    # The servers run in this process, and their events are not the commands' output.
+    events = (tmp_path / "events").open("w")
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(events))
+    async with running_site(database, tmp_path / "site") as found:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("CAPSTAN_URL", found.url)
+        monkeypatch.setenv("CAPSTAN_TOKEN", found.token)
+        (tmp_path / "user").mkdir()
+        monkeypatch.chdir(tmp_path / "user")
+        yield found
+    structlog.reset_defaults()
+    events.close()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """A command with its arguments -> exit code, stdout, stderr. In a thread, for the site lives in this loop."""
+
+    async def one(command: str, *arguments: str) -> Answer:
+        main = importlib.import_module(f"client.cli.{command}").main
+        capsys.readouterr()
+        try:
+            code = await asyncio.to_thread(main, list(arguments))
+        except SystemExit as exc:
+            code = int(str(exc.code))
+        return code, *capsys.readouterr()
+
+    return one
+
+
+def document(answer: Answer) -> dict[str, Any]:
+    """The one JSON document on stdout."""
+    lines = answer[1].splitlines()
+    assert len(lines) == 1, answer
+    found: dict[str, Any] = json.loads(lines[0])
+    return found
+
+
+def make_tree(directory: Path) -> dict[str, bytes]:
+    files = {
+        "a.dat": content(1, 300_000),
+        "b.dat": content(2, 9_000_000),
+        "sub/c d%#?é": content(3, 1_000),
+        "sub/empty": b"",
+    }
+    for name, data in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data)
+    (directory / "bare").mkdir()
+    return files
+
+
+def read_tree(directory: Path) -> dict[str, bytes]:
+    return {str(one.relative_to(directory)): one.read_bytes() for one in directory.rglob("*") if one.is_file()}
+
+
+async def test_a_tree_goes_to_tape_and_comes_back(site: Site, run: Run) -> None:
+    files = make_tree(Path("D"))
+    os.symlink("a.dat", "D/link")
+    os.mkfifo("D/fifo")
+
+    code, out, err = await run("tput", "-r", "D", "/exp/a")
+    assert (code, out) == (0, "4 files, 9.3 MB: on disk, not yet on tape\n")
+    assert "1 link and 1 special file skipped" in err
+
+    # Again: nothing is sent twice, and --wait comes back when all is safe.
+    again = await run("tput", "-r", "--wait", "--json", "D", "/exp/a")
+    items = [item for item in document(again)["items"] if item["kind"] == "file"]
+    assert [item["already"] for item in items] == [True] * 4
+    assert {item["state"] for item in items} == {"safe on tape"}
+
+    code, out, _ = await run("tls", "-l", "-r", "/exp")
+    assert code == 0
+    assert out.count("disk+tape") == 4
+
+    await site.drop_from_cache("/exp")
+
+    async def on_tape_only() -> bool:
+        return "disk" not in (await run("tls", "-l", "-r", "/exp"))[1]
+
+    await eventually(on_tape_only)
+    code, out, _ = await run("tget", "-r", "/exp/a", "E")
+    assert (code, out) == (0, "4 files, 9.3 MB\n")
+    assert read_tree(Path("E")) == files
+    assert Path("E/bare").is_dir()
+    for name in files:
+        assert Path("E", name).stat().st_mtime_ns == Path("D", name).stat().st_mtime_ns
+    # The recall was this command's: nothing stays pinned for it.
+    assert await site.scalar("select count(*) from pin") == 0
+
+
+async def test_staging_ahead_of_need(site: Site, run: Run) -> None:
+    make_tree(Path("D"))
+    assert (await run("tput", "-r", "--wait", "D", "/exp"))[0] == 0
+    await site.drop_from_cache("/exp")
+    answer = await run("tstage", "--wait", "--json", "/exp/*.dat", "/exp/none", "--timeout", "60")
+    assert answer[0] == 3
+    found = document(answer)
+    assert [item["ok"] for item in found["items"]] == [False, True, True]
+    assert (await run("tls", "-l", "/exp/a.dat"))[1].startswith("disk+tape")
+    code, out, _ = await run("tstage", "status", found["request_id"])
+    assert code == 0
+    assert "2 files: 2 completed" in out
+    assert await site.scalar("select count(*) from pin") == 2
+    assert (await run("tstage", "release", found["request_id"]))[0] == 0
+    assert await site.scalar("select count(*) from pin") == 0
+    assert (await run("tstage", "status", "999999"))[0] == 4
+
+
+async def test_where_things_are_put(site: Site, run: Run) -> None:
+    Path("f").write_bytes(b"f")
+    Path("g").write_bytes(b"gg")
+    assert (await run("tmkdir", "-p", "/exp/dir"))[0] == 0
+    assert (await run("tput", "f", "/exp/name"))[0] == 0
+    assert (await run("tput", "f", "/exp/dir"))[0] == 0
+    assert (await run("tput", "f", "g", "/exp/new"))[0] == 0
+    listed = document(await run("tls", "-r", "--json", "/exp"))["items"]
+    files = [entry["path"] for entry in listed if entry["kind"] == "file"]
+    assert files == ["/exp/dir/f", "/exp/name", "/exp/new/f", "/exp/new/g"]
+
+    # Several into one directory, as a shell's cp does; a single name is the file's.
+    assert (await run("tget", "/exp/new/*", "in"))[0] == 0
+    assert sorted(os.listdir("in")) == ["f", "g"]
+    assert (await run("tget", "/exp/new/g", "copy"))[0] == 0
+    assert Path("copy").read_bytes() == b"gg"
+
+    # Of several, what can be done is done.
+    assert (await run("tmv", "/exp/name", "/exp/none", "/exp/new", "/exp/dir"))[0] == 3
+    assert (await run("tls", "-r", "/exp/dir"))[1].split() == ["f", "name", "new/", "new/f", "new/g"]
+
+
+async def test_names_are_renamed_and_removed(site: Site, run: Run) -> None:
+    make_tree(Path("D"))
+    assert (await run("tput", "-r", "D", "/exp"))[0] == 0
+    assert (await run("tmv", "/exp/a.dat", "/exp/sub/"))[0] == 0
+    code, _, err = await run("tmv", "/exp/b.dat", "/exp/sub/a.dat")
+    assert (code, "exists already" in err) == (1, True)
+    assert (await run("trm", "/exp"))[0] == 2
+    code, out, _ = await run("trm", "-r", "/exp")
+    assert (code, out) == (0, "7 names removed\n")
+    assert document(await run("tls", "--json"))["items"] == []
+    assert document(await run("tls", "--json", "/")) == {"items": []}
+
+
+async def test_an_existing_name_is_replaced_only_when_told(site: Site, run: Run) -> None:
+    Path("f").write_bytes(b"one")
+    Path("g").write_bytes(b"two")
+    assert (await run("tput", "f", "/exp/f"))[0] == 0
+    assert (await run("tput", "f", "/exp/f"))[0] == 0
+    code, _, err = await run("tput", "g", "/exp/f")
+    assert code == 1
+    assert "with other content" in err
+    assert "--force" in err
+    assert (await run("tput", "--force", "g", "/exp/f"))[0] == 0
+    assert (await run("tget", "/exp/f", "h"))[0] == 0
+    assert Path("h").read_bytes() == b"two"
+
+
+WRONG: tuple[tuple[str, list[str], int], ...] = (
+    ("tls", ["/none"], 4),
+    ("tget", ["/none", "x"], 4),
+    ("tput", ["nofile", "/exp/x"], 4),
+    ("tput", ["here", "/exp/../x"], 1),
+    ("tput", ["--class", "none", "here", "/exp/x"], 1),
+    ("tput", ["."], 2),
+    ("tput", [".", "/exp"], 2),
+    ("tput", ["-j", "0", "here", "/x"], 2),
+    ("tput", ["here", "here", "/exp/"], 2),
+    ("tget", ["onlyone"], 2),
+    ("tmkdir", ["/no/parent"], 1),
+    ("trm", ["/none"], 4),
+    ("tstage", [], 2),
+    ("tstage", ["status"], 2),
+    ("tjob", ["submit", "true"], 2),
+    ("tjob", ["submit"], 2),
+)
+
+
+async def test_errors_have_an_exit_code_and_say_what_is_wrong(site: Site, run: Run) -> None:
+    Path("here").write_bytes(b"x")
+    for command, arguments, code in WRONG:
+        answer = await run(command, *arguments)
+        assert (answer[0], answer[1]) == (code, ""), (command, arguments, answer)
+        assert answer[2].startswith((f"{command}: ", "usage: "))
+        assert "Traceback" not in answer[2]
+
+
+async def test_a_bad_token_is_denied_and_a_dead_door_is_named(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAPSTAN_TOKEN", "wrong")
+    code, _, err = await run("tls", "/")
+    assert (code, "CAPSTAN_TOKEN" in err) == (5, True)
+    monkeypatch.setenv("CAPSTAN_URL", "http://127.0.0.1:9")
+    code, out, err = await run("tls", "--json", "/")
+    assert code == 1
+    assert os.strerror(errno.ECONNREFUSED) in err
+    assert json.loads(out)["errors"][0]["error"]["code"] == "door_unreachable"
+
+
+async def test_the_next_door_of_the_list_is_used(site: Site, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPSTAN_URL", f"http://127.0.0.1:9,{site.url}")
+    assert (await run("tls", "/"))[0] == 0
+
+
+async def test_a_wait_for_tape_that_cannot_come_ends_in_time_and_says_why(site: Site, run: Run) -> None:
+    Path("f").write_bytes(b"data")
+    assert (await run("tput", "--wait", "f", "/exp/f"))[0] == 0
+    await site.drop_from_cache("/exp")
+    for library in ("east", "west"):
+        await site.set_state("libraries", library, "down")
+    code, _, err = await run("tget", "--timeout", "0.5", "/exp/f", "g")
+    assert code == 6
+    assert "It waits:" in err
+    assert not Path("g").exists()
+    assert await site.scalar("select count(*) from recall") == 0
+
+
+async def test_a_jobs_input_list_is_copied_from_the_cache_and_else_fetched(site: Site, run: Run) -> None:
+    files = {f"/exp/{name}": content(number, 50_000) for number, name in enumerate("abc")}
+    for path, data in files.items():
+        Path(path[5:]).write_bytes(data)
+        assert (await run("tput", path[5:], path))[0] == 0
+    Path("readable").write_bytes(files["/exp/a"])
+    Path("damaged").write_bytes(content(9, 50_000))
+    Path("list").write_text("/exp/a\treadable\n/exp/b\tdamaged\n/exp/c\t\n")
+    code, out, _ = await run("tget", "--list", "list", "w")
+    assert (code, out) == (0, "3 files, 150.0 kB\n")
+    assert read_tree(Path("w")) == {path[5:]: data for path, data in files.items()}
+
+
+async def test_equal_base_names_are_refused_before_anything_is_copied(site: Site, run: Run) -> None:
+    Path("f").write_bytes(b"x")
+    Path("list").write_text("/exp/a/f\tf\n/exp/b/f\tf\n")
+    code, _, err = await run("tget", "--list", "list", "w")
+    assert code == 1
+    assert "/exp/a/f and /exp/b/f have the same base name" in err
+    assert not Path("w").exists()
+
+
+async def test_sigint_ends_with_130_one_line_and_a_part_to_go_on_from(site: Site, run: Run) -> None:
+    data = content(5, 30_000_000)
+    Path("f").write_bytes(data)
+    assert (await run("tput", "f", "/exp/f"))[0] == 0
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _SLOW_TGET, "/exp/f", "g", env=dict(os.environ), stderr=asyncio.subprocess.PIPE,
+        cwd=Path.cwd(),
+    )  # fmt: skip
+
+    async def something_arrived() -> bool:
+        return any(part.stat().st_size for part in Path().glob("g.*.part"))
+
+    await eventually(something_arrived)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert (process.returncode, err.count(b"\n")) == (130, 1)
+    assert b"interrupted" in err
+    assert not Path("g").exists()
+    assert (await run("tget", "/exp/f", "g"))[0] == 0
+    assert Path("g").read_bytes() == data
+
+
+#: a tget that takes its time over each step, so that the test can interrupt it
+_SLOW_TGET = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from client import transfer
+quick = transfer._Part.append
+def slow(part, chunks):
+    quick(part, chunks)
+    time.sleep(0.2)
+transfer._Part.append = slow
+from client.cli.tget import main
+sys.exit(main())
+"""
