@@ -1,0 +1,204 @@
+"""Load on a site whose processes are being killed: users who put, get, move, delete, stage, cancel and submit jobs.
+
+Each user is a task with a session and random numbers of its own. What is known of the outcome is in `kill_model`;
+what must hold in the end is in `kill_rest`. A refusal that nothing explains is kept in `surprises`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from catalog.errors import CapstanError, NotFound, Unavailable
+from client.locations import Door
+from client.session import Session
+from client.staging import StageFailed
+from tests.scenario.kill_model import Content, Names
+
+#: of one round of a user's action, so that a lost answer is not waited for long
+PATIENCE_SECONDS = 8.0
+ACTION_SECONDS_MAX = 60.0
+SIZES = (0, 1, 700, 20_000, 300_000, 300_000, 1_500_000, 5_000_000)
+BASE_FILES = 12
+# One line is written before the work and one after it: two first lines would be a job that ran twice.
+JOB_PROGRAM = """
+import os, sys, zlib, time
+def tell(text):
+    line = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(line, (text + "\\n").encode()); os.fsync(line); os.close(line)
+tell("began")
+total = 0
+for line in open(os.environ["CAPSTAN_INPUT_LIST"]):
+    path, _, local = line.rstrip("\\n").partition("\\t")
+    total += zlib.adler32(open(local, "rb").read())
+time.sleep(0.3)
+tell(f"ended {total}")
+"""
+
+
+class Load:
+    """`run` in a thread of its own until `stop` is set; then everything it learned is in the attributes."""
+
+    def __init__(self, url: str, token: str, seed: int, directory: Path) -> None:
+        self.doors = (Door(url=url, token=token),)
+        self.seed, self.directory = seed, directory
+        self.stop = threading.Event()
+        self.names: dict[str, Names] = {}
+        self.base: dict[str, Content] = {}
+        #: job key -> (file that it tells to, sum of its inputs' checksums, id when the submission was answered)
+        self.jobs: dict[str, tuple[Path, int, int | None]] = {}
+        self.requests: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.surprises: list[str] = []
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    async def prepare(self) -> None:
+        """The files that jobs and stage requests read; nobody changes them."""
+        async with Session(self.doors) as session:
+            for number in range(BASE_FILES):
+                content = Content(self.seed * 1_000_003 + number, SIZES[number % len(SIZES)])
+                path = f"/base/d{number % 3}/f{number}"
+                await session.put(self._local("base", content), path, storage_class="two" if number % 3 == 0 else "one")
+                self.base[path] = content
+
+    async def _run(self) -> None:
+        users: list[Callable[[random.Random, Session], Awaitable[None]]] = [
+            *(self._writer(f"w{number}") for number in range(3)),
+            self._staging,
+            self._fetching,
+            self._submitting,
+            self._dropping,
+        ]
+        async with asyncio.TaskGroup() as group:
+            for number, user in enumerate(users):
+                group.create_task(self._repeat(number, user))
+
+    async def _repeat(self, number: int, action: Callable[[random.Random, Session], Awaitable[None]]) -> None:
+        chance = random.Random(self.seed * 1009 + number)
+        patient = Session(self.doors, patience_seconds=PATIENCE_SECONDS, first_contact_seconds=PATIENCE_SECONDS)
+        hasty = Session(self.doors, patience_seconds=0.0)
+        async with patient, hasty:
+            while not self.stop.is_set():
+                began = time.monotonic()
+                await action(chance, hasty if chance.random() < 0.4 else patient)
+                if time.monotonic() - began > ACTION_SECONDS_MAX:
+                    self.surprises.append(f"an action of user {number} took {time.monotonic() - began:.0f} s")
+                await asyncio.sleep(chance.uniform(0.0, 0.2))
+
+    async def _answered(self, what: str, request: Awaitable[object], *gone: type[CapstanError]) -> bool:
+        """Whether there was an answer that says "done"; `gone`: refusals that a repeat after a lost answer gets."""
+        try:
+            await request
+        except gone:
+            pass
+        except Unavailable as error:
+            self.counts[f"{what} without an answer ({error.code})"] += 1
+            return False
+        except CapstanError as error:
+            self.surprises.append(f"{what}: {type(error).__name__} {error.code}: {error}")
+            return False
+        self.counts[what] += 1
+        return True
+
+    # ------------------------------------------------------------------ files
+
+    def _writer(self, name: str) -> Callable[[random.Random, Session], Awaitable[None]]:
+        names = self.names.setdefault(name, Names())
+        numbers = iter(range(1, 1_000_000))
+
+        async def act(chance: random.Random, session: Session) -> None:
+            verb = chance.choices(("put", "overwrite", "delete", "move", "get"), (50, 12, 12, 12, 14))[0]
+            number = next(numbers)
+            content = Content(chance.getrandbits(48), chance.choice(SIZES))
+            fresh = f"/kill/{name}/d{number % 4}/f{number}"
+            storage_class = chance.choice(("one", "two"))
+            path = chance.choice(sorted(names.certain)) if names.certain else ""
+            if verb == "put" or not path:
+                request = session.put(self._local(name, content), fresh, storage_class=storage_class)
+                names.put(fresh, content, answered=await self._answered("put", request))
+            elif verb == "overwrite":
+                request = session.put(self._local(name, content), path, storage_class=storage_class, replace=True)
+                names.put(path, content, answered=await self._answered("overwrite", request))
+            elif verb == "delete":
+                names.removed(path, answered=await self._answered("delete", session.remove(path), NotFound))
+            elif verb == "move":
+                target = f"/kill/{name}/moved{number}"
+                names.moved(path, target, answered=await self._answered("move", session.move(path, target)))
+            else:
+                await self._get(session, path, names.certain[path])
+
+        return act
+
+    async def _get(self, session: Session, path: str, content: Content) -> None:
+        target = self.directory / f"got-{path.replace('/', '-')}"
+        request = session.get(path, target, timeout_seconds=ACTION_SECONDS_MAX / 3)
+        if await self._answered("get", self._tolerant(request)) and target.exists():
+            if target.read_bytes() != content.bytes():
+                self.surprises.append(f"get of {path} gave other bytes")
+            target.unlink()
+
+    async def _tolerant(self, request: Awaitable[object]) -> None:
+        """A recall that failed for good while its cache server or drive was being killed; the file must not be lost."""
+        try:
+            await request
+        except StageFailed as error:
+            self.counts[f"stage failed: {str(error).partition(':')[2][:60]}"] += 1
+
+    def _local(self, name: str, content: Content) -> Path:
+        path = self.directory / f"put-{name}"
+        path.write_bytes(content.bytes())
+        return path
+
+    # ------------------------------------------------------------------ tape and jobs
+
+    def _some_base(self, chance: random.Random, count: int) -> list[str]:
+        return chance.sample(sorted(self.base), count)
+
+    async def _staging(self, chance: random.Random, session: Session) -> None:
+        paths = self._some_base(chance, chance.randint(1, 6))
+
+        async def ask() -> None:
+            self.requests.add(await session.staging.request(paths, lifetime_seconds=1.0))
+
+        await self._answered("stage", ask())
+        if self.requests and chance.random() < 0.5:
+            await asyncio.sleep(chance.uniform(0.0, 0.3))
+            request = chance.choice(sorted(self.requests))
+            if chance.random() < 0.7:
+                await self._answered("cancel", session.staging.cancel(request))
+            elif await self._answered("delete of a request", session.staging.delete(request)):
+                self.requests.discard(request)
+        await asyncio.sleep(chance.uniform(0.1, 0.6))
+
+    async def _fetching(self, chance: random.Random, session: Session) -> None:
+        (path,) = self._some_base(chance, 1)
+        await self._get(session, path, self.base[path])
+
+    async def _submitting(self, chance: random.Random, session: Session) -> None:
+        inputs = self._some_base(chance, chance.randint(1, 3))
+        key = f"job{len(self.jobs)}"
+        ledger = self.directory / key
+        total = sum(int(self.base[path].adler32, 16) for path in inputs)
+        self.jobs[key] = (ledger, total, None)
+
+        async def submit() -> None:
+            argv = [sys.executable, "-c", JOB_PROGRAM, str(ledger)]
+            self.jobs[key] = (ledger, total, await session.jobs.submit(argv, inputs=inputs, name=key))
+
+        await self._answered("job", submit())
+        await asyncio.sleep(chance.uniform(0.5, 1.5))
+
+    async def _dropping(self, chance: random.Random, session: Session) -> None:
+        where = chance.choice(("/base", "/base", "/kill", "/kill/w0"))
+        with contextlib.suppress(NotFound):
+            await self._answered("drop", session.operators.drop([where]), NotFound)
+        await asyncio.sleep(chance.uniform(0.3, 1.2))

@@ -1,0 +1,130 @@
+"""What must hold of a site once the killing is over: first it comes to rest, then nothing is lost, doubled or leaked.
+
+Reads the catalog, the disk and the libraries directly: what a user is told is checked by the test itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from catalog import queues
+from catalog.database import Database
+from tapeserver.library import open_library
+
+POLL_SECONDS = 0.3
+#: what is still under way, by name
+UNDER_WAY = {
+    "recalls": "select count(*) from recall",
+    "demand": "select count(*) from demand",
+    "archives": "select count(*) from archive",
+    "mounts": "select count(*) from mount",
+    "submitted or started stage items": "select count(*) from stage_item where state in ('submitted', 'started')",
+    "stage requests that have not ended": "select count(*) from stage_request where state <> 'ended'",
+    "jobs that have not ended": "select count(*) from jobs.job where state not in ('done', 'failed', 'cancelled')",
+    "ended jobs that are not cleared up": "select count(*) from jobs.job where not cleaned",
+    "local jobs that have not ended": "select count(*) from jobs.local_job"
+    " where state in ('held', 'queued', 'starting', 'running')",
+    "replicas that are being evicted": "select count(*) from replica where state = 'evicting'",
+    "reservations": "select count(*) from reservation",
+    "files that are not safe": "select count(*) from file where state = 'live' and not file_is_safe(id)",
+    "drives that are not attached": "select count(*) from drive where heartbeat_at is null"
+    " or heartbeat_at < capstan_now() - interval '10 s'",
+}
+#: what must never be, by name
+NEVER = {
+    "replicas lost or quarantined": "select id, file, state, why from replica where state in ('lost', 'quarantined')",
+    "volumes that a kill took out of use": "select vid, state, reason from volume"
+    " where state not in ('active', 'full')",
+    "drives that a kill took out of use": "select name, state, reason from drive where state <> 'up'",
+    "libraries that are not up": "select name, state, reason from library where state <> 'up'",
+    "copies too many": "select file, copy_number, count(*) from copy group by 1, 2 having count(*) > 1",
+    "pins of jobs that ended": "select * from pin where owner like 'job%'",
+    "live tokens of jobs that ended": "select id, label from token where revoked_at is null"
+    " and label not in ('operator', 'jobserver') and coalesce(expires_at, 'infinity') > capstan_now()",
+    "space that is counted and not there": "select s.name, s.used_bytes, coalesce(sum(r.size), 0) from cache_server s"
+    " left join replica r on r.cache_server = s.name group by s.name"
+    " having s.used_bytes <> coalesce(sum(r.size), 0)",
+    "space that is promised to nobody": "select name, reserved_bytes from cache_server where reserved_bytes <> 0",
+}
+
+
+def database_url(data: Path) -> str:
+    """As `capstan up` wrote it for its servers."""
+    tree = json.loads((data / "run" / "configuration.json").read_text())
+    url: str = tree["tapeserver"]["database_url"]
+    return url
+
+
+async def scalar(database: Database, statement: str) -> Any:
+    async with database.connection() as connection:
+        return await connection.scalar(sa.text(statement))
+
+
+async def rows(database: Database, statement: str) -> list[tuple[Any, ...]]:
+    async with database.connection() as connection:
+        return [tuple(row) for row in await connection.execute(sa.text(statement))]
+
+
+async def let_leases_run_out(database: Database) -> None:
+    """As if the minutes had passed that a PUT whose client is gone may still come: its promise of space ends."""
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("update reservation set expires_at = capstan_now() where kind = 'put'"))
+
+
+async def rest(database: Database, *, seconds_max: float) -> None:
+    """Wait until nothing is under way. Raises AssertionError that names what still is."""
+    began = time.monotonic()
+    while True:
+        left = {name: count for name, query in UNDER_WAY.items() if (count := await scalar(database, query))}
+        left |= {f"drives with a volume in {name}": held for name, held in (await _loaded(database)).items() if held}
+        if not left:
+            return
+        if time.monotonic() - began > seconds_max:
+            raise AssertionError(f"not at rest after {seconds_max:.0f} s: {left}\n" + await _evidence(database))
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _loaded(database: Database) -> dict[str, int]:
+    found = {}
+    for name, spec in await rows(database, "select name, spec from library"):
+        inventory = await asyncio.to_thread(open_library(spec).inventory)
+        found[name] = sum(drive.volume is not None for drive in inventory.drives)
+    return found
+
+
+async def _evidence(database: Database) -> str:
+    queries = [f"select * from {table} limit 8" for table in ("recall", "archive", "mount", "reservation", "candidate")]
+    queries.append("select * from stage_item where state in ('submitted', 'started') limit 8")
+    queries.append("select id, name, state, reason, waiting, cleaned from jobs.job where not cleaned limit 8")
+    return "\n".join([f"{query}: {await rows(database, query)}" for query in queries])
+
+
+async def mistakes(database: Database, cache_root: Path) -> list[str]:
+    """Everything that may not be in a site at rest."""
+    found = [f"{name}: {bad[:5]}" for name, query in NEVER.items() if (bad := await rows(database, query))]
+    async with database.connection() as connection:
+        if drift := await queues.drift(connection):
+            found.append(f"counters that are not what is there: {drift}")
+    found += [
+        f"left in {name}/: {left[:5]}" for name in ("incoming", "quarantine") if (left := _files(cache_root / name))
+    ]
+    on_disk = sum(path.stat().st_size for path in _files(cache_root / "replicas"))
+    used = await scalar(database, "select sum(used_bytes) from cache_server")
+    if on_disk != used:
+        found.append(f"{on_disk} bytes lie on disk, {used} are counted")
+    known = {str(id) for (id,) in await rows(database, "select id from replica")}
+    lying = {path.name for path in _files(cache_root / "replicas")}
+    if known != lying:
+        found.append(f"replicas without bytes: {sorted(known - lying)}, bytes without replica: {sorted(lying - known)}")
+    return found
+
+
+def _files(directory: Path) -> Sequence[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
