@@ -22,6 +22,8 @@ from tapeserver.sessions import Session, unload
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 1.0
+#: a mover is pinged twice a second; silent for longer, it does not answer
+MOVER_ANSWER_SECONDS_MAX = 2.0
 #: between attempts to get a volume out of a drive that keeps it
 CLEAN_UP_SECONDS = 2.0
 
@@ -46,6 +48,11 @@ class DriveLoop:
     @property
     def mover_pid(self) -> int | None:
         return self._link.pid if self._link is not None and self._link.alive else None
+
+    @property
+    def mover_answers(self) -> bool:
+        """Whether the mover has answered a ping lately."""
+        return self._link is not None and self._link.alive and self._link.silent_seconds < MOVER_ANSWER_SECONDS_MAX
 
     @property
     def phase(self) -> tuple[str, float]:

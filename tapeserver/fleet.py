@@ -21,7 +21,7 @@ from tapeserver.frames import BadFrame, FromMover, Ping, Pong, ToMover, encode, 
 
 log = structlog.get_logger(__name__)
 
-PING_SECONDS = 2.0
+PING_SECONDS = 0.5
 #: frames that wait for the session; a mover that is ahead of it waits in its turn
 FRAMES_MAX = 1000
 #: for a killed process to be gone; one that is not is stuck in the kernel
@@ -91,6 +91,11 @@ class MoverLink:
     def alive(self) -> bool:
         return not self._gone and self._process.returncode is None
 
+    @property
+    def silent_seconds(self) -> float:
+        """Since its last frame of any kind; pings make an idle one speak twice a second."""
+        return asyncio.get_running_loop().time() - self._heard_at
+
     async def send(self, message: ToMover) -> None:
         """Raises MoverGone."""
         if not self.alive:
@@ -158,11 +163,10 @@ class MoverLink:
             await self._say_gone()
 
     async def _ping(self) -> None:
-        loop = asyncio.get_running_loop()
         number = 0
         while True:
             await asyncio.sleep(PING_SECONDS)
-            if loop.time() - self._heard_at > self._silence_seconds_max:
+            if self.silent_seconds > self._silence_seconds_max:
                 log.error("mover silent", drive=self.drive, pid=self._process.pid)
                 with suppress(ProcessLookupError):
                     os.kill(self._process.pid, signal.SIGKILL)

@@ -36,7 +36,11 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
         drives = [DriveLoop(database, config, name, closing=closing) for name in await _drive_names(database, config)]
         planning = PlanningLoop(database, config, closing=closing)
         context = DoorContext(
-            database=database, name=config.name, site_name=config.site_name, get_pin_seconds=config.get_pin_seconds
+            database=database,
+            name=config.name,
+            site_name=config.site_name,
+            get_pin_seconds=config.get_pin_seconds,
+            movers=lambda: {loop.drive: loop.mover_answers for loop in drives},
         )
         listener = await listen(make_app(context), host=config.host, port=config.port)
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from capstan.commands.common import add_json, parser_for, print_json
+from capstan.commands.common import add_json, guarded, parser_for, print_json
 from catalog.errors import CapstanError, Unavailable
 from catalog.units import show_seconds
 
@@ -27,15 +27,19 @@ def run(command: str, words: Sequence[str]) -> int:
     )
     add_json(parser)
     parsed = parser.parse_args(words)
-    try:
-        answer = _ask_once()
-    except CapstanError as exc:
-        answer = {"ok": False, "components": {"door": {"ok": False, "detail": str(exc)}}, "oldest_unsafe_seconds": None}
-    if parsed.json:
-        print_json(answer)
-    else:
-        _print(answer)
-    return 0 if answer["ok"] else 1
+    code = 1
+
+    def check() -> None:
+        nonlocal code
+        try:
+            answer = _ask_once()
+        except CapstanError as exc:
+            door = {"ok": False, "why": str(exc)}
+            answer = {"ok": False, "components": {"door": door}, "oldest_unsafe_seconds": None}
+        print_json(answer) if parsed.json else _print(answer)
+        code = 0 if answer["ok"] else 1
+
+    return guarded(check, as_json=parsed.json) or code
 
 
 def _ask_once() -> dict[str, Any]:
@@ -53,10 +57,10 @@ def _ask_once() -> dict[str, Any]:
 
 def _print(answer: dict[str, Any]) -> None:
     for name, state in answer["components"].items():
-        parts = state.items() if isinstance(state, dict) and "ok" not in state else [("", state)]
-        for part, found in parts:
-            ok = found.get("ok") if isinstance(found, dict) else bool(found)
-            detail = found.get("detail", "") if isinstance(found, dict) else ""
-            print(f"{'ok ' if ok else 'BAD'}  {name}{f' {part}' if part else ''}{f': {detail}' if detail else ''}")
+        why = state.get("why", "")
+        print(f"{'ok ' if state['ok'] else 'BAD'}  {name}{f': {why}' if why else ''}")
     oldest = answer.get("oldest_unsafe_seconds")
-    print("every file is safe" if oldest is None else f"the oldest file not yet safe is {show_seconds(oldest)} old")
+    if oldest is not None:
+        print(f"the oldest file not yet safe is {show_seconds(oldest)} old")
+    elif answer["components"].get("database", {}).get("ok"):
+        print("every file is safe")

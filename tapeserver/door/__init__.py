@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from client.serving import problem_middleware
-from tapeserver.door import events, files, information, jobs, monitoring, operators, staging, webdav
+from tapeserver.door import events, files, information, jobs, monitoring, operators, staging, status, webdav
 from tapeserver.door.authentication import authentication_middleware
 from tapeserver.door.context import CONTEXT, DoorContext
 from tapeserver.door.relay import make_session
@@ -81,7 +81,7 @@ def _own_routes() -> list[web.RouteDef]:
         (web.post, "/tokens", information.make_token),
         (web.delete, "/tokens/{id}", information.revoke_token),
         (web.get, "/explain", monitoring.explain),
-        (web.get, "/status", monitoring.status),
+        (web.get, "/status", status.status),
         (web.post, "/servers", monitoring.heartbeat),
         (web.get, "/events", events.stream),
         (web.get, "/queue", operators.queue),

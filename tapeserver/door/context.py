@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -44,6 +44,8 @@ class DoorContext:
     redirect_agents: Sequence[str] = ("davix", "gfal2", "xrootd")
     #: for cached keys only; every time that is promised is the catalog's
     monotonic: Callable[[], float] = time.monotonic
+    #: drive -> whether its mover answers, of the drives of this tape server
+    movers: Callable[[], Mapping[str, bool]] = dict
     session: aiohttp.ClientSession | None = None
     _keys: list[SigningKey] = field(default_factory=list)
     _keys_at: float = 0.0

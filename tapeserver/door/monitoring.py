@@ -1,5 +1,5 @@
-"""Whether it works, and how much of everything there is: healthz, status, metrics, explain. Promises nothing to data:
-moving files never depends on what is here."""
+"""How much of everything there is, and what waits for what: healthz, metrics, explain. Promises nothing to data:
+moving files never depends on what is here. Whether all parts answer is in status.py."""
 
 from __future__ import annotations
 
@@ -23,33 +23,10 @@ from tapeserver.door.jobs import job_server
 from tapeserver.door.relay import session_of
 
 DATABASE_SECONDS_MAX = 1.0
-PING_SECONDS_MAX = 1.0
 
 
 async def healthz(request: web.Request) -> web.Response:
     return json_response({"name": context_of(request).name, "kind": "tapeserver", "ok": True})
-
-
-async def status(request: web.Request) -> web.Response:
-    """200 always; `ok` inside, for the whole and for each component, within about a second."""
-    context = context_of(request)
-    found: dict[str, Any] = {"door": {"ok": True, "name": context.name}}
-    oldest: float | None = None
-    jobserver: dict[str, Any] = {"ok": False, "why": "the catalog does not answer"}
-    try:
-        async with asyncio.timeout(DATABASE_SECONDS_MAX), context.database.connection() as connection:
-            found |= await reading.components(connection)
-            oldest = await reading.oldest_unsafe_seconds(connection)
-            servers = await reading.servers(connection, "jobserver")
-        found["database"] = {"ok": True}
-        jobserver = await _ping(context, servers[0]) if servers else {"ok": False, "why": "none is registered"}
-    except (CatalogUnreachable, TimeoutError) as error:
-        found["database"] = {"ok": False, "why": str(error) or "it does not answer in time"}
-        for name in ("planner", "cache", "movers"):
-            found.setdefault(name, {"ok": False, "why": "the catalog does not answer"})
-    found["jobserver"] = jobserver
-    ok = all(component["ok"] for component in found.values())
-    return json_response(operatormessages.Status(ok=ok, components=found, oldest_unsafe_seconds=oldest))
 
 
 async def heartbeat(request: web.Request) -> web.Response:
@@ -160,18 +137,6 @@ def _gauge(name: str, text: str, values: Mapping[Any, float], *labels: str) -> G
     for key, value in values.items():
         family.add_metric([] if key is None else [key], value)
     return family
-
-
-async def _ping(context: DoorContext, server: reading.Server) -> dict[str, Any]:
-    """Whether a server answers now; a fresh heartbeat alone does not say so."""
-    if not server.live:
-        return {"ok": False, "name": server.name, "why": "it has sent no heartbeat lately"}
-    timeout = aiohttp.ClientTimeout(total=PING_SECONDS_MAX)
-    try:
-        async with session_of(context).get(f"{server.url.rstrip('/')}/healthz", timeout=timeout) as answer:
-            return {"ok": answer.status == 200, "name": server.name}
-    except (aiohttp.ClientError, TimeoutError) as error:
-        return {"ok": False, "name": server.name, "why": str(error) or "it does not answer in time"}
 
 
 async def _explain_job(request: web.Request, context: DoorContext, name: str) -> web.Response:
