@@ -158,8 +158,13 @@ async def _show(session: Session, arguments: argparse.Namespace) -> int:
         if not arguments.json:
             _print_job(job)
     if arguments.json:
-        print_json({"items": jobs})
+        print_json(_document(jobs, results))
     return results.exit_code
+
+
+def _document(jobs: list[Job], results: Results) -> dict[str, object]:
+    failed = [item for item in results.items if not item["ok"]]
+    return {"items": jobs, **({"errors": failed} if failed else {})}
 
 
 def _print_job(job: Job) -> None:
@@ -227,7 +232,7 @@ async def _wait(session: Session, arguments: argparse.Namespace) -> int:
             else:
                 results.done(job_id=job_id)
     if arguments.json:
-        print_json({"items": jobs})
+        print_json(_document(jobs, results))
     for job in jobs:
         if job.state != "done":
             complain("tjob", f"job {job.id} {job.state}" + (f": {job.reason}" if job.reason else ""))
