@@ -75,7 +75,7 @@ async def explain_request(connection: AsyncConnection, request_id: int) -> Expla
     ]
     wanted = (await connection.execute(sa.text(SQL["request_volumes"]), values)).all()
     said = await _said(connection, [row.volume for row in wanted])
-    sentences += [f"{_files(row.files)} are wanted from volume {row.volume}{said[row.volume]}." for row in wanted]
+    sentences += [f"{_files_are(row.files)} wanted from volume {row.volume}{said[row.volume]}." for row in wanted]
     sentences += [
         f"{_files(row.files)} failed ({row.error_code}), for instance: {row.example}"
         for row in await connection.execute(sa.text(SQL["request_errors"]), values)
@@ -110,7 +110,7 @@ async def explain_volume(connection: AsyncConnection, vid: str) -> Explanation:
         sentences.append(f"It is in drive {one.drive} for {one.purpose}, {one.state}, {one.files} files so far{stop}.")
     said = (await _said(connection, [vid]))[vid]
     if holds.wanted:
-        sentences.append(f"{_files(holds.wanted)} are wanted from it{said}.")
+        sentences.append(f"{_files_are(holds.wanted)} wanted from it{said}.")
     elif not mounted:
         sentences.append("Nothing is wanted from it now: it waits for nothing.")
     return Explanation(
@@ -194,6 +194,10 @@ async def _said(connection: AsyncConnection, keys: Sequence[str], *, kind: str =
             if one.kind == kind:
                 found[one.key] = f" ({candidates.render(one.code, one.arguments)})"
     return found
+
+
+def _files_are(count: int) -> str:
+    return f"{_files(count)} {'is' if count == 1 else 'are'}"
 
 
 def _files(count: int) -> str:
