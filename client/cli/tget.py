@@ -69,7 +69,8 @@ async def _tget(session: Session, arguments: argparse.Namespace) -> int:
     if not arguments.json:
         sizes = [item["size"] for item in results.items if item["ok"] and "size" in item]
         if sizes or not results.errors:
-            print(f"{counted(len(sizes), 'file')}, {show_bytes(sum(sizes))}")
+            # On stderr: in a job's script, stdout is the job's result.
+            print(f"{counted(len(sizes), 'file')}, {show_bytes(sum(sizes))}", file=sys.stderr)
     return results.report(as_json=arguments.json)
 
 

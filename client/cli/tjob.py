@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
@@ -86,7 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         made.error("the command goes behind --, as in: tjob submit --input /exp/f -- ./run.sh")
     if arguments.verb != "submit" and arguments.argv:
         made.error(f"{arguments.verb} takes nothing behind --")
+    if arguments.argv:
+        arguments.argv[0] = _absolute(arguments.argv[0])
     return run(made, arguments, arguments.command)
+
+
+def _absolute(program: str) -> str:
+    """`./run.sh` is meant from here, and the job starts in an empty directory of its own."""
+    return os.path.abspath(program) if "/" in program and os.path.exists(program) else program
 
 
 async def _submit(session: Session, arguments: argparse.Namespace) -> int:

@@ -84,6 +84,8 @@ async def whereis(request: web.Request) -> web.Response:
                 file_id=file_id,
                 size=record.size,
                 adler32=record.adler32,
+                mtime_ns=record.mtime_ns,
+                mode=record.mode,
                 locality=str(places[file_id].locality),
                 cache_path=f"{place.root}/{replicas.path_in_root(place.replica_id)}" if place else "",
                 cache_host=place.host if place else "",
