@@ -74,6 +74,10 @@ def _print_answer(answer: Any, as_json: bool) -> None:
 
 
 def _print_view(view: dict[str, Any]) -> None:
+    mounted = {mount["drive"]: mount for mount in view["mounts"]}
+    for drive in view["drives"]:
+        mount = mounted.get(drive["name"])
+        drive |= {"volume": mount["volume"], "doing": mount["state"]} if mount else {"doing": "idle"}
     for key, (title, columns) in TABLES.items():
         rows = view.get(key, [])
         used = {
