@@ -8,6 +8,7 @@ each batch; the catalog is asked when a mount has new reservations, never for a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 
@@ -57,7 +58,7 @@ class BulkStreams:
                         break
             finally:
                 await self._service.on_disk(arrivals.close)
-            await response.write_eof(bulkframes.bye())
+            await _bye(response)
         return response
 
     async def read(self, request: web.Request) -> web.StreamResponse:
@@ -75,7 +76,7 @@ class BulkStreams:
             finally:
                 reader.cancel()
                 await asyncio.wait([reader])
-            await response.write_eof(bulkframes.bye())
+            await _bye(response)
         return response
 
     async def _claims(self, request: web.Request) -> BulkClaims:
@@ -311,6 +312,12 @@ async def _batches(body: StreamReader, idle_seconds_max: float) -> AsyncIterator
         if not frames:
             return
         yield frames
+
+
+async def _bye(response: web.StreamResponse) -> None:
+    # A mover that has got its last answer may be gone already: nothing is lost by that.
+    with contextlib.suppress(ConnectionResetError):
+        await response.write_eof(bulkframes.bye())
 
 
 async def _some(wants: asyncio.Queue[int | None]) -> list[int] | None:
