@@ -23,6 +23,7 @@ from capstan.demo.site import Site, SiteError
 from capstan.demo.story import Story
 
 EXIT_INTERRUPTED = 130
+LINE_WIDTH = 140
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # A pipe has no width; rich would take 80 columns.
+        console = Console(highlight=False, width=LINE_WIDTH)
     directory = Path(tempfile.mkdtemp(prefix="capstan-demo-"))
     site = Site(directory)
     try:

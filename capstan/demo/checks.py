@@ -9,6 +9,7 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -67,7 +68,7 @@ class JobLine:
 
 
 def jobs_table(lines: list[JobLine]) -> Table:
-    table = Table(title="Jobs", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("job", "name", "files", "MB", "copies", "volumes", "mounts", "wait s", "run s", "result", ""):
         table.add_column(
             name, justify="right" if name in ("job", "files", "MB", "mounts", "wait s", "run s") else "left"

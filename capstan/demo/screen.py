@@ -29,14 +29,15 @@ _WAITING_SHOWN = 3
 JOBS_PATH = "/api/jobs/v1/jobs"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Mount:
-    """A mount that was seen, with the time of its first sight."""
+    """A mount that was seen, and from when to when; seconds since 1970."""
 
     epoch: int
     volume: str
     purpose: str
-    seen_at: float
+    first_seen_at: float
+    last_seen_at: float
 
 
 @dataclass(slots=True)
@@ -101,15 +102,19 @@ class Screen:
                 continue  # it is busy, starting or stopping; the next look is soon
             self.view = View(queue=queue, jobs=jobs.get("jobs", []))
             for row in self.view.rows("mounts"):
-                seen = Mount(
-                    epoch=row["epoch"], volume=row["volume"], purpose=row.get("purpose", ""), seen_at=time.time()
-                )
-                self.mounts.setdefault(seen.epoch, seen)
+                self._note(row)
             if self.console.is_terminal:
                 self._live.refresh()
             elif time.monotonic() >= line_due:
                 line_due = time.monotonic() + LINE_SECONDS
                 self.console.print(f"{'':8}  {summary(self.view)}", markup=False, soft_wrap=True)
+
+    def _note(self, row: dict[str, Any]) -> None:
+        now = time.time()
+        fresh = Mount(
+            epoch=row["epoch"], volume=row["volume"], purpose=row["purpose"], first_seen_at=now, last_seen_at=now
+        )
+        self.mounts.setdefault(fresh.epoch, fresh).last_seen_at = now
 
     def _draw(self) -> Group:
         return Group(drives_table(self.view), queue_table(self.view), jobs_table(self.view))

@@ -22,6 +22,8 @@ from catalog.units import MB
 NAMESPACE = "/demo"
 REASON = "cleaning the robot's camera"
 WAIT_SECONDS_MAX = 240.0
+#: the job server looks at libraries every few seconds
+REASON_SECONDS_MAX = 15.0
 _LOOK_SECONDS = 0.25
 _ENDED = frozenset({"done", "failed", "cancelled"})
 _WHEREIS_MAX = 10_000
@@ -151,14 +153,19 @@ class Story:
             f"meanwhile the {len(bound)} jobs whose only copies are in {library} were held",
             ", ".join(began_anyway),
         )
-        silent = []
-        for submitted in bound:
-            told = self.explained(f"job:{submitted.number}")
-            if REASON not in told:
-                silent.append(f"{submitted.job.name} {told!r}")
+        silent = self.silent(bound)
+        give_up_at = time.monotonic() + REASON_SECONDS_MAX
+        while silent and time.monotonic() < give_up_at:
+            time.sleep(_LOOK_SECONDS)
+            silent = self.silent(bound)
         self.checks.claim_none(
             silent, f"and `capstan explain` said of each of them: library {library} is down: {REASON}"
         )
+
+    def silent(self, bound: list[Submitted]) -> list[str]:
+        """Those of which `capstan explain` does not name the reason, with what it says."""
+        told = {submitted.job.name: self.explained(f"job:{submitted.number}") for submitted in bound}
+        return [f"{name}: {text!r}" for name, text in told.items() if REASON not in text]
 
     def compare_jobs(self) -> None:
         wrong = []
@@ -224,7 +231,7 @@ class Story:
         copies = [copy for file in files for copy in self.places[file.path].get("copies", [])]
         self.submitted.append(
             Submitted(
-                number=int(answer["job_id"]),
+                number=int(answer["items"][0]["job_id"]),
                 job=job,
                 inputs=files,
                 libraries=[self.libraries(file.path) for file in files],
@@ -260,7 +267,8 @@ class Story:
                 mount
                 for mount in self.screen.mounts.values()
                 if mount.purpose == "recall" and mount.volume in submitted.volumes
-                and began is not None and released is not None and began - 1 <= mount.seen_at <= released + 1
+                and began is not None and mount.last_seen_at >= began
+                and released is not None and mount.first_seen_at <= released + 1
             ]  # fmt: skip
             lines.append(
                 JobLine(
