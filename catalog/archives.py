@@ -78,7 +78,10 @@ async def make_urgent(connection: AsyncConnection, file_ids: Collection[int]) ->
 async def claim_archives(
     connection: AsyncConnection, pool: str, epoch: int, files_max: int, bytes_max: int
 ) -> list[ClaimedArchive]:
-    """Take archives of `pool`, oldest first, at most so many files and bytes (but at least one). Raises StaleEpoch."""
+    """Take archives of `pool`: urgent ones first, then by age; at most so many files and bytes, but at least one.
+
+    Raises StaleEpoch.
+    """
     await fence(connection, epoch)
     arguments = {
         "pool": pool,

@@ -217,11 +217,11 @@ cache_server = Table(
     "cache_server", metadata,
     _column("name", Text, primary_key=True), *_columns(Text, "url", "root_id", "host", "root"),
     *_switch("up"),
-    _column("capacity_bytes", BigInteger), _number("used_bytes", 0), _number("reserved_bytes", 0),
+    _column("capacity_bytes", BigInteger), _number("taken_bytes", 0),
     _column("high_watermark", REAL, server_default=text("0.9")),
     _column("low_watermark", REAL, server_default=text("0.8")), _number("wanted_bytes", 0),
     _now("heartbeat_at"),
-    CheckConstraint("used_bytes >= 0 and reserved_bytes >= 0", name="cache_server_check"),
+    CheckConstraint("taken_bytes >= 0", name="cache_server_check"),
 )
 
 reservation = Table(
@@ -309,7 +309,7 @@ archive = Table(
     *_columns(Text, "owner", "grp"), _flag("urgent"), _optional("epoch", BigInteger),
     _number("attempts", 0, SmallInteger), _word("last_error", ""), _now("created_at"), _now("not_before"),
     UniqueConstraint("file", "copy_number"),
-    Index("archive_pool", "pool", "created_at", postgresql_where=text("state = 'queued'")),
+    Index("archive_pool", "pool", text("urgent DESC"), "created_at", postgresql_where=text("state = 'queued'")),
     Index("archive_epoch", "epoch", postgresql_where=text("epoch is not null")),
     Index("archive_age", "created_at"),
 )

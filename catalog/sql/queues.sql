@@ -200,11 +200,11 @@ with marked as (
 select count(*) from marked;
 
 -- archives_claim --
--- SKIP LOCKED: several mounts of one pool share its backlog without waiting. Oldest first, by the index; what no live
--- cache server can give now is passed over. The running sum keeps a claim within what the mount may take at once, but
--- the first is always taken.
+-- SKIP LOCKED: several mounts of one pool share its backlog without waiting. What somebody waits for comes first, then
+-- the oldest, by the index; what no live cache server can give now is passed over. The running sum keeps a claim within
+-- what the mount may take at once, but the first is always taken.
 with picked as (
-    select a.id, a.bytes, a.created_at, r.id as replica, s.name as cache_server, s.url
+    select a.id, a.bytes, a.urgent, a.created_at, r.id as replica, s.name as cache_server, s.url
     from archive a
     cross join lateral (
         select r.id, r.cache_server from replica r join cache_server s on s.name = r.cache_server
@@ -213,11 +213,11 @@ with picked as (
         order by r.id limit 1) r
     join cache_server s on s.name = r.cache_server
     where a.pool = :pool and a.state = 'queued' and a.not_before <= capstan_now()
-    order by a.created_at, a.id limit :files_max
+    order by a.urgent desc, a.created_at, a.id limit :files_max
     for update of a skip locked
 ), fitting as (
-    select *, sum(bytes) over (order by created_at, id) as so_far, row_number() over (order by created_at, id) as place
-    from picked
+    select *, sum(bytes) over claiming as so_far, row_number() over claiming as place
+    from picked window claiming as (order by urgent desc, created_at, id)
 ), taken as (
     update archive a set state = 'claimed', epoch = :epoch
     from fitting p where a.id = p.id and (p.so_far <= :bytes_max or p.place = 1)
@@ -401,8 +401,10 @@ select c.*, cast(extract(epoch from capstan_now() - o.oldest) as double precisio
 from counts c left join lateral (
     select case when c.kind = 'recall'
         then (select d.created_at from demand d where d.volume = c.key order by d.created_at limit 1)
-        else (select a.created_at from archive a where a.pool = c.key and a.state = 'queued'
-              and a.not_before <= capstan_now() order by a.created_at limit 1) end as oldest) as o on true
+        else (select min(found.created_at) from (values (true), (false)) as kind (urgent) cross join lateral (
+                  select a.created_at from archive a where a.pool = c.key and a.state = 'queued'
+                    and a.urgent = kind.urgent and a.not_before <= capstan_now()
+                  order by a.created_at limit 1) as found) end as oldest) as o on true
 order by c.kind, c.key;
 
 -- drift --

@@ -342,3 +342,42 @@ async def test_a_recalled_file_whose_replica_went_is_asked_for_again(media: Data
         assert (await request(connection, files))[files[0]].answer is Answer.ON_DISK
         await drop_replicas(connection, files)
         assert (await request(connection, files))[files[0]].answer is Answer.QUEUED
+
+
+async def test_what_somebody_waits_for_is_written_before_an_older_backlog(media: Database) -> None:
+    async with media.transaction() as connection:
+        files = await make_files(connection, 5)
+        for file in files:
+            await queues.enqueue_archives(connection, [file])
+        await queues.make_urgent(connection, [files[4], files[2]])
+        epoch = await mounted(connection, "E00001", "east1", "archive")
+        first = await queues.claim_archives(connection, "east", epoch, 3, 10**9)
+        assert [one.file.file_id for one in first] == [files[2], files[4], files[0]]
+        # The age of a pool is that of its oldest, whichever kind it is.
+        await queues.make_urgent(connection, [files[3]])
+        [left] = await queues.backlog(connection)
+        assert (left.files, left.urgent) == (2, 1)
+        oldest = await connection.scalar(
+            sa.text("select extract(epoch from capstan_now() - created_at) from archive where file = :f"),
+            {"f": files[1]},
+        )
+        assert left.oldest_seconds == pytest.approx(float(oldest), abs=0.5)
+        assert await queues.drift(connection) == []
+
+
+async def test_an_urgent_archive_is_found_by_the_index_behind_a_large_backlog(media: Database) -> None:
+    async with media.transaction() as connection:
+        files = await make_files(connection, 5000)
+        await queues.enqueue_archives(connection, files)
+        await queues.make_urgent(connection, files[-1:])
+        await connection.execute(sa.text("analyze archive"))
+        steps = await connection.scalars(
+            sa.text(
+                "explain select id from archive where pool = 'east' and state = 'queued' "
+                "order by urgent desc, created_at, id limit 10"
+            )
+        )
+        assert "archive_pool" in " ".join(steps.all())
+        epoch = await mounted(connection, "E00001", "east1", "archive")
+        [one] = await queues.claim_archives(connection, "east", epoch, 1, 10**9)
+        assert one.file.file_id == files[-1]

@@ -116,11 +116,12 @@ create table cache_server (
     name text primary key, url text not null, root_id text not null, host text not null, root text not null,
     state text not null default 'up', reason text not null default '', changed_by text not null default 'capstan',
     since timestamptz not null default capstan_now(),
-    capacity_bytes bigint not null, used_bytes bigint not null default 0, reserved_bytes bigint not null default 0,
+    capacity_bytes bigint not null,
+    taken_bytes bigint not null default 0,        -- replicas and reservations together: one turns into the other without a change
     high_watermark real not null default 0.9, low_watermark real not null default 0.8,
     wanted_bytes bigint not null default 0,       -- the largest wish that was refused since the evictor last looked
     heartbeat_at timestamptz not null default capstan_now(),
-    check (used_bytes >= 0 and reserved_bytes >= 0)
+    check (taken_bytes >= 0)
 );
 
 create table reservation (
@@ -198,7 +199,8 @@ create table archive (
     created_at timestamptz not null default capstan_now(), not_before timestamptz not null default capstan_now(),
     unique (file, copy_number)
 );
-create index archive_pool on archive (pool, created_at) where state = 'queued';
+-- The order of claiming: what somebody waits for, then by age.
+create index archive_pool on archive (pool, urgent desc, created_at) where state = 'queued';
 create index archive_epoch on archive (epoch) where epoch is not null;
 create index archive_age on archive (created_at);
 
