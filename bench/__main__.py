@@ -29,8 +29,8 @@ BENCHMARKS: dict[str, Callable[[Workplace], list[Row]]] = {
     "put": transfer.run_put,
     "small": smallfiles.run,
     "tape": tape.run,
-    "stage": staging.run_request,
     "release": staging.run_release,
+    "stage": staging.run_request,
 }
 EXIT_INTERRUPTED = 130
 

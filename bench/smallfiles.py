@@ -17,7 +17,7 @@ from bench.workplace import Look, Workplace
 from catalog.units import KIB
 
 BUDGET_SECONDS = 150.0
-FILES, FILES_QUICK = 2000, 200
+FILES, FILES_QUICK = 500, 50
 _SIZE = 10 * KIB
 
 

@@ -14,7 +14,7 @@ from bench.rawhttp import put
 from bench.workplace import Workplace
 from catalog.units import GIB, MB, MIB
 
-BUDGET_SECONDS = 90.0
+BUDGET_SECONDS = 70.0
 _DIRECTORY = "/bench-tape"
 
 

@@ -15,7 +15,7 @@ from bench.rawhttp import get, put
 from bench.workplace import Workplace
 from catalog.units import GB, GIB, MIB
 
-BUDGET_SECONDS = 90.0
+BUDGET_SECONDS = 80.0
 _DIRECTORY = "/bench-transfer"
 
 

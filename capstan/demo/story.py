@@ -24,6 +24,7 @@ REASON = "cleaning the robot's camera"
 WAIT_SECONDS_MAX = 240.0
 #: the job server looks at libraries every few seconds
 REASON_SECONDS_MAX = 15.0
+DOWN_SECONDS_MIN = 6.0
 _LOOK_SECONDS = 0.25
 _ENDED = frozenset({"done", "failed", "cancelled"})
 _WHEREIS_MAX = 10_000
@@ -142,7 +143,11 @@ class Story:
         """The two facts about a library that is down: what has a second copy goes on, the rest waits and says why."""
         free = [submitted for submitted in self.submitted if not submitted.needs(library)]
         bound = [submitted for submitted in self.submitted[-6:] if submitted.needs(library)]
+        down_until = time.monotonic() + DOWN_SECONDS_MIN
         self.wait_jobs(lambda: all(submitted.ended for submitted in free), "the jobs that do not need it")
+        self.screen.say(f"the {len(free)} jobs that do not need {library} have ended, {len(bound)} are held")
+        # Long enough to be seen, and for a job that should not begin to give itself away.
+        self.wait_jobs(lambda: time.monotonic() > down_until, "some seconds to pass")
         self.checks.claim_none(
             [f"{submitted.job.name} {submitted.record}" for submitted in free if not submitted.well],
             f"while {library} was down, the {len(free)} jobs whose inputs have a second copy ran to their end",
