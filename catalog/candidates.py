@@ -24,7 +24,7 @@ SENTENCES: dict[str, str] = {
     "oldest {oldest_seconds} of {target_seconds}",
     "backing_off": "what is left has failed and is tried again after a pause",
     "cooling_down": "its last mount failed; it is tried again {cooldown_seconds} after that",
-    "cache_full": "the cache has no room: {why}",
+    "cache_full": "the cache has no room: {why}; it is tried again when there is, or {cooldown_seconds} after that",
     "no_volume": "pool {pool} has no volume with room",
     "volumes_in_use": "every volume of pool {pool} that has room is mounted or cooling down",
     # why a mount was begun

@@ -20,6 +20,8 @@ from catalog.sql import load
 from catalog.states import MountState
 
 _SQL = {name: sa.text(statement) for name, statement in load("mounts").items()}
+#: older mounts are neither evidence nor news
+RECENT_MOUNTS = 500
 _mount, _volume, _library, _drive = tables.mount, tables.volume, tables.library, tables.drive
 
 
@@ -50,6 +52,8 @@ class Mount:
     bytes: int
     stop_wanted: str | None
     created_at: datetime
+    #: since it was planned
+    age_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,27 @@ class Candidate:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentEnd:
+    """How the last mount of a volume ended, and how many in a row ended that way."""
+
+    volume: str
+    drive: str
+    outcome: str
+    ago_seconds: float
+    #: mounts of this volume without a file moved, up to this one; 0 when it moved some
+    fruitless: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What happened before with a drive and a volume, as far as it still counts."""
+
+    volumes_in_drive: frozenset[str]
+    drives_of_volume: frozenset[str]
+    mounts_of_volume: int
+
+
 async def plan_mount(connection: AsyncConnection, mount: NewMount) -> int | None:
     """Write the row of a mount; its epoch, or None when the drive or the volume is taken or the drive is not up."""
     epoch: int | None = await connection.scalar(
@@ -103,7 +128,9 @@ async def list_mounts(
     connection: AsyncConnection, *, drives: Sequence[str] | None = None, tapeserver: str | None = None
 ) -> list[Mount]:
     """Live mounts in the order of their epochs; only on `drives`, only those a tapeserver has taken."""
-    query = sa.select(*(_mount.c[name] for name in Mount.__dataclass_fields__)).order_by(_mount.c.epoch)
+    age = sa.cast(sa.extract("epoch", sa.func.capstan_now() - _mount.c.created_at), sa.Double)
+    names = [name for name in Mount.__dataclass_fields__ if name != "age_seconds"]
+    query = sa.select(*(_mount.c[name] for name in names), age.label("age_seconds")).order_by(_mount.c.epoch)
     if drives is not None:
         query = query.where(_mount.c.drive.in_(drives))
     if tapeserver is not None:
@@ -188,6 +215,11 @@ async def want_stop(
     return len((await connection.scalars(_SQL["want_stop"], arguments)).all())
 
 
+async def give_way(connection: AsyncConnection, epoch: int, why: str) -> None:
+    """Ask one session to stop for the sake of others; the outcome says so."""
+    await connection.execute(_SQL["give_way"], {"epoch": epoch, "why": why})
+
+
 async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) -> dict[int, str | None]:
     """epoch -> why it must stop, None when it need not; an epoch that is over is missing.
 
@@ -212,21 +244,21 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
     return {row.epoch: row.why for row in await connection.execute(query)}
 
 
-async def recently_failed(connection: AsyncConnection, *, seconds: float) -> dict[str, tuple[float, str]]:
-    """volume -> (seconds since, outcome) of its last mount within `seconds` that ended other than well."""
-    rows = await connection.execute(_SQL["recently_failed"], {"seconds": seconds, "limit": 500})
-    failed: dict[str, tuple[float, str]] = {}
-    for row in rows:
-        if row.volume not in failed or row.ago_seconds < failed[row.volume][0]:
-            failed[row.volume] = (row.ago_seconds, row.outcome)
-    return failed
+async def recent_ends(connection: AsyncConnection) -> dict[str, RecentEnd]:
+    """volume -> how its last mount ended, of all volumes among the newest mounts."""
+    rows = await connection.execute(_SQL["recent_ends"], {"limit": RECENT_MOUNTS})
+    return {row.volume: RecentEnd(**row) for row in rows.mappings()}
 
 
-async def write_failures(connection: AsyncConnection, *, drive: str, volume: str, outcome: str) -> tuple[set[str], int]:
-    """Of the newest mounts that ended with `outcome`: the volumes in `drive`, and how many of `volume`."""
-    arguments = {"drive": drive, "volume": volume, "outcome": outcome, "limit": 500}
-    rows = (await connection.execute(_SQL["failed_with"], arguments)).all()
-    return {row.volume for row in rows if row.drive == drive}, sum(row.volume == volume for row in rows)
+async def evidence(connection: AsyncConnection, *, drive: str, volume: str, outcome: str) -> Evidence:
+    """Mounts whose outcome begins with `outcome`, each since the last one of its drive or volume that moved files."""
+    arguments = {"drive": drive, "volume": volume, "outcome": outcome, "limit": RECENT_MOUNTS}
+    rows = (await connection.execute(_SQL["evidence"], arguments)).all()
+    return Evidence(
+        volumes_in_drive=frozenset(row.volume for row in rows if row.of_drive),
+        drives_of_volume=frozenset(row.drive for row in rows if row.of_volume),
+        mounts_of_volume=sum(row.of_volume for row in rows),
+    )
 
 
 async def write_candidates(connection: AsyncConnection, library: str, candidates: Sequence[Candidate]) -> int:

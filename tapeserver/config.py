@@ -35,8 +35,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     volumes_open_max: int = 1
     #: another volume of the pool is opened for each further backlog of so many bytes
     volumes_open_bytes: int = 100 * 10**9
-    #: after a mount that failed, its volume rests
+    #: after a mount that failed, its volume rests; twice as long after each further one in a row without any success
     cooldown_seconds: float = 5.0
+    cooldown_seconds_max: float = 300.0
+    #: a mount that has had its drive for longer gives it up when another needs it
+    mount_seconds_max: float = 1800.0
     #: a mount with nothing to do stays so long, while nobody else wants its drive
     dismount_delay_seconds: float = 1.0
     #: the net below wake-ups
@@ -60,7 +63,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     backoff_seconds: float = 5.0
     #: mounts of one volume with a failed write, after which it is closed for writing
     write_failures_max: int = 2
-    #: volumes on which one drive failed to write, after which it goes down
+    #: mounts of one volume in a row that could read nothing, after which it is disabled
+    read_failures_max: int = 5
+    #: volumes on which one drive failed, after which it goes down
     drive_failures_max: int = 3
 
     # ---- when the mover flushes
@@ -74,7 +79,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     load_seconds_max: float = 7200.0
     #: without a pong for so long a mover is killed
     mover_silence_seconds: float = 15.0
-    #: without any sign of progress in a phase for so long the drive is stuck
+    #: a single call of the drive (locate, read, write, flush) that takes longer: the drive is stuck
     phase_seconds_max: float = 3600.0
     #: for the mover to finish its present file after Stop
     stop_seconds: float = 30.0

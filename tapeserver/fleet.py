@@ -136,6 +136,9 @@ class MoverLink:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._writer.close()
+        return await self._kill()
+
+    async def _kill(self) -> bool:
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
@@ -168,17 +171,19 @@ class MoverLink:
             await asyncio.sleep(PING_SECONDS)
             if self.silent_seconds > self._silence_seconds_max:
                 log.error("mover silent", drive=self.drive, pid=self._process.pid)
-                with suppress(ProcessLookupError):
-                    os.kill(self._process.pid, signal.SIGKILL)
+                if not await self._kill():
+                    # Nobody will hear of its end: it is given up as it is.
+                    await self._say_gone()
                 return
             number += 1
-            try:
-                await self.send(Ping(n=number))
-            except MoverGone:
-                return
+            if self.alive:
+                # Not drained: a mover that does not read must not keep this from noticing that it is silent.
+                self._writer.write(encode(Ping(n=number)))
 
     async def _say_gone(self) -> None:
         self._gone = True
+        # Lets go of a `send` that waits for the mover to read.
+        self._writer.transport.abort()
         while True:
             try:
                 self._frames.put_nowait(None)

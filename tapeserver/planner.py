@@ -1,15 +1,16 @@
 """Which volume next, in which drive, and why not the others. Pure: a snapshot of one library in, a decision out.
 
 The first planner: oldest need first, between reads and writes too; a queued recall makes its volume eligible at once, a
-pool becomes so by bytes, files, age, or because somebody waits. It looks at all free drives at once and writes nothing;
-`tapeserver.planning` takes the snapshot and carries the decision out.
+pool becomes so by bytes, files, age, or because somebody waits. A mount that has had its drive for long gives way when
+another needs it. It looks at all free drives at once and writes nothing; `tapeserver.planning` takes the snapshot and
+carries the decision out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 READABLE_STATES = frozenset({"active", "full", "suspect"})
 #: ages in the explanation of what collects are rounded to this part of the limit: it is written on change only
@@ -24,6 +25,10 @@ class Policy:
     volumes_open_max: int
     volumes_open_bytes: int
     cooldown_seconds: float
+    #: the cool-down doubles with each fruitless mount, up to this
+    cooldown_seconds_max: float
+    #: how long a mount may keep a drive that another needs
+    mount_seconds_max: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,20 @@ class MountView:
     purpose: str
     #: it was asked to stop, or unloads already: it takes nothing new
     ending: bool = False
+    epoch: int = 0
+    age_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndView:
+    """How the last mount of a volume ended."""
+
+    drive: str
+    kind: Literal["well", "failed", "cache_full", "gave_way"]
+    why: str
+    ago_seconds: float
+    #: mounts in a row that brought nothing
+    fruitless: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +105,10 @@ class Snapshot:
     mounts: Sequence[MountView]
     recalls: Sequence[RecallNeed]
     archives: Sequence[ArchiveNeed]
-    #: volume -> seconds since a mount of it failed
-    failed_ago_seconds: Mapping[str, float] = field(default_factory=dict)
-    #: volume -> why its last mount got no cache space, while that is news
-    cache_full: Mapping[str, str] = field(default_factory=dict)
+    #: volume -> the end of its last mount, while that is news
+    ends: Mapping[str, EndView] = field(default_factory=dict)
+    #: room for the next file on the emptiest live cache server
+    cache_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +119,16 @@ class PlannedMount:
     pool: str | None
     reason_code: str
     reason_arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveWay:
+    """A mount that is to stop, because others wait for its drive."""
+
+    epoch: int
+    drive: str
+    volume: str
+    age_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +145,7 @@ class Explanation:
 class Decision:
     mounts: Sequence[PlannedMount]
     candidates: Sequence[Explanation]
+    give_way: Sequence[GiveWay] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,22 +174,70 @@ def plan(snapshot: Snapshot, policy: Policy) -> Decision:
             _sort_in(found, wishes, explained)
     # Oldest need first; names decide between equals, so that the same picture gives the same plan.
     wishes.sort(key=lambda wish: (-wish.oldest_seconds, wish.kind, wish.key, wish.volume))
-    free = iter(sorted(drive.name for drive in snapshot.drives if drive.free))
+    free = sorted(drive.name for drive in snapshot.drives if drive.free)
     mounts: list[PlannedMount] = []
+    waiting: dict[str, _Wish] = {}
     taken: set[str] = set()
     for wish in wishes:
         if wish.volume in taken:
             # A volume of a pool that is wanted for reading as well: the one mount serves both.
             explained.setdefault((wish.kind, wish.key), _ready(wish, _drive_of(mounts, wish.volume)))
             continue
-        drive = next(free, None)
+        drive = _pick_drive(free, snapshot.ends.get(wish.volume))
         if drive is None:
+            waiting.setdefault(wish.volume, wish)
             explained.setdefault((wish.kind, wish.key), _without_drive(wish, snapshot))
             continue
         taken.add(wish.volume)
         mounts.append(_mount(wish, drive, wishes))
         explained.setdefault((wish.kind, wish.key), _ready(wish, drive))
-    return Decision(mounts=mounts, candidates=[explained[key] for key in sorted(explained)])
+    return Decision(
+        mounts=mounts,
+        candidates=[explained[key] for key in sorted(explained)],
+        give_way=_give_way(list(waiting.values()), snapshot, policy),
+    )
+
+
+def _pick_drive(free: list[str], end: EndView | None) -> str | None:
+    """Takes a drive from `free`: another one than that in which the volume failed last, if there is."""
+    failed_in = end.drive if end is not None and end.kind == "failed" else None
+    drive = next((name for name in free if name != failed_in), free[0] if free else None)
+    if drive is not None:
+        free.remove(drive)
+    return drive
+
+
+def _give_way(waiting: Sequence[_Wish], snapshot: Snapshot, policy: Policy) -> list[GiveWay]:
+    """The longest mounts, as many as others wait for drives that will not come free by themselves."""
+    filling = {mount.pool for mount in snapshot.mounts if mount.purpose == "archive" and not mount.ending}
+    # Another volume for a pool that is being filled already is no reason to interrupt anybody.
+    wanted = sum(wish.purpose == "recall" or wish.pool not in filling for wish in waiting)
+    wanted -= sum(mount.ending for mount in snapshot.mounts)
+    long = [m for m in snapshot.mounts if not m.ending and m.age_seconds > policy.mount_seconds_max]
+    long.sort(key=lambda mount: (-mount.age_seconds, mount.drive))
+    return [
+        GiveWay(epoch=one.epoch, drive=one.drive, volume=one.volume, age_seconds=one.age_seconds)
+        for one in long[: max(0, wanted)]
+    ]
+
+
+def _resting_seconds(volume: str, snapshot: Snapshot, policy: Policy, *, file_bytes: float = 0.0) -> float | None:
+    """How long in all the volume rests after its last mount; None when it does not, or has."""
+    end = snapshot.ends.get(volume)
+    if end is None or end.kind not in ("failed", "cache_full"):
+        return None
+    doublings = min(max(end.fruitless - 1, 0), 30)
+    if end.kind == "cache_full" and snapshot.cache_free_bytes >= file_bytes:
+        doublings = 0
+    longest = max(policy.cooldown_seconds, policy.cooldown_seconds_max)
+    seconds: float = min(policy.cooldown_seconds * 2**doublings, longest)
+    return seconds if end.ago_seconds < seconds else None
+
+
+def _need_seconds(volume: str, oldest_seconds: float, snapshot: Snapshot) -> float:
+    """By which needs are ordered: a volume that gave way is behind those that waited when it did."""
+    end = snapshot.ends.get(volume)
+    return min(oldest_seconds, end.ago_seconds) if end is not None and end.kind == "gave_way" else oldest_seconds
 
 
 def _judge_recall(need: RecallNeed, snapshot: Snapshot, policy: Policy) -> _Wish | Explanation:
@@ -178,17 +256,19 @@ def _judge_recall(need: RecallNeed, snapshot: Snapshot, policy: Policy) -> _Wish
         return explain("mounted", drive=mount.drive)
     if need.oldest_seconds is None:
         return explain("backing_off")
-    if need.volume in snapshot.cache_full:
-        return explain("cache_full", why=snapshot.cache_full[need.volume])
-    if snapshot.failed_ago_seconds.get(need.volume, policy.cooldown_seconds) < policy.cooldown_seconds:
-        return explain("cooling_down", cooldown_seconds=policy.cooldown_seconds)
+    resting = _resting_seconds(need.volume, snapshot, policy, file_bytes=need.bytes / max(1, need.files))
+    if resting is not None:
+        end = snapshot.ends[need.volume]
+        if end.kind == "cache_full":
+            return explain("cache_full", why=end.why, cooldown_seconds=resting)
+        return explain("cooling_down", cooldown_seconds=resting)
     return _Wish(
         kind="volume",
         key=need.volume,
         volume=need.volume,
         purpose="recall",
         pool=None,
-        oldest_seconds=need.oldest_seconds,
+        oldest_seconds=_need_seconds(need.volume, need.oldest_seconds, snapshot),
         reason_code="recalls",
         reason_arguments={"files": need.files, "bytes": need.bytes},
     )
@@ -199,11 +279,7 @@ def _judge_archive(need: ArchiveNeed, snapshot: Snapshot, policy: Policy) -> Ite
         return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
 
     filling = [m for m in snapshot.mounts if m.purpose == "archive" and m.pool == need.pool and not m.ending]
-    cooling = [
-        volume
-        for volume in need.writable
-        if snapshot.failed_ago_seconds.get(volume, policy.cooldown_seconds) < policy.cooldown_seconds
-    ]
+    cooling = [volume for volume in need.writable if _resting_seconds(volume, snapshot, policy) is not None]
     usable = [volume for volume in need.writable if volume not in cooling]
     wanted_volumes = min(policy.volumes_open_max, 1 + need.bytes // max(1, policy.volumes_open_bytes))
     reason = _worth(need, policy)
@@ -227,7 +303,7 @@ def _judge_archive(need: ArchiveNeed, snapshot: Snapshot, policy: Policy) -> Ite
                 volume=volume,
                 purpose="archive",
                 pool=need.pool,
-                oldest_seconds=need.oldest_seconds,
+                oldest_seconds=_need_seconds(volume, need.oldest_seconds, snapshot),
                 reason_code=reason,
                 reason_arguments={"files": need.files, "bytes": need.bytes},
             )

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Literal
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import leases, mounts, queues, volumes
+from catalog import cacheservers, leases, mounts, queues, volumes
 from catalog.database import SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.leases import Lease
@@ -22,6 +23,7 @@ from tapeserver.planner import (
     ArchiveNeed,
     Decision,
     DriveView,
+    EndView,
     MountView,
     Policy,
     RecallNeed,
@@ -35,6 +37,7 @@ LEASE_PREFIX = "planner:"
 #: a holder stops believing in its lease this part of it before the end
 LEASE_MARGIN = 0.3
 CACHE_FULL_OUTCOME = "no cache space"
+GAVE_WAY = "gave way"
 
 
 class HeldLease:
@@ -125,10 +128,10 @@ class PlanningLoop:
     async def plan_library(self, library: str, lease: Lease) -> Decision:
         """One decision for one library, carried out under its lease."""
         async with self._database.connection() as connection:
-            snapshot = await take_snapshot(connection, library, self._config)
+            snapshot = await take_snapshot(connection, library)
         decision = plan(snapshot, policy_of(self._config))
         epochs = await self._carry_out(library, lease, decision)
-        if epochs:
+        if epochs or decision.give_way:
             self._database.wake(SESSIONS)
         return decision
 
@@ -157,6 +160,10 @@ class PlanningLoop:
                 for one in decision.candidates
             ]
             await mounts.write_candidates(connection, library, candidates)
+            for late in decision.give_way:
+                log.info("mount gives way", epoch=late.epoch, drive=late.drive, volume=late.volume)
+                why = f"{GAVE_WAY} after {late.age_seconds:.0f} s: others wait for the drive"
+                await mounts.give_way(connection, late.epoch, why)
         return epochs
 
     async def _let_go(self) -> None:
@@ -177,10 +184,12 @@ def policy_of(config: Config) -> Policy:
         volumes_open_max=config.volumes_open_max,
         volumes_open_bytes=config.volumes_open_bytes,
         cooldown_seconds=config.cooldown_seconds,
+        cooldown_seconds_max=config.cooldown_seconds_max,
+        mount_seconds_max=config.mount_seconds_max,
     )
 
 
-async def take_snapshot(connection: AsyncConnection, library: str, config: Config) -> Snapshot:
+async def take_snapshot(connection: AsyncConnection, library: str) -> Snapshot:
     """The picture of one library that the planner decides on."""
     [known] = [one for one in await volumes.list_libraries(connection) if one.name == library]
     drives = await volumes.list_drives(connection, library=library)
@@ -194,7 +203,8 @@ async def take_snapshot(connection: AsyncConnection, library: str, config: Confi
     pools = [name for name, where in await volumes.list_pools(connection) if where == library]
     filling = [one for one in backlog if one.kind == "archive" and one.key in pools]
     writable = await volumes.writable_volumes(connection, [one.key for one in filling]) if filling else {}
-    failed = await mounts.recently_failed(connection, seconds=max(config.cooldown_seconds, 1.0))
+    ends = await mounts.recent_ends(connection)
+    free_bytes = [one.free_bytes for one in await cacheservers.live_servers(connection)]
     return Snapshot(
         library=library,
         library_state=known.state.value,
@@ -207,6 +217,8 @@ async def take_snapshot(connection: AsyncConnection, library: str, config: Confi
                 pool=one.pool,
                 purpose=one.purpose,
                 ending=one.stop_wanted is not None or one.state == "unloading",
+                epoch=one.epoch,
+                age_seconds=one.age_seconds,
             )
             for one in live
         ],
@@ -233,9 +245,21 @@ async def take_snapshot(connection: AsyncConnection, library: str, config: Confi
             )
             for need in filling
         ],
-        failed_ago_seconds={vid: ago for vid, (ago, _) in failed.items()},
-        cache_full={vid: outcome for vid, (_, outcome) in failed.items() if outcome.startswith(CACHE_FULL_OUTCOME)},
+        ends={vid: end_view(end) for vid, end in ends.items()},
+        cache_free_bytes=max(free_bytes, default=0),
     )
+
+
+def end_view(end: mounts.RecentEnd) -> EndView:
+    kind: Literal["well", "failed", "cache_full", "gave_way"] = "failed"
+    if end.outcome.startswith(f"stopped: {GAVE_WAY}"):
+        kind = "gave_way"
+    elif end.outcome == "done" or end.outcome.startswith("stopped: "):
+        # What somebody stopped did not fail.
+        kind = "well"
+    elif end.outcome.startswith(CACHE_FULL_OUTCOME):
+        kind = "cache_full"
+    return EndView(drive=end.drive, kind=kind, why=end.outcome, ago_seconds=end.ago_seconds, fruitless=end.fruitless)
 
 
 def _drive_views(drives: Sequence[volumes.Drive], live: Sequence[mounts.Mount]) -> list[DriveView]:

@@ -41,6 +41,8 @@ class ReadTurn(Turn):
         self._space_since: float | None = None
         self._space_tried_at = -SPACE_TRY_SECONDS
         self._cache_failures = 0
+        #: what the drive, or the copy, said when a file could not be read
+        self.medium_failure: str | None = None
 
     async def loaded(self, message: Loaded) -> None:
         pass
@@ -146,11 +148,12 @@ class ReadTurn(Turn):
                 self.problem = f"the cache does not take files: {message.text}"
             await self._unclaim([message.file_id], [message.reservation_id])
             return
+        self.medium_failure = f"{message.code}: {message.text}"
         failure = endings.RecallFailure(file_id=message.file_id, code=message.code, text=message.text)
         work, config = self.context.work, self.context.config
 
         async def fail(connection: AsyncConnection) -> None:
-            await replicas.release_reservation(connection, [message.reservation_id])
+            await replicas.abandon(connection, [message.reservation_id])
             await endings.fail_recalls(
                 connection,
                 work.epoch,

@@ -8,33 +8,27 @@ mount's row go and everything it still had return to the queues. Who may mount w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, mounts, volumes
+from catalog import endings, mounts
 from catalog.database import EVENTS, PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError, StaleEpoch, TapeError, TimedOut
 from catalog.mounts import Mount, MountWork
 from catalog.states import MountState, VolumeState
 from tapeserver import changer
+from tapeserver.blame import Blame, Failure, say, set_state
 from tapeserver.changer import StillInDrive
 from tapeserver.config import Config
 from tapeserver.fleet import MoverGone, MoverLink
-from tapeserver.library import Library, LibraryUnreachable, open_library
+from tapeserver.library import Fenced, Library, LibraryUnreachable, open_library
 from tapeserver.mountcontext import MountContext
 from tapeserver.readturn import ReadTurn
-from tapeserver.turns import LoadRefused, Turn
+from tapeserver.turns import DriveStuck, LoadRefused, MoverFault, Turn
 from tapeserver.writeturn import WriteTurn
 
 log = structlog.get_logger(__name__)
-_T = TypeVar("_T")
-
-WHO = "capstan"
 DONE = "done"
-WRITE_FAILED = "write failed"
 #: what the check of a volume says about it -> the state that it gets
 VERDICTS: dict[str, VolumeState] = {
     "wrong_label": VolumeState.DISABLED,
@@ -43,8 +37,6 @@ VERDICTS: dict[str, VolumeState] = {
     # The catalog believes in data that is not there: what it says of this volume does not count (rule 7a.3).
     "tape_short": VolumeState.SUSPECT,
 }
-#: for whatever is said to the catalog when a session fails
-LAST_WORDS_SECONDS = 2.0
 
 
 class Session:
@@ -56,6 +48,11 @@ class Session:
         self._database, self._config, self._link = database, config, link
         self._bell, self._closing = bell, closing
         self._turn: Turn | None = None
+        self._blame = Blame(database, config)
+        #: files moved by the turns that are over
+        self._files = 0
+        #: the mover does not do what it is told: it must go before the volume is taken out
+        self._given_up = False
 
     async def run(self, mount: Mount) -> bool:
         """Carry the planned mount out; False when it could not be brought to its end and has to be cleaned up."""
@@ -73,8 +70,7 @@ class Session:
         )
         log.info("mount begins", epoch=work.epoch, volume=work.volume, drive=work.drive, purpose=work.purpose)
         outcome = await self._work(context)
-        if not self._link.alive:
-            await self._link.close()
+        await self._let_go(work)
         ended = await unload(self._database, self._config, work, outcome)
         log.info("mount ended", epoch=work.epoch, volume=work.volume, drive=work.drive, outcome=outcome, clean=ended)
         return ended
@@ -90,27 +86,28 @@ class Session:
             await context.commit(lambda connection: mounts.advance(connection, work.epoch, MountState.RUNNING))
             return await self._turns(context)
         except LoadRefused as error:
-            await self._refused(work, error)
-            return f"{error.verdict}: {error.why}"
+            return await self._refused(work, error)
         except MoverGone:
             return "the mover died"
-        except TimedOut as error:
+        except DriveStuck as error:
+            self._given_up = True
+            await self._blame.drive_stuck(work, str(error))
+            return f"{Failure.STUCK}: {error}"
+        except (TimedOut, StaleEpoch) as error:
             # It neither ends nor lets go: nothing it does later may count.
-            await self._link.close()
-            return str(error)
-        except StaleEpoch as error:
-            await self._link.close()
+            self._given_up = True
             return str(error)
         except CapstanError as error:
-            await self._link.close()
-            if isinstance(self._turn, WriteTurn) and self._turn.medium_failure is not None:
-                await self._blame_write(work, self._turn.medium_failure)
-                return f"{WRITE_FAILED}: {self._turn.medium_failure}"
+            self._given_up = True
+            failure = self._medium_failure(error)
+            if failure is not None:
+                await self._blame.mount_failed(work, *failure)
+                return f"{failure[0]}: {failure[1]}"
             return f"{error.code}: {error}"
         except Exception as error:
             if not is_transient(error):
                 log.exception("session failed", epoch=work.epoch)
-            await self._link.close()
+            self._given_up = True
             return f"internal: {error!r}"
 
     async def _turns(self, context: MountContext) -> str:
@@ -124,7 +121,10 @@ class Session:
             else:
                 turn = WriteTurn(context, seconds_min=self._config.write_turn_seconds)
             self._turn = turn
-            await turn.run()
+            try:
+                await turn.run()
+            finally:
+                self._files += turn.files
             closed = closed or (isinstance(turn, WriteTurn) and turn.closed)
             if turn.problem is not None:
                 return turn.problem
@@ -134,31 +134,42 @@ class Session:
             if context.stop_why is not None:
                 return f"stopped: {context.stop_why}"
             if not context.recalls_wait and (closed or not writes or isinstance(turn, WriteTurn)):
-                return DONE
+                return await self._done(context.work)
 
-    async def _refused(self, work: MountWork, error: LoadRefused) -> None:
+    async def _done(self, work: MountWork) -> str:
+        failure = self._medium_failure()
+        if failure is None:
+            return DONE
+        await self._blame.mount_failed(work, *failure)
+        return f"{failure[0]}: {failure[1]}"
+
+    def _medium_failure(self, error: CapstanError | None = None) -> tuple[Failure, str] | None:
+        """Whether drive and volume failed together in this mount; reading only when it brought nothing at all."""
+        turn = self._turn
+        if isinstance(turn, WriteTurn):
+            return None if error is None or turn.medium_failure is None else (Failure.WRITE, turn.medium_failure)
+        if isinstance(turn, ReadTurn) and not self._files:
+            # Who is fenced has lost his mount; the volume has done nothing.
+            faulty = isinstance(error, MoverFault) and error.fault != Fenced.code
+            why = str(error) if faulty else turn.medium_failure
+            return None if why is None else (Failure.READ, why)
+        return None
+
+    async def _refused(self, work: MountWork, error: LoadRefused) -> str:
+        """The outcome of a mount whose volume could not be used; the volume gets the state that this deserves."""
         state = VERDICTS.get(error.verdict)
-        if state is None:
-            return
-        await _set_state(self._database, "volume", work.volume, state.value, f"{error.verdict}: {error.why}")
+        if state is not None:
+            await set_state(self._database, "volume", work.volume, state.value, f"{error.verdict}: {error.why}")
+        elif error.verdict == "io":
+            await self._blame.mount_failed(work, Failure.READ, error.why)
+            return f"{Failure.READ}: {error.why}"
+        return f"{error.verdict}: {error.why}"
 
-    async def _blame_write(self, work: MountWork, why: str) -> None:
-        """By evidence: a drive that failed with several volumes goes down, a volume that failed twice is closed."""
-        found = await _say(
-            self._database,
-            lambda connection: mounts.write_failures(
-                connection, drive=work.drive, volume=work.volume, outcome=WRITE_FAILED
-            ),
-        )
-        if found is None:
-            return
-        drive_volumes, volume_failures = found
-        if len(drive_volumes | {work.volume}) >= self._config.drive_failures_max:
-            reason = f"writing failed on {', '.join(sorted(drive_volumes | {work.volume}))}, the last time: {why}"
-            await _set_state(self._database, "drive", work.drive, "down", reason)
-        elif volume_failures + 1 >= self._config.write_failures_max:
-            reason = f"writing failed {volume_failures + 1} times, the last time: {why}"
-            await _set_state(self._database, "volume", work.volume, VolumeState.FULL.value, reason)
+    async def _let_go(self, work: MountWork) -> None:
+        """A mover that was given up is killed; one that does not even die keeps its drive from everybody."""
+        if (self._given_up or not self._link.alive) and not await self._link.close():
+            why = f"its process {self._link.pid} does not end when it is killed"
+            await self._blame.drive_stuck(work, why)
 
 
 async def unload(database: Database, config: Config, work: MountWork, outcome: str) -> bool:
@@ -168,49 +179,21 @@ async def unload(database: Database, config: Config, work: MountWork, outcome: s
     use, and what the mount had claimed returns to the queues all the same.
     """
     try:
-        await _say(database, lambda connection: mounts.advance(connection, work.epoch, MountState.UNLOADING))
+        await say(database, lambda connection: mounts.advance(connection, work.epoch, MountState.UNLOADING))
         library: Library = open_library(work.library_spec)
         await changer.take_out(library, work.volume, work.drive, work.epoch, seconds_max=config.changer_seconds_max)
     except (StillInDrive, TimedOut) as error:
         reason = f"volume {work.volume} does not come out of drive {work.drive}: {error}"
-        await _set_state(database, "drive", work.drive, "down", reason)
-        await _set_state(database, "volume", work.volume, VolumeState.DISABLED.value, reason)
-        await _say(database, lambda connection: endings.requeue_epoch(connection, work.epoch, reason))
+        await set_state(database, "drive", work.drive, "down", reason)
+        await set_state(database, "volume", work.volume, VolumeState.DISABLED.value, reason)
+        await say(database, lambda connection: endings.requeue_epoch(connection, work.epoch, reason))
         return False
     except (LibraryUnreachable, TapeError, OSError) as error:
         why = str(error)
         log.error("volume not unloaded", epoch=work.epoch, volume=work.volume, why=why)
-        await _say(database, lambda connection: endings.requeue_epoch(connection, work.epoch, why))
+        await say(database, lambda connection: endings.requeue_epoch(connection, work.epoch, why))
         return False
-    ended = await _say(database, lambda connection: endings.end_mount(connection, work.epoch, outcome))
+    ended = await say(database, lambda connection: endings.end_mount(connection, work.epoch, outcome))
     for channel in (PLANNER, SESSIONS, EVENTS):
         database.wake(channel)
     return ended is not None
-
-
-async def _set_state(database: Database, kind: str, name: str, wanted: str, reason: str) -> None:
-    async def change(connection: AsyncConnection) -> bool:
-        return await volumes.set_state(connection, kind, name, wanted, who=WHO, reason=reason[:500])
-
-    try:
-        await _say(database, change)
-    except CapstanError as error:
-        # An operator may have been there before; his word stands.
-        log.warning("state not changed", kind=kind, name=name, wanted=wanted, why=str(error))
-    database.wake(PLANNER)
-
-
-async def _say(database: Database, function: Callable[[AsyncConnection], Awaitable[_T]]) -> _T | None:
-    """Tell the catalog, for some seconds if need be; None when it does not listen: the next clean-up says it again."""
-    deadline = asyncio.get_running_loop().time() + LAST_WORDS_SECONDS
-    while True:
-        try:
-            async with database.transaction() as connection:
-                return await function(connection)
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            if asyncio.get_running_loop().time() > deadline:
-                log.warning("catalog not told", why=str(error))
-                return None
-        await asyncio.sleep(0.1)

@@ -44,6 +44,20 @@ class MoverFault(TapeError):
 
     code = "mover_fault"
 
+    def __init__(self, fault: str, why: str) -> None:
+        super().__init__(fault=fault, why=why)
+        self.fault = fault
+
+
+class DriveStuck(TapeError):
+    """Drive {drive} has not moved for {seconds} s in {phase}."""
+
+    code = "drive_stuck"
+
+
+#: what a mover says it is doing while the drive itself works; loading has a limit of its own
+MOTIONS = frozenset({"locate", "read", "write", "flush"})
+
 
 class Turn(ABC):
     """One direction of one mount. `run` once; then `problem` says why there was no going on, if so."""
@@ -59,7 +73,8 @@ class Turn(ABC):
         self._fault: MoverFault | None = None
 
     async def run(self) -> None:
-        """Raises LoadRefused, MoverFault, MoverGone, TimedOut (the mover is stuck), StaleEpoch, CatalogUnreachable."""
+        """Raises LoadRefused, MoverFault, MoverGone, DriveStuck, TimedOut (the mover does not end), StaleEpoch,
+        CatalogUnreachable."""
         await self._load()
         while not self._over():
             await self.context.look()
@@ -127,7 +142,7 @@ class Turn(ABC):
     async def _load(self) -> None:
         context = self.context
         await context.link.send(self.load_fields())
-        deadline = context.now + context.config.load_seconds_max
+        deadline, stopping = context.now + context.config.load_seconds_max, False
         while context.now < deadline:
             message = await context.link.receive(LOOK_SECONDS)
             if isinstance(message, Loaded):
@@ -135,9 +150,16 @@ class Turn(ABC):
                 return
             if isinstance(message, LoadFailed):
                 raise LoadRefused(message.verdict, message.text)
-            if context.closing.is_set():
-                break
-        raise TimedOut(what=f"the check of volume {context.work.volume}", seconds=context.config.load_seconds_max)
+            await context.look()
+            if context.stop_why is not None:
+                # A mover that checks a volume hears nothing; what it does until now is only reading.
+                deadline = min(deadline, context.now + context.stop_seconds)
+                if context.closing.is_set():
+                    break
+                stopping = True
+        if stopping or context.closing.is_set():
+            raise TimedOut(what=f"the check of volume {context.work.volume}", seconds=context.stop_seconds)
+        raise DriveStuck(drive=context.work.drive, phase="load", seconds=context.config.load_seconds_max)
 
     def _ending(self) -> bool:
         return self.context.stop_why is not None or self.problem is not None or self.give_way()
@@ -157,9 +179,16 @@ class Turn(ABC):
 
     async def _take_in(self, seconds: float) -> None:
         message = await self.context.link.receive(seconds)
+        if message is None:
+            self._refuse_stillness()
         while message is not None:
             await self._dispatch(message)
             message = self.context.link.received()
+
+    def _refuse_stillness(self) -> None:
+        link, limit = self.context.link, self.context.config.phase_seconds_max
+        if link.phase in MOTIONS and link.phase_seconds > limit:
+            raise DriveStuck(drive=self.context.work.drive, phase=link.phase, seconds=round(link.phase_seconds, 1))
 
     async def _dispatch(self, message: FromMover) -> None:
         match message:

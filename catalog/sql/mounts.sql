@@ -32,6 +32,10 @@ where (cast(:drive as text) is null or drive = :drive) and (cast(:volume as text
   and (cast(:library as text) is null or library = :library)
 returning epoch;
 
+-- give_way --
+-- Only while nothing else has stopped it: that reason says more.
+update mount set stop_wanted = :why where epoch = :epoch and stop_wanted is null;
+
 -- lock_for_end --
 -- Waits for the mount's work under way (it holds the row FOR KEY SHARE), and keeps new work out.
 select epoch from mount where epoch = :epoch for update;
@@ -43,17 +47,28 @@ insert into mount_history (epoch, drive, volume, library, pool, purpose, reason_
 select epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, :outcome, created_at from gone
 returning epoch;
 
--- recently_failed --
--- The newest rows by epoch, which grows: no index on time is needed for what ended just now. What somebody stopped
--- did not fail.
-select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at) as double precision) as ago_seconds
-from (select * from mount_history order by epoch desc limit :limit) as newest
-where outcome <> 'done' and outcome not like 'stopped: %' and ended_at > capstan_now() - make_interval(secs => :seconds);
+-- recent_ends --
+-- The newest rows by epoch, which grows: no index on time is needed for what ended just now. What somebody stopped, or
+-- what died with its processes, says nothing of the volume and is not counted in `fruitless`.
+with newest as (
+    select volume, drive, outcome, epoch, ended_at, files from mount_history order by epoch desc limit :limit
+), last as (select distinct on (volume) * from newest order by volume, epoch desc)
+select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at) as double precision) as ago_seconds,
+       cast((select count(*) from newest n where n.volume = last.volume and n.files = 0
+             and n.outcome similar to '(read failed|write failed|drive stuck|no cache space)%'
+             and n.epoch > coalesce((select max(m.epoch) from newest m where m.volume = last.volume and m.files > 0), 0)
+            ) as integer) as fruitless
+from last;
 
--- failed_with --
--- The evidence for blame: newest first by epoch, so that old failures are forgotten as mounts go on.
-select drive, volume from (select * from mount_history order by epoch desc limit :limit) as newest
-where starts_with(outcome, :outcome) and (drive = :drive or volume = :volume);
+-- evidence --
+-- Newest first by epoch, so that old failures are forgotten as mounts go on; a mount that moved files and ended well
+-- takes earlier failures of its drive and of its volume back.
+with newest as (select volume, drive, outcome, epoch, files from mount_history order by epoch desc limit :limit),
+good as (select volume, drive, epoch from newest where files > 0 and outcome = 'done')
+select drive, volume,
+       volume = :volume and epoch > coalesce((select max(epoch) from good where volume = :volume), 0) as of_volume,
+       drive = :drive and epoch > coalesce((select max(epoch) from good where drive = :drive), 0) as of_drive
+from newest where starts_with(outcome, :outcome) and (drive = :drive or volume = :volume);
 
 -- candidates_write --
 -- Only on change: most rounds write nothing.

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import endings, leases, mounts, volumes
 from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, ReasonRequired, WrongState
 from catalog.mounts import Candidate, NewMount
 from catalog.states import MountState, VolumeState
+from tapeserver.planning import end_view
 from tests.store.media import two_libraries
 
 SetClock = Callable[[datetime | None], Awaitable[None]]
@@ -137,8 +139,49 @@ async def test_a_volume_rests_after_a_failed_mount_but_not_after_one_that_somebo
             epoch = await mounts.plan_mount(connection, wanted("east1", volume))
             assert epoch is not None
             await endings.end_mount(connection, epoch, outcome)
-        failed = await mounts.recently_failed(connection, seconds=60)
-        assert {volume: outcome for volume, (_, outcome) in failed.items()} == {"E00002": "the mover died"}
+        ends = await mounts.recent_ends(connection)
+        assert {volume: end.outcome for volume, end in ends.items()} == {
+            "E00001": "done", "E00002": "the mover died", "E00003": "stopped: drive down"
+        }  # fmt: skip
+        assert {end.kind for end in (end_view(ends["E00001"]), end_view(ends["E00003"]))} == {"well"}
+        assert end_view(ends["E00002"]).kind == "failed"
+
+
+async def mount_that_ended(
+    connection: AsyncConnection, drive: str, volume: str, outcome: str, *, files: int = 0
+) -> None:
+    epoch = await mounts.plan_mount(connection, wanted(drive, volume))
+    assert epoch is not None
+    await mounts.add_progress(connection, epoch, files=files, bytes=files)
+    await endings.end_mount(connection, epoch, outcome)
+
+
+async def test_mounts_that_brought_nothing_are_counted_since_the_last_one_that_did(media: Database) -> None:
+    async with media.transaction() as connection:
+        for outcome, files in (("read failed: x", 0), ("done", 3), ("read failed: x", 0), ("no cache space", 0)):
+            await mount_that_ended(connection, "east1", "E00001", outcome, files=files)
+        await mount_that_ended(connection, "east2", "E00002", "the mover died")
+        ends = await mounts.recent_ends(connection)
+        assert (ends["E00001"].fruitless, ends["E00001"].outcome) == (2, "no cache space")
+        assert (ends["E00002"].fruitless, ends["E00002"].drive) == (0, "east2")
+
+
+async def test_evidence_is_taken_back_by_a_mount_that_went_well(media: Database) -> None:
+    async with media.transaction() as connection:
+
+        async def seen() -> tuple[set[str], set[str], int]:
+            found = await mounts.evidence(connection, drive="east1", volume="E00001", outcome="read failed")
+            return set(found.volumes_in_drive), set(found.drives_of_volume), found.mounts_of_volume
+
+        await mount_that_ended(connection, "east1", "E00001", "read failed: x")
+        await mount_that_ended(connection, "east2", "E00001", "read failed: x")
+        await mount_that_ended(connection, "east1", "E00002", "read failed: x")
+        await mount_that_ended(connection, "east1", "E00003", "write failed: x")
+        assert await seen() == ({"E00001", "E00002"}, {"east1", "east2"}, 2)
+        await mount_that_ended(connection, "east1", "E00003", "done", files=1)
+        assert await seen() == (set(), {"east1", "east2"}, 2)
+        await mount_that_ended(connection, "east2", "E00001", "done", files=1)
+        assert await seen() == (set(), set(), 0)
 
 
 async def test_a_lease_has_one_holder_by_the_databases_clock(media: Database, set_clock: SetClock) -> None:

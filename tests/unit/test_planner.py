@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import string
 from collections.abc import Sequence
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from tapeserver.planner import (
     ArchiveNeed,
     Decision,
     DriveView,
+    EndView,
     MountView,
     Policy,
     RecallNeed,
@@ -28,6 +30,8 @@ POLICY = Policy(
     volumes_open_max=1,
     volumes_open_bytes=10**9,
     cooldown_seconds=5,
+    cooldown_seconds_max=60,
+    mount_seconds_max=1000,
 )
 
 
@@ -66,6 +70,10 @@ def snapshot(**fields: object) -> Snapshot:
         "archives": [],
     }
     return Snapshot(**{**values, **fields})  # type: ignore[arg-type]  # the fields are those of the class
+
+
+def ended(kind: str, ago: float, *, drive: str = "d1", fruitless: int = 0) -> EndView:
+    return EndView(drive=drive, kind=kind, why=f"{kind} it did", ago_seconds=ago, fruitless=fruitless)  # type: ignore[arg-type]  # one of its four
 
 
 def mounted(decision: Decision) -> list[tuple[str, str, str]]:
@@ -138,19 +146,19 @@ def test_nothing_is_mounted_in_a_library_that_is_not_up() -> None:
 def test_a_disabled_volume_a_back_off_a_failed_mount_and_a_full_cache_wait_with_their_reason() -> None:
     wanted = [recall("A1", state="disabled", reason="sticky"), recall("A2", oldest=None), recall("A3"), recall("A4")]
     decision = plan(
-        snapshot(recalls=wanted, failed_ago_seconds={"A3": 1.0, "A4": 1.0}, cache_full={"A4": "no cache space"}),
+        snapshot(recalls=wanted, ends={"A3": ended("failed", 1.0), "A4": ended("cache_full", 1.0)}),
         POLICY,
     )
     assert mounted(decision) == []
     assert codes(decision) == {
         "A1": "volume_disabled", "A2": "backing_off", "A3": "cooling_down", "A4": "cache_full",
     }  # fmt: skip
-    later = plan(snapshot(recalls=wanted[2:3], failed_ago_seconds={"A3": 5.0}), POLICY)
+    later = plan(snapshot(recalls=wanted[2:3], ends={"A3": ended("failed", 5.0)}), POLICY)
     assert len(later.mounts) == 1
 
 
 def test_writing_avoids_the_volume_whose_mount_has_just_failed() -> None:
-    decision = plan(snapshot(archives=[archive(oldest=60)], failed_ago_seconds={"A1": 1.0}), POLICY)
+    decision = plan(snapshot(archives=[archive(oldest=60)], ends={"A1": ended("failed", 1.0)}), POLICY)
     assert [volume for _, volume, _ in mounted(decision)] == ["A2"]
 
 
@@ -170,7 +178,72 @@ def test_an_explanation_of_what_collects_does_not_change_with_every_look() -> No
     assert render(one.code, one.arguments) == "it collects: 10 B of 1.0 GB, 1 of 100 files, oldest 1.0 s of 5.0 s"
 
 
+def test_a_volume_that_failed_is_tried_in_another_drive_if_there_is_one() -> None:
+    failed = {"A1": ended("failed", 9.0, drive="d1")}
+    assert mounted(plan(snapshot(recalls=[recall("A1")], ends=failed), POLICY)) == [("d2", "A1", "recall")]
+    only = plan(snapshot(drives=drives(1), recalls=[recall("A1")], ends=failed), POLICY)
+    assert mounted(only) == [("d1", "A1", "recall")]
+
+
+def test_a_volume_rests_twice_as_long_after_each_mount_that_brought_nothing_up_to_a_bound() -> None:
+    def rests(ago: float, fruitless: int) -> bool:
+        ends = {"A1": ended("failed", ago, fruitless=fruitless)}
+        return not plan(snapshot(recalls=[recall("A1")], ends=ends), POLICY).mounts
+
+    assert rests(4.9, 1)
+    assert not rests(5.1, 1)
+    assert rests(9.9, 2)
+    assert rests(39.0, 4)
+    assert rests(59.0, 99)
+    assert not rests(61.0, 99)
+
+
+def test_a_volume_that_found_no_cache_space_is_tried_again_as_soon_as_there_is_room_for_a_file() -> None:
+    ends = {"A1": ended("cache_full", 6.0, fruitless=4)}
+    full = plan(snapshot(recalls=[recall("A1")], ends=ends, cache_free_bytes=99), POLICY)
+    assert codes(full) == {"A1": "cache_full"}
+    [one] = full.candidates
+    assert render(one.code, one.arguments).startswith("the cache has no room: cache_full it did; ")
+    assert plan(snapshot(recalls=[recall("A1")], ends=ends, cache_free_bytes=100), POLICY).mounts
+
+
+def long_mount(volume: str, drive: str, age: float, **fields: object) -> MountView:
+    values: dict[str, object] = {"pool": None, "purpose": "recall", "epoch": int(age)}
+    return MountView(volume=volume, drive=drive, age_seconds=age, **{**values, **fields})  # type: ignore[arg-type]  # its own
+
+
+def test_a_mount_gives_way_when_it_has_been_long_and_its_drive_is_wanted_elsewhere() -> None:
+    mounts = [long_mount("A1", "d1", 1500), long_mount("A2", "d2", 2000), long_mount("A3", "d3", 999)]
+    full = snapshot(drives=drives(0, busy=3), mounts=mounts, recalls=[recall("A1"), recall("A9")])
+    assert [one.volume for one in plan(full, POLICY).give_way] == ["A2"]
+    nobody = dataclasses.replace(full, recalls=[recall("A1")])
+    assert plan(nobody, POLICY).give_way == []
+    free = dataclasses.replace(full, drives=drives(1, busy=3))
+    assert plan(free, POLICY).give_way == []
+    one_ends = dataclasses.replace(full, mounts=[*mounts[:2], dataclasses.replace(mounts[2], ending=True)])
+    assert plan(one_ends, POLICY).give_way == []
+
+
+def test_no_mount_gives_way_for_a_second_volume_of_a_pool_that_is_being_filled() -> None:
+    policy = dataclasses.replace(POLICY, volumes_open_max=2)
+    filling = long_mount("A1", "d1", 2000, pool="p", purpose="archive")
+    picture = snapshot(
+        drives=drives(0, busy=1), mounts=[filling], archives=[archive(oldest=9, bytes=10**10, writable=("A2",))]
+    )
+    assert codes(plan(picture, policy)) == {"p": "no_free_drive"}
+    assert plan(picture, policy).give_way == []
+
+
+def test_who_gave_way_comes_after_those_who_waited_then() -> None:
+    wanted = [recall("A1", oldest=9000), recall("A2", oldest=300)]
+    gave_way = {"A1": ended("gave_way", 2.0)}
+    decision = plan(snapshot(drives=drives(1), recalls=wanted, ends=gave_way), POLICY)
+    assert mounted(decision) == [("d1", "A2", "recall")]
+    assert mounted(plan(snapshot(drives=drives(1), recalls=wanted[:1], ends=gave_way), POLICY)) != []
+
+
 _VOLUMES = st.sampled_from([f"A{number}" for number in range(6)])
+_POOLS = ("p", "q")
 
 
 @st.composite
@@ -179,31 +252,63 @@ def pictures(draw: st.DrawFn) -> Snapshot:
     views = [DriveView(name=n, up=draw(st.booleans()), attached=draw(st.booleans()), busy=False) for n in names]
     taken = draw(st.lists(_VOLUMES, unique=True, max_size=len(names)))
     live = [
-        MountView(volume=volume, drive=drive, pool="p", purpose=draw(st.sampled_from(["recall", "archive"])))
-        for volume, drive in zip(taken, names, strict=False)
+        MountView(
+            volume=volume,
+            drive=drive,
+            pool=draw(st.sampled_from(_POOLS)),
+            purpose=draw(st.sampled_from(["recall", "archive"])),
+            ending=draw(st.booleans()),
+            epoch=number,
+            age_seconds=draw(st.floats(0, 5000)),
+        )
+        for number, (volume, drive) in enumerate(zip(taken, names, strict=False))
     ]
     busy = {one.drive for one in live}
     ages = st.one_of(st.none(), st.floats(0, 100))
-    wanted = draw(st.lists(_VOLUMES, unique=True))
     writable = [volume for volume in draw(st.lists(_VOLUMES, unique=True)) if volume not in taken]
+    kinds = st.sampled_from(["well", "failed", "cache_full", "gave_way"])
     return snapshot(
-        library_state=draw(st.sampled_from(["up", "up", "down", "unreachable"])),
+        library_state=draw(st.sampled_from(["up", "up", "up", "down", "unreachable"])),
         drives=[dataclasses.replace(view, busy=view.name in busy) for view in views],
         mounts=live,
         recalls=[
             recall(volume, oldest=draw(ages), state=draw(st.sampled_from(["active", "full", "disabled", "broken"])))
-            for volume in wanted
+            for volume in draw(st.lists(_VOLUMES, unique=True))
         ],
-        archives=[archive(oldest=draw(ages), bytes=draw(st.integers(1, 10**10)), writable=writable)],
-        failed_ago_seconds={volume: draw(st.floats(0, 10)) for volume in draw(st.lists(_VOLUMES, unique=True))},
-    )
+        archives=[
+            archive(
+                pool,
+                oldest=draw(ages),
+                bytes=draw(st.integers(1, 10**10)),
+                urgent=draw(st.integers(0, 1)),
+                writable=[volume for number, volume in enumerate(writable) if number % 2 == half],
+            )
+            for half, pool in enumerate(_POOLS)
+            if draw(st.booleans())
+        ],
+        ends={
+            volume: ended(
+                draw(kinds), draw(st.floats(0, 100)), drive=draw(st.sampled_from(["d0", "d1"])),
+                fruitless=draw(st.integers(0, 2000)),
+            )
+            for volume in draw(st.lists(_VOLUMES, unique=True))
+        },
+        cache_free_bytes=draw(st.integers(0, 200)),
+    )  # fmt: skip
 
 
-@given(pictures(), st.integers(1, 3))
-def test_in_any_picture_no_drive_or_volume_is_used_twice_and_everything_waiting_is_explained(
-    picture: Snapshot, open_max: int
-) -> None:
-    decision = plan(picture, dataclasses.replace(POLICY, volumes_open_max=open_max))
+_POLICIES = st.builds(
+    lambda open_max, mount_seconds: dataclasses.replace(
+        POLICY, volumes_open_max=open_max, mount_seconds_max=mount_seconds
+    ),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 1000.0]),
+)
+
+
+@given(pictures(), _POLICIES)
+def test_in_any_picture_no_drive_or_volume_is_used_twice(picture: Snapshot, policy: Policy) -> None:
+    decision = plan(picture, policy)
     free = {drive.name for drive in picture.drives if drive.free}
     used = [one.drive for one in decision.mounts]
     volumes = [one.volume for one in decision.mounts]
@@ -211,9 +316,62 @@ def test_in_any_picture_no_drive_or_volume_is_used_twice_and_everything_waiting_
     assert set(used) <= free
     assert len(set(volumes)) == len(volumes)
     assert not set(volumes) & {mount.volume for mount in picture.mounts}
-    assert {one.key for one in decision.candidates} == {one.volume for one in picture.recalls} | {"p"}
-    assert plan(picture, dataclasses.replace(POLICY, volumes_open_max=open_max)) == decision
+
+
+@given(pictures(), _POLICIES)
+def test_in_any_picture_nothing_is_mounted_without_work_that_may_be_done_now(picture: Snapshot, policy: Policy) -> None:
+    reads = {one.volume: one for one in picture.recalls}
+    writes = {one.pool: one for one in picture.archives}
+    for mount in plan(picture, policy).mounts:
+        assert picture.library_state == "up"
+        read = reads.get(mount.volume)
+        may_read = read is not None and read.oldest_seconds is not None and read.volume_state in ("active", "full")
+        write = writes.get(mount.pool or "")
+        may_write = write is not None and write.oldest_seconds is not None and mount.volume in write.writable
+        assert may_write if mount.purpose == "archive" else may_read
+
+
+@given(pictures(), _POLICIES)
+def test_in_any_picture_all_that_waits_is_explained_in_words_and_a_drive_is_idle_only_for_a_reason(
+    picture: Snapshot, policy: Policy
+) -> None:
+    decision = plan(picture, policy)
+    assert {(one.kind, one.key) for one in decision.candidates} == {
+        *(("volume", one.volume) for one in picture.recalls), *(("pool", one.pool) for one in picture.archives)
+    }  # fmt: skip
     for one in decision.candidates:
         assert one.code in SENTENCES
         wanted = {field for _, field, _, _ in string.Formatter().parse(SENTENCES[one.code]) if field}
         assert wanted <= one.arguments.keys()
+    if {drive.name for drive in picture.drives if drive.free} - {one.drive for one in decision.mounts}:
+        assert not any(one.code == "no_free_drive" for one in decision.candidates)
+
+
+@given(pictures(), _POLICIES)
+def test_in_any_picture_only_long_mounts_give_way_and_no_more_than_are_waited_for(
+    picture: Snapshot, policy: Policy
+) -> None:
+    decision = plan(picture, policy)
+    live = {mount.epoch: mount for mount in picture.mounts}
+    assert all(live[one.epoch].age_seconds > policy.mount_seconds_max for one in decision.give_way)
+    assert not any(live[one.epoch].ending for one in decision.give_way)
+    if decision.give_way:
+        assert any(one.code in ("no_free_drive", "no_drive", "drive_silent", "ready") for one in decision.candidates)
+    free = {drive.name for drive in picture.drives if drive.free}
+    assert not decision.give_way or free == {one.drive for one in decision.mounts}
+
+
+@given(pictures(), _POLICIES, st.randoms())
+def test_the_same_picture_gives_the_same_plan_in_whatever_order_it_is_told(
+    picture: Snapshot, policy: Policy, random: Random
+) -> None:
+    def shuffled(items: Sequence[object]) -> list[object]:
+        return random.sample(list(items), len(items))
+
+    told_otherwise = dataclasses.replace(
+        picture,
+        drives=shuffled(picture.drives),
+        recalls=shuffled(picture.recalls),
+        archives=shuffled(picture.archives),
+    )
+    assert plan(told_otherwise, policy) == plan(picture, policy)
