@@ -12,7 +12,7 @@ from bench.measure import PAIRS, Row, interleaved
 from bench.workplace import Workplace
 from catalog.units import KIB
 
-BUDGET_SECONDS = 40.0
+BUDGET_SECONDS = 60.0
 _COLUMNS = ("request", "number", "path", "file", "state", "lifetime_seconds")
 
 
