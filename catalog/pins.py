@@ -1,6 +1,7 @@
 """Pins: leases on a file's replica, with an owner (`job:7`, `request:3`) and an expiry by the catalog's clock.
 
-A pinned replica is never evicted. Only what is on disk can be pinned; bringing it there is staging's work.
+A pinned replica is never evicted. A file may be pinned before it is on disk, so that no moment is left between its
+arrival and the pin; bringing it there is staging's work.
 """
 
 from __future__ import annotations
@@ -10,22 +11,32 @@ from collections.abc import Collection
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from catalog import tables
 from catalog.sql import load
+from catalog.states import FileState
 
 _SQL = {name: sa.text(statement) for name, statement in load("replicas").items()}
 
 
 async def pin(connection: AsyncConnection, *, owner: str, files: Collection[int], lifetime_seconds: float) -> list[int]:
-    """Pin those of `files` that are on disk; their ids, in order. A repeat prolongs, never shortens.
+    """Pin those of `files` that exist; the ids of those on disk now, in order. A repeat prolongs, never shortens.
 
-    Who is answered here finds the replica in place until the pin ends: see `lock_pinned` and `lock_victims`.
+    Who is answered here finds the replica in place until the pin ends: see `lock_pinned` and `lock_victims`. The others
+    have to be staged, and are kept from their arrival on.
     """
     if not files:
         return []
-    present = list((await connection.execute(_SQL["lock_pinned"], {"files": sorted(set(files))})).scalars())
-    if present:
-        values = {"files": present, "owner": owner, "lifetime_seconds": lifetime_seconds}
-        await connection.execute(_SQL["pin"], values)
+    wanted = sorted(set(files))
+    present = list((await connection.execute(_SQL["lock_pinned"], {"files": wanted})).scalars())
+    file = tables.file
+    listed = file.c.id == sa.any_(sa.literal(wanted, sa.ARRAY(sa.BigInteger)))
+    existing = sa.select(file.c.id).where(listed, file.c.state == FileState.LIVE.value)
+    values = {
+        "files": sorted((await connection.scalars(existing)).all()),
+        "owner": owner,
+        "lifetime_seconds": lifetime_seconds,
+    }
+    await connection.execute(_SQL["pin"], values)
     return present
 
 

@@ -125,7 +125,7 @@ async def archive_wait(request: web.Request) -> web.Response:
 
 
 async def pin(request: web.Request) -> web.Response:
-    """Keep files on disk for an owner. Those that are not on disk are named, so that they can be staged."""
+    """Keep files on disk for an owner, now or from their arrival on. Those that are missing are named, to be staged."""
     context, principal = context_of(request), principal_of(request)
     body = await json_body(request, messages.PinsBody, limit_bytes=context.json_bytes_max)
     _check_pins(principal, body.owner, body.files)
