@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import structlog
 from aiohttp import StreamReader, web
@@ -48,6 +48,7 @@ class BulkStreams:
         with self._service.bulk_stream(claims.epoch):
             await response.prepare(request)
             arrivals = Arrivals(self._service, claims.epoch)
+            self._service.forgetters.add(arrivals.forget)
             try:
                 async for frames in _batches(request.content, self._service.config.mover_idle_seconds_max):
                     await arrivals.learn(frames)
@@ -57,6 +58,7 @@ class BulkStreams:
                     if arrivals.ended:
                         break
             finally:
+                self._service.forgetters.discard(arrivals.forget)
                 await self._service.on_disk(arrivals.close)
             await _bye(response)
         return response
@@ -197,6 +199,8 @@ class Arrivals:
         self._adler32 = 1
         #: the file that is being skipped after an ERROR
         self._refused: int | None = None
+        #: reservations that ended while the stream goes on: what still comes for them is refused
+        self._over: set[int] = set()
         self.ended = False
 
     async def learn(self, frames: Sequence[Frame]) -> None:
@@ -205,7 +209,13 @@ class Arrivals:
             return
         async with self._service.database.connection() as connection:
             promised = await replicas.reservations_of(connection, self._service.name, epoch=self._epoch)
-        self._room = {one.id: one.bytes for one in promised if one.kind == "recall"}
+        self._room = {one.id: one.bytes for one in promised if one.kind == "recall" and one.id not in self._over}
+
+    def forget(self, ids: Collection[int]) -> None:
+        """These reservations ended: nothing more is published for them, whatever is on its way."""
+        self._over.update(ids)
+        for id in ids:
+            self._room.pop(id, None)
 
     def take(self, frames: Sequence[Frame]) -> bytes:
         """Work off a batch; the frames of the answer. Raises BadFrames."""
@@ -275,7 +285,10 @@ class Arrivals:
             raise BadRequest(why=f"adler32 {frame.adler32:08x} was sent, {self._adler32:08x} arrived")
         self._present = None
         incoming.publish(durable=False)
-        self._room.pop(frame.id, None)
+        # Asked after the rename: `forget` comes before the removal, so one of the two sees the other.
+        if self._room.pop(frame.id, None) is None:
+            self._service.store.remove(frame.id)
+            raise WrongState(object=f"reservation {frame.id}", state="gone", action="an arrival")
         self._service.metrics.received_bytes.labels("recall").inc(incoming.size)
         self._service.metrics.files_received.labels("recall").inc()
         return bulkframes.ack(frame.id, self._adler32)

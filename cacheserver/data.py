@@ -16,9 +16,9 @@ from cacheserver import ranges, upload
 from cacheserver.checksums import Checksums, adler32_of
 from cacheserver.sendfile import send
 from cacheserver.service import Service
-from cacheserver.store import Incoming
+from cacheserver.store import Buffer, Incoming
 from catalog import puts, replicas
-from catalog.database import CACHE, EVENTS, PLANNER, is_transient
+from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import (
     BadRequest,
     CapstanError,
@@ -29,12 +29,12 @@ from catalog.errors import (
     Unavailable,
 )
 from catalog.model import FileRecord
+from catalog.puts import Landed
 from catalog.signing import GetClaims, PutClaims
 from client.serving import expect_after, json_response
 
 log = structlog.get_logger(__name__)
 _ADMITTED = web.RequestKey("admitted", PutClaims)
-COMMIT_PAUSE_SECONDS_MAX = 1.0
 
 
 class Transfers:
@@ -92,18 +92,36 @@ class Transfers:
         incoming: Incoming | None = None
         try:
             room = await self._room(claims, size)
-            incoming = await self._service.on_disk(self._service.store.receive, claims.replica_id)
-            await upload.receive(
-                self._service, request.content, incoming, checksums, size=size, room=room, grow=self._grower(claims)
-            )
-            checksums.check()
-            await self._service.on_disk(_publish_durably, incoming)
+            if size is not None and size <= self._config.write_chunk_bytes:
+                body = await upload.receive_small(self._service, request.content, size=size)
+                await self._service.on_disk(self._land, claims.replica_id, body, checksums)
+            else:
+                incoming = await self._service.on_disk(self._service.store.receive, claims.replica_id)
+                await upload.receive(
+                    self._service, request.content, incoming, checksums, size=size, room=room, grow=self._grower(claims)
+                )
+                size = incoming.size
+                checksums.check()
+                await self._service.on_disk(_publish_durably, incoming)
         except BaseException as exc:
             await asyncio.shield(self._undo(claims, incoming))
             if isinstance(exc, OSError):
                 raise _disk_error(exc) from exc
             raise
-        return await self._commit(claims, incoming.size, checksums)
+        landed = Landed(claims=claims, size=size, adler32=checksums.adler32_hex, digests=checksums.others)
+        return await self._commit(landed)
+
+    def _land(self, replica_id: int, body: list[Buffer], checksums: Checksums) -> None:
+        """A small file in one visit to a thread."""
+        checksums.update(body)
+        checksums.check()
+        incoming = self._service.store.receive(replica_id)
+        try:
+            incoming.write(body)
+        except BaseException:
+            incoming.discard()
+            raise
+        _publish_durably(incoming)
 
     async def _room(self, claims: PutClaims, size: int | None) -> int:
         """Reserved bytes. A length that only the client's header tells is made room for before the body."""
@@ -126,32 +144,17 @@ class Transfers:
 
         return grow
 
-    async def _commit(self, claims: PutClaims, size: int, checksums: Checksums) -> FileRecord:
-        """The name appears. Whether a COMMIT whose answer was lost took place is found out by asking again.
-
-        Unknown to the end: 503, and the bytes stay for the reconciler, which knows by then.
-        """
-        deadline = asyncio.get_running_loop().time() + self._config.commit_seconds_max
-        pause = 0.05
-        while True:
-            try:
-                async with self._service.database.transaction() as connection:
-                    record = await puts.commit(
-                        connection, claims, size=size, adler32=checksums.adler32_hex, digests=checksums.others
-                    )
-                break
-            except Exception as exc:
-                if not is_transient(exc):
-                    return await self._refused(claims, exc)
-                if asyncio.get_running_loop().time() > deadline:
-                    raise CatalogUnreachable(
-                        what="catalog", why="the commit got no answer", retry_after_seconds=5
-                    ) from exc
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, COMMIT_PAUSE_SECONDS_MAX)
+    async def _commit(self, landed: Landed) -> FileRecord:
+        """The name appears. An outcome that is unknown to the end is a 503, and the bytes stay for the reconciler."""
+        try:
+            record = await self._service.commits.commit(landed)
+        except CatalogUnreachable:
+            raise
+        except Exception as refusal:  # noqa: BLE001  # raised again, unless it is stored after all
+            return await self._refused(landed.claims, refusal)
         self._service.database.wake(PLANNER)
         self._service.database.wake(EVENTS)
-        if claims.replace:
+        if landed.claims.replace:
             self._service.database.wake(CACHE)
         return record
 
@@ -165,17 +168,19 @@ class Transfers:
     async def _undo(self, claims: PutClaims, incoming: Incoming | None) -> FileRecord | None:
         """Clear a failed upload away; the record when it turns out to have been committed before.
 
-        Published bytes go only when the catalog says that nothing was committed: giving the space back waits for a
-        commit that is still under way, and the question after it sees what that made.
+        Published bytes go only when the catalog says that nothing was committed: abandoning the reservation waits for
+        a commit that is still under way, and the question after it sees what that made. The space is given back last.
         """
         try:
             if incoming is not None:
                 await self._service.on_disk(incoming.discard)
             async with self._service.database.transaction() as connection:
-                await puts.abort(connection, claims.replica_id)
+                await puts.abandon(connection, claims.replica_id)
                 record = await puts.first_result(connection, claims)
             if record is None:
                 await self._service.on_disk(self._service.store.remove, claims.replica_id)
+                async with self._service.database.transaction() as connection:
+                    await puts.abort(connection, claims.replica_id)
         except (OSError, CapstanError) as exc:
             # The reservation runs out, and the reconciler takes its bytes with it.
             log.warning("an upload was not cleared away", replica=claims.replica_id, why=str(exc))

@@ -22,7 +22,7 @@ class Metrics:
         self.evicted_files = counter("evicted_files", "Replicas unlinked")
         self.quarantined_files = counter("quarantined_files", "Unknown or damaged files put aside", "why")
         self.lost_files = counter("lost_files", "Replicas that are absent and were not safe")
-        self.drift_bytes = counter("drift_bytes", "By how much used and reserved space were wrong; zero, always")
+        self.drift_bytes = counter("drift_bytes", "By how much the taken space was counted wrongly; zero, always")
         self.verified_files = counter("verified_files", "Recalled replicas checksummed after an unclean stop")
         self.transfers = Gauge("capstan_cache_transfers", "Transfers under way", registry=registry)
         self.unverified = Gauge("capstan_cache_unverified_files", "Replicas still to be checksummed", registry=registry)

@@ -4,7 +4,7 @@
   else put aside in quarantine/
 * a row without a file: the row goes when the file is safe, else it is LOST, loudly
 * after an unclean stop recalled replicas are checksummed before use: here in the background, or at their first GET
-* the numbers that guard the space are counted anew; a difference is a fault of ours and is shown
+* the number that guards the space is counted anew; a difference is a fault of ours and is shown
 
 The order matters: the disk is listed first and the rows are read later, so that whatever is younger than the listing
 is looked at twice before anything is done about it.
@@ -49,9 +49,9 @@ async def reconcile(service: Service, *, at_start: bool, was_clean: bool = True)
     await _clear_unknown(service, unknown)
     async with service.database.transaction() as connection:
         drift = await replicas.recount(connection, service.name)
-    if drift.used_bytes or drift.reserved_bytes:
-        service.metrics.drift_bytes.inc(abs(drift.used_bytes) + abs(drift.reserved_bytes))
-        log.error("space was counted wrongly", used_bytes=drift.used_bytes, reserved_bytes=drift.reserved_bytes)
+    if drift.taken_bytes:
+        service.metrics.drift_bytes.inc(abs(drift.taken_bytes))
+        log.error("space was counted wrongly", taken_bytes=drift.taken_bytes)
     service.metrics.unverified.set(len(service.unverified))
     log.info("disk and catalog compared", files=len(present), unknown=len(unknown), unverified=len(service.unverified))
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar, TypeVarTuple, Unpack
 
 import structlog
 
+from cacheserver.commits import Commits
 from cacheserver.config import Config
 from cacheserver.metrics import Metrics
 from cacheserver.store import Store
@@ -43,6 +44,7 @@ class Service:
         self.database = database
         self.store = store
         self.metrics = Metrics()
+        self.commits = Commits(database, seconds_max=config.commit_seconds_max)
         self.threads = ThreadPoolExecutor(config.disk_threads, thread_name_prefix="disk")
         #: reservations that a PUT or a mover's stream works on: kept alive, and left alone by the reconciler
         self.active: set[int] = set()
@@ -56,6 +58,8 @@ class Service:
         self.transfers = 0
         #: epoch of a mount -> its open streams
         self.bulk_streams: Counter[int] = Counter()
+        #: one for each stream of arrivals: told which reservations are over, that nothing is published for them
+        self.forgetters: set[Callable[[Collection[int]], None]] = set()
         self._keys: list[SigningKey] = []
         self._keys_read_at = -KEY_REFRESH_SECONDS_MAX
         self._clock_offset_seconds: float | None = None
@@ -132,6 +136,11 @@ class Service:
             self.bulk_streams[epoch] -= 1
             if not self.bulk_streams[epoch]:
                 del self.bulk_streams[epoch]
+
+    def forget_arrivals(self, ids: Collection[int]) -> None:
+        """These reservations are over: from now on no stream publishes anything for them."""
+        for forget in list(self.forgetters):
+            forget(ids)
 
     # ---------------------------------------------------------------- replicas that are not what they should be
 

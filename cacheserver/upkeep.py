@@ -163,12 +163,18 @@ class Upkeep:
         service = self._service
         async with service.database.transaction() as connection:
             await replicas.expire_pins(connection, limit=BATCH)
-            expired = await replicas.expired_reservations(connection, service.name, limit=BATCH)
-            ended = await replicas.release_reservation(connection, set(expired) - service.active)
-        if ended:
-            await service.on_disk(_unlink, service, ended)
-            log.info("reservations expired", count=len(ended))
-            service.database.wake(PLANNER)
+            expired = set(await replicas.expired_reservations(connection, service.name, limit=BATCH)) - service.active
+            await replicas.abandon(connection, expired)
+        if not expired:
+            return
+        # The bytes go first: a stop in between leaves a reservation that is looked at again, no bytes that none counts.
+        service.forget_arrivals(expired)
+        await service.on_disk(_unlink, service, sorted(expired))
+        async with service.database.transaction() as connection:
+            ended = await replicas.release_reservation(connection, expired)
+        log.info("reservations ended", count=len(ended))
+        service.database.wake(PLANNER)
+        service.database.wake(SESSIONS)
 
 
 async def report_absent(service: Service, replica_id: int) -> None:

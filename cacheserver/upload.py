@@ -62,6 +62,21 @@ async def receive(
         raise ShortBody(received=total, expected=size)
 
 
+async def receive_small(service: Service, body: StreamReader, *, size: int) -> list[Buffer]:
+    """The whole body, which has at most one chunk. Raises ShortBody, BadRequest, TimedOut as `receive`."""
+    chunks: list[Buffer] = []
+    total = 0
+    while more := await _gather(body, service.config):
+        chunks += more
+        total += sum(map(len, more))
+        if total > size:
+            raise BadRequest(why=f"the body is longer than the {size} bytes that were announced")
+    if total != size:
+        raise ShortBody(received=total, expected=size)
+    service.metrics.received_bytes.labels("put").inc(total)
+    return chunks
+
+
 async def _gather(body: StreamReader, config: Config) -> list[Buffer]:
     """The next pieces, together `write_chunk_bytes` or a little more; [] at the end."""
     chunks: list[Buffer] = []

@@ -31,7 +31,9 @@ class CacheServer:
     state: str
     reason: str
     capacity_bytes: int
+    #: of replicas
     used_bytes: int
+    #: promised to transfers; with `used_bytes` never more than the capacity
     reserved_bytes: int
     #: parts of the capacity: above `high` the evictor begins, at `low` it ends
     high: float
@@ -53,10 +55,9 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """By how much the guarded numbers were wrong; zero, always."""
+    """By how much the guarded number was wrong; zero, always."""
 
-    used_bytes: int
-    reserved_bytes: int
+    taken_bytes: int
 
 
 async def register_server(
@@ -107,7 +108,13 @@ async def servers(connection: AsyncConnection) -> list[CacheServer]:
     fresh = table.c.heartbeat_at > sa.func.capstan_now() - sa.func.make_interval(
         0, 0, 0, 0, 0, 0, HEARTBEAT_SECONDS_MAX
     )
-    rows = await connection.execute(sa.select(table, fresh.label("fresh")).order_by(table.c.name))
+    reserved = (
+        sa.select(sa.func.coalesce(sa.func.sum(tables.reservation.c.bytes), 0))
+        .where(tables.reservation.c.cache_server == table.c.name)
+        .scalar_subquery()
+    )
+    columns = (table, fresh.label("fresh"), sa.cast(reserved, sa.BigInteger).label("reserved_bytes"))
+    rows = await connection.execute(sa.select(*columns).order_by(table.c.name))
     return [
         CacheServer(
             name=row.name,
@@ -118,7 +125,7 @@ async def servers(connection: AsyncConnection) -> list[CacheServer]:
             state=row.state,
             reason=row.reason,
             capacity_bytes=row.capacity_bytes,
-            used_bytes=row.used_bytes,
+            used_bytes=row.taken_bytes - row.reserved_bytes,
             reserved_bytes=row.reserved_bytes,
             high=row.high_watermark,
             low=row.low_watermark,
@@ -134,9 +141,6 @@ async def take_wanted(connection: AsyncConnection, server: str) -> int:
 
 
 async def recount(connection: AsyncConnection, server: str) -> Drift:
-    """Set used and reserved space to what the rows say; the difference it found."""
+    """Set the taken space to what the rows say; the difference it found."""
     await connection.execute(_SQL["lock_server"], {"server": server})
-    row = (await connection.execute(_SQL["recount"], {"server": server})).one_or_none()
-    if row is None:
-        return Drift(used_bytes=0, reserved_bytes=0)
-    return Drift(used_bytes=int(row.used_drift), reserved_bytes=int(row.reserved_drift))
+    return Drift(taken_bytes=int(await connection.scalar(_SQL["recount"], {"server": server}) or 0))

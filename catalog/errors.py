@@ -270,6 +270,12 @@ class OnTape(Unavailable):
     code = "on_tape"
 
 
+class SpaceGivenBack(Unavailable):
+    """The space for {path} was given back before the upload was complete, or its URL was used before; send it again."""
+
+    code = "space_given_back"
+
+
 class NotOnline(Unavailable):
     """{path} is not on disk: {why}."""
 

@@ -16,15 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import events, namespace, queues
 from catalog.errors import (
-    BadSignature,
     Exists,
     ExistsCondition,
     IsADirectory,
     LargerThanAnyVolume,
     NotFound,
     ParentMissing,
+    SpaceGivenBack,
 )
 from catalog.model import Action, FileRecord, Principal, authorize, grants_cover, join_path
+from catalog.reservations import abandon as abandon_reservations
 from catalog.reservations import release_reservation, reserve
 from catalog.signing import PutClaims
 from catalog.sql import load
@@ -34,6 +35,7 @@ _SQL = {name: sa.text(statement) for name, statement in load("puts").items()}
 _INSERT_FILE, _FIRST_RESULT, _FIRST_RESULT_BY_NAME = (
     _SQL[name].columns(digests=JSONB) for name in ("insert_file", "first_result", "first_result_by_name")
 )
+_STORE_MANY = _SQL["store_many"].columns(digests=JSONB)
 #: reserved at a time for a body of unknown length
 UNSIZED_STEP_BYTES = 64 * MIB
 #: a reservation outlives its URL by this; a transfer under way renews it
@@ -41,6 +43,18 @@ RESERVATION_SLACK_SECONDS = 120.0
 #: this part of a cartridge is kept for labels, trailers and indexes
 VOLUME_OVERHEAD = 1 / 64
 _NAME_ATTEMPTS_MAX = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed:
+    """A put whose bytes are on the disk for good, and whose commit is due."""
+
+    claims: PutClaims
+    size: int
+    #: hex
+    adler32: str
+    #: what was computed beside it, in base64
+    digests: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,17 +79,35 @@ async def admit(
     mode: int,
     mtime_ns: int,
     lifetime_seconds: float = 600.0,
+    replica_id: int | None = None,
 ) -> Admission:
     """Judge a PUT before its body. `digests`: "adler32" in hex, others in base64; `lifetime_seconds`: of the URL.
 
+    Writes with its last statement alone, so an autocommit connection serves, and holds the server's row the shortest.
+    `replica_id`: from `DrawnIds`; then that commit is not waited for, for nobody is promised anything by it: a put
+    whose reservation was lost is refused (SpaceGivenBack) and sent again.
     Raises Denied, NotADirectory, ParentMissing, IsADirectory, ExistsCondition (412), Exists (409),
     UnknownStorageClass, LargerThanAnyVolume, NoSpace (then the caller calls `replicas.report_refusal`).
     """
     path = join_path(components)
     authorize(principal, Action.CREATE, path)
     may_modify = grants_cover(principal.grants, Action.MODIFY, path)
-    parent = await namespace.parent_of(connection, components)
-    already = await _present(connection, components)
+    judged = (
+        await connection.execute(
+            _SQL["judge"],
+            {
+                "names": list(components),
+                "depth": len(components),
+                "storage_class": storage_class,
+                "lifetime_seconds": lifetime_seconds,
+            },
+        )
+    ).one()
+    # What is not plain is asked of the namespace, which knows the right error.
+    parent: int | None = judged.parent if components else None
+    if parent is None:
+        parent = (await namespace.parent_of(connection, components)).id
+    already = await _present(connection, components) if judged.present else None
     if already is not None:
         if if_none_match:
             raise ExistsCondition(path=path)
@@ -83,9 +115,8 @@ async def admit(
             return Admission(already=already)
         if not may_modify:
             raise Exists(path=path)
-    chosen = await namespace.storage_class_for(connection, parent.id, storage_class)
-    await _check_volumes(connection, chosen, size or 0)
-    expires_at = await connection.scalar(_SQL["url_expiry"], {"lifetime_seconds": lifetime_seconds})
+    chosen = judged.storage_class or await namespace.storage_class_for(connection, parent, storage_class)
+    _check_volumes(judged.volume_bytes_max, size or 0)
     # Last: it holds the server's row, which every other put wants too, until the commit.
     reservation = await reserve(
         connection,
@@ -93,10 +124,11 @@ async def admit(
         kind="put",
         path=path,
         lifetime_seconds=lifetime_seconds + RESERVATION_SLACK_SECONDS,
+        id=replica_id,
     )
     claims = PutClaims(
         replica_id=reservation.id,
-        parent_node=parent.id,
+        parent_node=parent,
         name=components[-1],
         path=path,
         size=size,
@@ -108,9 +140,48 @@ async def admit(
         group=principal.group,
         mode=mode,
         mtime_ns=mtime_ns,
-        expires_at=float(expires_at),
+        expires_at=float(judged.expires_at),
     )
     return Admission(claims=claims, cache_server=reservation.cache_server, url=reservation.url)
+
+
+async def commit_many(connection: AsyncConnection, landed: Sequence[Landed]) -> dict[int, FileRecord]:
+    """`commit` of those whose size was promised and whose names are free, in a few statements; replica id -> record.
+
+    Those that are missing in the answer are as they were; `commit` stores or refuses them, one by one. The caller's
+    transaction; it wakes as for `commit`.
+    """
+    simple = {one.claims.replica_id: one for one in landed if one.claims.size == one.size}
+    if not simple:
+        return {}
+    ordered = list(simple.values())
+    rows = await connection.execute(
+        _STORE_MANY,
+        {
+            "ids": list(simple),
+            "parents": [one.claims.parent_node for one in ordered],
+            "names": [one.claims.name for one in ordered],
+            "sizes": [one.size for one in ordered],
+            "adler32s": [one.adler32 for one in ordered],
+            "digests": [json.dumps(dict(one.digests)) for one in ordered],
+            "mtimes_ns": [one.claims.mtime_ns for one in ordered],
+            "modes": [one.claims.mode for one in ordered],
+            "owners": [one.claims.owner for one in ordered],
+            "groups": [one.claims.group for one in ordered],
+            "classes": [one.claims.storage_class for one in ordered],
+        },
+    )
+    records = {row.replica: namespace.record_of(row, row.stored_path) for row in rows}
+    if records:
+        await queues.enqueue_archives(connection, [record.file_id for record in records.values()])
+        await events.emit_many(
+            connection,
+            [
+                ("file.stored", record.path, {"file_id": record.file_id, "size": record.size})
+                for record in records.values()
+            ],
+        )
+    return records
 
 
 async def commit(
@@ -120,8 +191,8 @@ async def commit(
 
     The bytes must be on the disk for good. A repeat of claims that were committed answers with the first result.
     `digests`: what was computed beside adler32, in base64. The caller wakes PLANNER and EVENTS, and CACHE when
-    `claims.replace`. Raises ParentMissing, IsADirectory, Exists, ExistsCondition, BadSignature (the space was given
-    back); then nothing is stored and the caller removes the bytes.
+    `claims.replace`. Raises ParentMissing, IsADirectory, Exists, ExistsCondition, SpaceGivenBack; then nothing is
+    stored and the caller removes the bytes.
     """
     done = await first_result(connection, claims)
     if done is not None:
@@ -150,12 +221,13 @@ async def commit(
     values = {"id": claims.replica_id, "file": row.id, "size": size}
     taken = (await connection.execute(_SQL["take_reservation"], values)).one_or_none()
     if taken is None:
-        raise BadSignature(why="it was used before, or its space has been given back")
+        raise SpaceGivenBack(path=claims.path)
     await queues.enqueue_archives(connection, [row.id])
     record = namespace.record_of(row, row.stored_path)
     await events.emit(connection, "file.stored", record.path, {"file_id": record.file_id, "size": size})
-    counted = {"server": taken.cache_server, "reserved": taken.bytes, "size": size}
-    await connection.execute(_SQL["count_in"], counted)
+    if taken.bytes != size:
+        unused = {"server": taken.cache_server, "bytes": taken.bytes - size}
+        await connection.execute(_SQL["give_back"], unused)
     return record
 
 
@@ -168,14 +240,14 @@ async def first_result(connection: AsyncConnection, claims: PutClaims) -> FileRe
 async def is_spent(connection: AsyncConnection, claims: PutClaims) -> FileRecord | None:
     """Before the body: the first result of a repeat. None when the PUT may go on.
 
-    Raises BadSignature when its space is gone and nothing says what it stored.
+    Raises SpaceGivenBack when its space is gone and nothing says what it stored.
     """
+    # A commit takes the reservation away, so as long as it is there, nothing was stored.
+    if await connection.scalar(_SQL["reservation_of"], {"id": claims.replica_id}):
+        return None
     done = await first_result(connection, claims)
     if done is not None:
         return done
-    reserved = sa.text("SELECT 1 FROM reservation WHERE id = :id AND kind = 'put'")
-    if await connection.scalar(reserved, {"id": claims.replica_id}) is not None:
-        return None
     values = {
         "parent": claims.parent_node,
         "name": claims.name,
@@ -187,12 +259,17 @@ async def is_spent(connection: AsyncConnection, claims: PutClaims) -> FileRecord
         record = namespace.record_of(row, row.stored_path)
         if _is_same(record, claims.size, claims.digests):
             return record
-    raise BadSignature(why="it was used before, or its space has been given back")
+    raise SpaceGivenBack(path=claims.path)
 
 
 async def abort(connection: AsyncConnection, replica_id: int) -> None:
     """The put failed and its bytes are removed: its space is given back. Safe to repeat, and after a commit."""
     await release_reservation(connection, [replica_id])
+
+
+async def abandon(connection: AsyncConnection, replica_id: int) -> None:
+    """Whatever became of the put, nobody waits for it: its cache server clears it away. Wake CACHE after the commit."""
+    await abandon_reservations(connection, [replica_id])
 
 
 async def _take_name(connection: AsyncConnection, claims: PutClaims) -> int:
@@ -234,7 +311,6 @@ def _is_same(record: FileRecord, size: int | None, digests: Mapping[str, str]) -
     return bool(common) and all(digests[algorithm] == stored[algorithm] for algorithm in common)
 
 
-async def _check_volumes(connection: AsyncConnection, storage_class: str, size: int) -> None:
-    largest = await connection.scalar(_SQL["volume_bytes_max"], {"storage_class": storage_class})
+def _check_volumes(largest: int | None, size: int) -> None:
     if largest is not None and size > (limit := int(largest * (1 - VOLUME_OVERHEAD))):
         raise LargerThanAnyVolume(what="the file", actual=size, limit=limit)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import events, identity, queues, stage_items
+from catalog import archives, events, identity, queues, stage_items
 from catalog.cacheservers import (
     CacheServer,
     WrongRoot,
@@ -27,8 +27,10 @@ from catalog.cacheservers import (
 from catalog.pins import expire_pins, pin, renew, unpin
 from catalog.reservations import (
     HEARTBEAT_SECONDS_MAX,
+    DrawnIds,
     Promised,
     Reservation,
+    abandon,
     expired_reservations,
     extend_reservation,
     grow_reservation,
@@ -46,6 +48,7 @@ __all__ = [
     "CacheServer",
     "Candidate",
     "Catalogued",
+    "DrawnIds",
     "Evicted",
     "Eviction",
     "Promised",
@@ -53,6 +56,7 @@ __all__ = [
     "ReplicaPlace",
     "Reservation",
     "WrongRoot",
+    "abandon",
     "catalogued",
     "commit_recalled",
     "evict",
@@ -196,6 +200,7 @@ async def commit_recalled(connection: AsyncConnection, arrivals: Sequence[Recall
         await stage_items.lock_requests(connection, arrived)
         await queues.finish_recalls(connection, arrived)
         await stage_items.complete_items(connection, [file for file in arrived if file not in deleted])
+        await archives.repair_arrivals(connection, [file for file in arrived if file not in deleted])
         await events.emit_many(
             connection, [("file.on_disk", str(file), {"file_id": file}) for file in arrived if file not in deleted]
         )

@@ -1,11 +1,14 @@
 """Cache space promised to a transfer before it starts. The reservation's id becomes the replica's, and names the file.
 
-Reserved and used space together never exceed a server's capacity: one guarded UPDATE decides. What a transfer makes
-of its reservation is in `puts` and `replicas`; what is freed when there is none left is the cache server's evictor's.
+Space is charged once, when it is reserved: one guarded UPDATE decides, and a reservation that becomes a replica of its
+size changes the server's row no more. What a transfer makes of its reservation is in `puts` and `replicas`; what is
+freed when there is no space left is the cache server's evictor's.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +24,10 @@ _SQL = {name: sa.text(statement) for name, statement in load("replicas").items()
 #: a cache server that has been silent longer does not count as live
 HEARTBEAT_SECONDS_MAX = 15.0
 RETRY_AFTER_SECONDS = 5.0
+#: drawn at once; those that a process has not used when it ends are never used
+IDS_DRAWN = 256
+#: a server that was filled by others while it was chosen is chosen anew so often
+_CHOICES_MAX = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,27 @@ class Promised:
     epoch: int | None
 
 
+class DrawnIds:
+    """Ids for reservations, drawn in blocks that are on disk before the first is handed out.
+
+    A reservation whose commit is not waited for may be lost in a crash of the catalog, and with it the number that the
+    sequence had come to: the same id would be given to somebody else while its first owner still holds a signed URL.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._drawn: deque[int] = deque()
+        self._lock = asyncio.Lock()
+
+    async def next(self) -> int:
+        async with self._lock:
+            if not self._drawn:
+                async with self._database.transaction() as connection:
+                    drawn = (await connection.execute(_SQL["draw_ids"], {"number": IDS_DRAWN})).scalars().all()
+                self._drawn.extend(drawn)
+            return self._drawn.popleft()
+
+
 async def reserve(
     connection: AsyncConnection,
     *,
@@ -54,28 +82,33 @@ async def reserve(
     epoch: int | None = None,
     lifetime_seconds: float,
     server: str | None = None,
+    id: int | None = None,
 ) -> Reservation:
     """Space for one file on the emptiest live server (or on `server`).
 
+    With an `id` from `DrawnIds` the commit does not wait for the disk: a crash of the catalog may take the reservation
+    back, as its expiry would, and who wanted to use it is refused. Only for transactions that promise nothing else.
     Raises NoSpace. Its transaction is lost then, so the caller calls `report_refusal` afterwards: the evictor frees
     space for what was refused.
     """
-    chosen = await _choose(connection, bytes, server)
-    if chosen is None:
+    wanted = {
+        "id": id,
+        "server": server,
+        "bytes": bytes,
+        "kind": kind,
+        "file": file,
+        "epoch": epoch,
+        "path": path,
+        "lifetime_seconds": lifetime_seconds,
+        "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX,
+    }
+    for _ in range(_CHOICES_MAX):
+        row = (await connection.execute(_SQL["reserve"], wanted)).one_or_none()
+        if row is not None:
+            break
+    else:
         raise NoSpace(bytes=bytes, why=await _why_no_space(connection, bytes), retry_after_seconds=RETRY_AFTER_SECONDS)
-    id = await connection.scalar(
-        _SQL["reserve"],
-        {
-            "server": chosen[0],
-            "bytes": bytes,
-            "kind": kind,
-            "file": file,
-            "epoch": epoch,
-            "path": path,
-            "lifetime_seconds": lifetime_seconds,
-        },
-    )
-    return Reservation(id=int(id), cache_server=chosen[0], url=chosen[1], bytes=bytes, file_id=file)
+    return Reservation(id=row.id, cache_server=row.name, url=row.url, bytes=bytes, file_id=file)
 
 
 async def reserve_recalls(
@@ -91,13 +124,14 @@ async def reserve_recalls(
     if not files:
         return []
     # The server with room for the first one; without any, there is nothing to do but to ask for space.
-    chosen = await _choose(connection, files[0][1], None)
+    first = {"bytes": files[0][1], "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX}
+    chosen = (await connection.execute(_SQL["choose_server"], first)).one_or_none()
     given = []
     if chosen is not None:
         rows = await connection.execute(
             _SQL["reserve_recalls"],
             {
-                "server": chosen[0],
+                "server": chosen.name,
                 "epoch": epoch,
                 "files": [file for file, _ in files],
                 "sizes": [size for _, size in files],
@@ -108,7 +142,7 @@ async def reserve_recalls(
     if len(given) < len(files):
         await want_space(connection, bytes=files[len(given)][1], server=None)
     return [
-        Reservation(id=row.id, cache_server=chosen[0], url=chosen[1], bytes=row.bytes, file_id=row.file)
+        Reservation(id=row.id, cache_server=chosen.name, url=chosen.url, bytes=row.bytes, file_id=row.file)
         for row in given
         if chosen is not None
     ]
@@ -152,12 +186,23 @@ async def grow_reservation(connection: AsyncConnection, id: int, *, bytes: int) 
 async def release_reservation(connection: AsyncConnection, ids: Collection[int]) -> list[int]:
     """Give the space back; the ids of those that were still reservations: nothing was made of them, nor will be.
 
-    Waits for a commit that uses one at this moment, and then leaves that one out. Safe to repeat.
+    Only when no bytes can be on the disk for them; see `abandon`. Waits for a commit that uses one at this moment, and
+    then leaves that one out. Safe to repeat.
     """
     if not ids:
         return []
     await connection.execute(_SQL["lock_servers_of_reservations"], {"ids": sorted(ids)})
     return sorted((await connection.execute(_SQL["release"], {"ids": sorted(ids)})).scalars())
+
+
+async def abandon(connection: AsyncConnection, ids: Collection[int]) -> None:
+    """Nothing comes of these any more, but bytes may lie on the disk: they run out, and their cache server ends them.
+
+    For everybody but the cache server itself, which releases them when it has removed the bytes: only so does no byte
+    stay on a disk without anybody counting it. Wake CACHE after the commit. Safe to repeat.
+    """
+    if ids:
+        await connection.execute(_SQL["abandon"], {"ids": sorted(ids)})
 
 
 async def expired_reservations(connection: AsyncConnection, server: str, *, limit: int) -> list[int]:
@@ -173,16 +218,6 @@ async def reservations_of(
         {"server": server, "epoch": epoch, "ids": None if ids is None else sorted(ids)},
     )
     return [Promised(id=row.id, bytes=row.bytes, kind=row.kind, file_id=row.file, epoch=row.epoch) for row in rows]
-
-
-async def _choose(connection: AsyncConnection, bytes: int, server: str | None) -> tuple[str, str] | None:
-    row = (
-        await connection.execute(
-            _SQL["choose_server"],
-            {"bytes": bytes, "server": server, "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX},
-        )
-    ).one_or_none()
-    return None if row is None else (row.name, row.url)
 
 
 async def _why_no_space(connection: AsyncConnection, bytes: int) -> str:

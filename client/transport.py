@@ -46,8 +46,16 @@ READ_BUFFER_BYTES = 1 << 20
 HEADER_BYTES_MAX = 32 * 1024
 #: above this a body waits for 100 Continue, so that a refusal comes before it
 EXPECT_BYTES = 1 << 20
+#: the same for a door, which sends bodies on to another server: up to this a body is sent in vain, for a refusal of
+#: Expect, and be it a redirect, costs the connection
+EXPECT_DOOR_BYTES = 128 * 1024
 #: codes of Unavailable that pass by themselves and soon; waiting for a tape is not among them
-_SOON = frozenset({"unavailable", "catalog_unreachable", "door_unreachable", "too_busy", "no_space", "not_online"})
+_SOON = frozenset(
+    {
+        "unavailable", "catalog_unreachable", "door_unreachable", "too_busy", "no_space", "not_online",
+        "space_given_back",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,12 +197,13 @@ class Transport:
         url = URL(door.url + quote(call.path, safe="/"), encoded=True)
         if call.query:
             url = url.with_query(dict(call.query))
-        response = await self._exchange(url, door, call, expect=call.follow and call.data is not None)
+        response = await self._exchange(url, door, call, expect=call.follow and (call.length or 0) > EXPECT_DOOR_BYTES)
         for _ in range(REDIRECTS_MAX):
             if not (call.follow and response.status in (307, 308)):
                 break
             location = response.headers.get("Location", "")
-            response.close()
+            # To its end, so that the connection serves the next request; a door that closes it does so by itself.
+            response.release()
             url = url.join(URL(location, encoded=True))
             response = await self._exchange(url, door, call, expect=(call.length or 0) > EXPECT_BYTES)
         if response.status < 400:

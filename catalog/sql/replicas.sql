@@ -20,33 +20,49 @@ SELECT r.id, r.file, r.size, s.name AS cache_server, s.url, s.host, s.root,
 FROM replica r JOIN cache_server s ON s.name = r.cache_server
 WHERE r.file = :file AND r.state = 'on_disk' AND s.state = 'up'
   AND s.heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
-ORDER BY s.used_bytes, r.id LIMIT 1
+ORDER BY s.taken_bytes, r.id LIMIT 1
 
 -- touch --
 -- At most once a minute, and never waiting: it only makes the age right, and a locked row is being used anyhow.
 UPDATE replica SET last_used_at = capstan_now()
 WHERE id = (SELECT id FROM replica WHERE id = :id AND state = 'on_disk' FOR NO KEY UPDATE SKIP LOCKED)
 
+-- reserve --
+-- The emptiest live server that has room, chosen and charged in one statement: every put wants this row, so nobody may
+-- hold it for a round trip. Chosen without a lock (to lock a row and update it in one statement deadlocks with others
+-- that do so): the guard in the UPDATE decides, and who finds no room there any more chooses again.
+-- An id that is given was drawn before, on disk (see `DrawnIds`): then the commit need not be. What a crash can take is
+-- the reservation and its charge together, never one of the two.
+WITH taken AS (
+    UPDATE cache_server SET taken_bytes = taken_bytes + CAST(:bytes AS bigint)
+    WHERE taken_bytes + CAST(:bytes AS bigint) <= capacity_bytes AND name = (
+        SELECT name FROM cache_server
+        WHERE state = 'up' AND heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
+          AND (CAST(:server AS text) IS NULL OR name = CAST(:server AS text))
+          AND taken_bytes + CAST(:bytes AS bigint) <= capacity_bytes
+        ORDER BY capacity_bytes - taken_bytes DESC, name LIMIT 1)
+    RETURNING name, url
+), promised AS (
+    INSERT INTO reservation (id, cache_server, bytes, kind, file, epoch, path, expires_at) OVERRIDING SYSTEM VALUE
+    SELECT coalesce(CAST(:id AS bigint), nextval(pg_get_serial_sequence('reservation', 'id'))), name,
+           CAST(:bytes AS bigint), CAST(:kind AS text), CAST(:file AS bigint), CAST(:epoch AS bigint),
+           CAST(:path AS text), capstan_now() + make_interval(secs => :lifetime_seconds)
+    FROM taken RETURNING id, cache_server
+)
+SELECT p.id, t.name, t.url, CASE WHEN CAST(:id AS bigint) IS NOT NULL
+                                 THEN set_config('synchronous_commit', 'off', true) END AS synchronous_commit
+FROM promised p JOIN taken t ON t.name = p.cache_server
+
+-- draw_ids --
+-- Drawing logs the sequence's new end for several ids at once; the commit of that is on disk when this answers.
+SELECT nextval(pg_get_serial_sequence('reservation', 'id')) FROM generate_series(1, :number)
+
 -- choose_server --
--- The emptiest live server that has room. LIMIT stands above the lock: a row that changed while we waited for it is
--- judged again, and the next one is taken when it has no room any more.
+-- As in reserve, but held until the statement that charges it: recalls reserve in sets, seldom.
 SELECT name, url FROM cache_server
 WHERE state = 'up' AND heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
-  AND (CAST(:server AS text) IS NULL OR name = CAST(:server AS text))
-  AND used_bytes + reserved_bytes + CAST(:bytes AS bigint) <= capacity_bytes
-ORDER BY capacity_bytes - used_bytes - reserved_bytes DESC, name
-LIMIT 1 FOR NO KEY UPDATE
-
--- reserve --
--- The guard is in the UPDATE: reserved space is never more than there is, whoever else reserves at this moment.
-WITH taken AS (
-    UPDATE cache_server SET reserved_bytes = reserved_bytes + CAST(:bytes AS bigint)
-    WHERE name = :server AND used_bytes + reserved_bytes + CAST(:bytes AS bigint) <= capacity_bytes RETURNING name
-)
-INSERT INTO reservation (cache_server, bytes, kind, file, epoch, path, expires_at)
-SELECT name, CAST(:bytes AS bigint), CAST(:kind AS text), CAST(:file AS bigint), CAST(:epoch AS bigint),
-       CAST(:path AS text), capstan_now() + make_interval(secs => :lifetime_seconds)
-FROM taken RETURNING id
+  AND taken_bytes + CAST(:bytes AS bigint) <= capacity_bytes
+ORDER BY capacity_bytes - taken_bytes DESC, name LIMIT 1 FOR NO KEY UPDATE
 
 -- reserve_recalls --
 -- As many as fit, in the given order, none left out between: the mover reads them in that order. The server's row is
@@ -56,9 +72,9 @@ WITH given AS (
     FROM unnest(CAST(:files AS bigint[]), CAST(:sizes AS bigint[])) WITH ORDINALITY AS g (file, bytes, number)
 ), fitting AS (
     SELECT g.* FROM given g JOIN cache_server s ON s.name = :server
-    WHERE g.together <= s.capacity_bytes - s.used_bytes - s.reserved_bytes
+    WHERE g.together <= s.capacity_bytes - s.taken_bytes
 ), taken AS (
-    UPDATE cache_server SET reserved_bytes = reserved_bytes + (SELECT coalesce(sum(bytes), 0) FROM fitting)
+    UPDATE cache_server SET taken_bytes = taken_bytes + (SELECT coalesce(sum(bytes), 0) FROM fitting)
     WHERE name = :server
 )
 INSERT INTO reservation (cache_server, bytes, kind, file, epoch, expires_at)
@@ -75,7 +91,7 @@ WHERE name = (
     WHERE state = 'up' AND capacity_bytes >= CAST(:bytes AS bigint)
       AND heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
       AND (CAST(:server AS text) IS NULL OR name = CAST(:server AS text))
-    ORDER BY capacity_bytes - used_bytes - reserved_bytes DESC, name LIMIT 1
+    ORDER BY capacity_bytes - taken_bytes DESC, name LIMIT 1
 )
 
 -- take_wanted --
@@ -85,16 +101,22 @@ FROM (SELECT name, wanted_bytes FROM cache_server WHERE name = :server FOR UPDAT
 WHERE s.name = o.name AND o.wanted_bytes > 0 RETURNING o.wanted_bytes
 
 -- extend --
--- Only later, never earlier: a slow answer must not shorten what a faster one promised.
+-- Only later, never earlier: a slow answer must not shorten what a faster one promised. What was abandoned stays so.
 UPDATE reservation SET expires_at = greatest(expires_at, capstan_now() + make_interval(secs => :lifetime_seconds))
+WHERE id = ANY (CAST(:ids AS bigint[])) AND NOT (kind = 'recall' AND file IS NULL) RETURNING id
+
+-- abandon --
+-- Without its file a recall's reservation cannot become a replica any more; it only keeps counting the space that bytes
+-- may already take, until the cache server has looked at its disk. Waits for a commit that uses one at this moment.
+UPDATE reservation SET file = NULL, expires_at = least(expires_at, capstan_now())
 WHERE id = ANY (CAST(:ids AS bigint[])) RETURNING id
 
 -- grow --
 -- The same guard as reserve. The server's row is locked before the reservation's, as everywhere.
 WITH taken AS (
-    UPDATE cache_server s SET reserved_bytes = reserved_bytes + CAST(:bytes AS bigint)
+    UPDATE cache_server s SET taken_bytes = taken_bytes + CAST(:bytes AS bigint)
     WHERE name = (SELECT cache_server FROM reservation WHERE id = :id)
-      AND used_bytes + reserved_bytes + CAST(:bytes AS bigint) <= capacity_bytes RETURNING name
+      AND taken_bytes + CAST(:bytes AS bigint) <= capacity_bytes RETURNING name
 )
 UPDATE reservation r SET bytes = r.bytes + CAST(:bytes AS bigint) FROM taken WHERE r.id = :id AND r.cache_server = taken.name
 RETURNING r.bytes
@@ -110,7 +132,7 @@ ORDER BY name FOR NO KEY UPDATE
 WITH gone AS (
     DELETE FROM reservation WHERE id = ANY (CAST(:ids AS bigint[])) RETURNING id, cache_server, bytes
 ), given_back AS (
-    UPDATE cache_server s SET reserved_bytes = s.reserved_bytes - g.bytes
+    UPDATE cache_server s SET taken_bytes = s.taken_bytes - g.bytes
     FROM (SELECT cache_server, sum(bytes) AS bytes FROM gone GROUP BY cache_server) g WHERE s.name = g.cache_server
 )
 SELECT id FROM gone
@@ -124,12 +146,18 @@ SELECT id FROM reservation WHERE cache_server = :server AND expires_at <= capsta
 SELECT id, state FROM file WHERE id = ANY (CAST(:files AS bigint[])) ORDER BY id FOR SHARE
 
 -- arrive --
--- Reservation -> replica in one statement. A replica that is there already stays: the arrival is then unknown to the
--- catalog, and its bytes go to quarantine like any unknown file. A LOST row makes way, its file is back.
+-- Reservation -> replica in one statement. A replica that is there already stays: the arrival is surplus, and its
+-- reservation is abandoned, so that the cache server removes its bytes. A LOST row makes way, its file is back.
 WITH given AS (
-    SELECT id, file FROM unnest(CAST(:ids AS bigint[]), CAST(:files AS bigint[])) AS g (id, file)
+    SELECT g.id, g.file, EXISTS (SELECT FROM replica x WHERE x.file = r.file AND x.cache_server = r.cache_server
+                                 AND x.state IN ('on_disk', 'lost')) AS surplus
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:files AS bigint[])) AS g (id, file)
+    JOIN reservation r ON r.id = g.id AND r.file = g.file AND r.kind = 'recall'
+), abandoned AS (
+    UPDATE reservation r SET file = NULL, expires_at = capstan_now() FROM given g WHERE r.id = g.id AND g.surplus
+    RETURNING g.file
 ), taken AS (
-    DELETE FROM reservation r USING given g WHERE r.id = g.id AND r.file = g.file AND r.kind = 'recall'
+    DELETE FROM reservation r USING given g WHERE r.id = g.id AND NOT g.surplus
     RETURNING r.id, r.file, r.cache_server, r.bytes
 ), arrived AS (
     INSERT INTO replica (id, file, cache_server, size, origin)
@@ -137,12 +165,12 @@ WITH given AS (
     ON CONFLICT (file, cache_server) WHERE state IN ('on_disk', 'lost') DO NOTHING
     RETURNING id, file, cache_server, size
 ), counted AS (
-    UPDATE cache_server s SET reserved_bytes = s.reserved_bytes - t.bytes, used_bytes = s.used_bytes + coalesce(a.bytes, 0)
+    UPDATE cache_server s SET taken_bytes = s.taken_bytes - t.bytes + coalesce(a.bytes, 0)
     FROM (SELECT cache_server, sum(bytes) AS bytes FROM taken GROUP BY cache_server) t
     LEFT JOIN (SELECT cache_server, sum(size) AS bytes FROM arrived GROUP BY cache_server) a USING (cache_server)
-    WHERE s.name = t.cache_server
+    WHERE s.name = t.cache_server AND t.bytes <> coalesce(a.bytes, 0)
 )
-SELECT file FROM taken ORDER BY file
+SELECT file FROM taken UNION ALL SELECT file FROM abandoned ORDER BY file
 
 -- drop_lost --
 -- The file's bytes come back under a new replica id; the unique index allows one row of a file on a server.
@@ -204,7 +232,7 @@ ORDER BY name FOR NO KEY UPDATE
 WITH gone AS (
     DELETE FROM replica WHERE id = ANY (CAST(:ids AS bigint[])) AND state = 'evicting' RETURNING id, cache_server, size
 ), given_back AS (
-    UPDATE cache_server s SET used_bytes = s.used_bytes - g.bytes
+    UPDATE cache_server s SET taken_bytes = s.taken_bytes - g.bytes
     FROM (SELECT cache_server, sum(size) AS bytes FROM gone GROUP BY cache_server) g WHERE s.name = g.cache_server
 )
 SELECT id FROM gone
@@ -214,7 +242,7 @@ SELECT id FROM gone
 WITH gone AS (
     DELETE FROM replica WHERE id = :id AND (state = 'on_disk' OR state = 'evicting') RETURNING file, cache_server, size
 ), given_back AS (
-    UPDATE cache_server s SET used_bytes = s.used_bytes - g.size FROM gone g WHERE s.name = g.cache_server
+    UPDATE cache_server s SET taken_bytes = s.taken_bytes - g.size FROM gone g WHERE s.name = g.cache_server
 )
 SELECT file FROM gone
 
@@ -223,7 +251,7 @@ SELECT file FROM gone
 WITH gone AS (
     UPDATE replica SET state = 'lost', why = :why WHERE id = :id AND state = 'on_disk' RETURNING file, cache_server, size
 ), given_back AS (
-    UPDATE cache_server s SET used_bytes = s.used_bytes - g.size FROM gone g WHERE s.name = g.cache_server
+    UPDATE cache_server s SET taken_bytes = s.taken_bytes - g.size FROM gone g WHERE s.name = g.cache_server
 )
 SELECT file FROM gone
 
@@ -232,7 +260,7 @@ SELECT file FROM gone
 WITH found AS (
     UPDATE replica SET state = 'on_disk', why = '' WHERE id = :id AND state = 'lost' RETURNING id, cache_server, size
 ), counted AS (
-    UPDATE cache_server s SET used_bytes = s.used_bytes + f.size FROM found f WHERE s.name = f.cache_server
+    UPDATE cache_server s SET taken_bytes = s.taken_bytes + f.size FROM found f WHERE s.name = f.cache_server
 )
 SELECT id FROM found
 
@@ -241,16 +269,17 @@ SELECT id FROM found
 UPDATE replica SET state = 'quarantined', why = :why WHERE id = :id AND state = 'on_disk' RETURNING file, cache_server
 
 -- recount --
--- Truth from the rows. The server's row is locked by the statement before, and everything that changes either number
--- changes that row in the same transaction: so rows and numbers are of one moment.
-UPDATE cache_server s SET used_bytes = t.used, reserved_bytes = t.reserved
+-- Truth from the rows. The server's row is locked by the statement before, and whatever changes the sum changes that row
+-- in the same transaction; a reservation that becomes a replica of its size does neither. So this statement's one
+-- snapshot holds rows and number of one moment.
+UPDATE cache_server s SET taken_bytes = t.truth
 FROM (SELECT (SELECT coalesce(sum(size), 0) FROM replica
-              WHERE cache_server = :server AND state IN ('on_disk', 'evicting', 'quarantined')) AS used,
-             (SELECT coalesce(sum(bytes), 0) FROM reservation WHERE cache_server = :server) AS reserved,
-             o.used_bytes AS used_before, o.reserved_bytes AS reserved_before
+              WHERE cache_server = :server AND state IN ('on_disk', 'evicting', 'quarantined'))
+           + (SELECT coalesce(sum(bytes), 0) FROM reservation WHERE cache_server = :server) AS truth,
+             o.taken_bytes AS before
       FROM cache_server o WHERE o.name = :server) t
 WHERE s.name = :server
-RETURNING t.used - t.used_before AS used_drift, t.reserved - t.reserved_before AS reserved_drift
+RETURNING t.truth - t.before AS drift
 
 -- lock_server --
 -- For statements that count what only moves under this lock.
@@ -269,9 +298,10 @@ FROM replica r JOIN file f ON f.id = r.file
 WHERE r.cache_server = :server AND r.id = ANY (CAST(:ids AS bigint[])) ORDER BY r.id
 
 -- reservations_of --
--- What is promised on one server: of one mount for a mover's stream, or of all.
+-- What is promised on one server: of one mount for a mover's stream (without what was abandoned), or of all.
 SELECT id, bytes, kind, file, epoch FROM reservation
-WHERE cache_server = :server AND (CAST(:epoch AS bigint) IS NULL OR epoch = CAST(:epoch AS bigint))
+WHERE cache_server = :server
+  AND (CAST(:epoch AS bigint) IS NULL OR (epoch = CAST(:epoch AS bigint) AND file IS NOT NULL))
   AND (CAST(:ids AS bigint[]) IS NULL OR id = ANY (CAST(:ids AS bigint[])))
 ORDER BY id
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from catalog import identity
 from catalog.database import Database
 from catalog.model import Principal
+from catalog.replicas import DrawnIds
 from catalog.signing import SigningKey
 
 #: keys rotate by the week, so a minute-old list is as good as new
@@ -47,6 +48,7 @@ class DoorContext:
     #: drive -> whether its mover answers, of the drives of this tape server
     movers: Callable[[], Mapping[str, bool]] = dict
     session: aiohttp.ClientSession | None = None
+    _ids: DrawnIds | None = None
     _keys: list[SigningKey] = field(default_factory=list)
     _keys_at: float = 0.0
 
@@ -57,6 +59,12 @@ class DoorContext:
                 self._keys = await identity.signing_keys(connection)
             self._keys_at = now
         return self._keys
+
+    async def replica_id(self) -> int:
+        """For one put."""
+        if self._ids is None:
+            self._ids = DrawnIds(self.database)
+        return await self._ids.next()
 
 
 CONTEXT = web.AppKey("door", DoorContext)

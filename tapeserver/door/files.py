@@ -37,6 +37,8 @@ _ADMISSION = web.RequestKey("admission", tuple[PutClaims, str, str])
 _OCTAL = re.compile(r"[0-7]{1,6}")
 _MODE_DEFAULT = 0o644
 _NS_MAX = 2**62
+#: a body that came along with a PUT that is answered without it: read and forgotten, so that the connection stays
+DRAINED_BYTES_MAX = 256 * 1024
 
 
 async def head(request: web.Request) -> web.Response:
@@ -109,7 +111,8 @@ async def _recall(context: DoorContext, principal: Principal, file: FileRecord) 
 async def put(request: web.Request) -> web.StreamResponse:
     """Store a file. All that can be refused is refused before the body is read."""
     if _ADMISSION not in request and (answer := await admit(request)) is not None:
-        answer.force_close()
+        if request.content_length is None or request.content_length > DRAINED_BYTES_MAX:
+            answer.force_close()
         return answer
     context = context_of(request)
     claims, url, server = request[_ADMISSION]
@@ -148,9 +151,11 @@ async def admit(request: web.Request) -> web.Response | None:
         mode=mode_of(request, _MODE_DEFAULT),
         mtime_ns=mtime_of(request),
         lifetime_seconds=context.url_seconds,
+        replica_id=await context.replica_id(),
     )
     try:
-        admission = await context.database.run(judge)
+        async with context.database.connection() as connection:
+            admission = await judge(connection)
     except NoSpace as refusal:
         await replicas.report_refusal(context.database, refusal)
         raise
@@ -178,10 +183,14 @@ async def _already(context: DoorContext, file: FileRecord) -> web.Response:
 
 
 async def give_back(database: Database, claims: PutClaims) -> None:
-    """A put that came to nothing gives its space back; if the catalog is away, the reservation runs out by itself."""
+    """A put without an answer: what its cache server has of it, only that one knows, and clears away.
+
+    If the catalog is away, the reservation runs out by itself.
+    """
     try:
         async with database.transaction() as connection:
-            await puts.abort(connection, claims.replica_id)
+            await puts.abandon(connection, claims.replica_id)
+        database.wake(CACHE)
     except Unavailable as error:
         log.warning("space not given back now", replica=claims.replica_id, why=str(error))
 

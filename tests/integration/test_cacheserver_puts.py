@@ -17,6 +17,7 @@ from catalog import puts
 from catalog.database import Database
 from catalog.errors import CatalogUnreachable, NotFound
 from catalog.signing import PutClaims
+from catalog.units import MIB
 from tests.integration.cache_site import BOB, FOR_EVER, Site, eventually, make_site, running
 
 BODY = os.urandom(300_000)
@@ -40,13 +41,13 @@ async def nothing_stored(site: Site, path: str = "/exp/f") -> None:
 async def test_the_order_is_write_fsync_rename_fsync_directory_commit_answer(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = puts.commit
+    commit = puts.commit_many
 
     async def traced(*arguments: Any, **named: Any) -> Any:
         site.trace.append("commit")
         return await commit(*arguments, **named)
 
-    monkeypatch.setattr(puts, "commit", traced)
+    monkeypatch.setattr(puts, "commit_many", traced)
     claims = await site.admit(size=len(BODY), digests={"adler32": f"{zlib.adler32(BODY):08x}"})
     site.trace.clear()
     status, answer = await site.put(claims, BODY)
@@ -237,7 +238,7 @@ async def test_a_replaced_file_leaves_the_disk(site: Site) -> None:
 async def test_a_commit_whose_answer_was_lost_is_found_to_have_taken_place(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, calls = puts.commit, 0
+    commit, calls = puts.commit_many, 0
 
     async def committed_but_unheard(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
@@ -248,7 +249,7 @@ async def test_a_commit_whose_answer_was_lost_is_found_to_have_taken_place(
             raise CatalogUnreachable(what="catalog", why="connection lost")
         return await commit(*arguments, **named)
 
-    monkeypatch.setattr(puts, "commit", committed_but_unheard)
+    monkeypatch.setattr(puts, "commit_many", committed_but_unheard)
     claims = await site.admit(size=len(BODY))
     status, answer = await site.put(claims, BODY)
     assert status == 201
@@ -267,6 +268,7 @@ async def test_a_commit_that_nobody_answers_is_503_and_left_to_the_reconciler(
         claims = await site.admit(size=len(BODY))
         with monkeypatch.context() as patched:
             patched.setattr(puts, "commit", silent)
+            patched.setattr(puts, "commit_many", silent)
             status, problem = await site.put(claims, BODY)
         assert (status, problem["code"]) == (503, "catalog_unreachable")
         assert site.path_of(claims.replica_id).exists()
@@ -275,30 +277,31 @@ async def test_a_commit_that_nobody_answers_is_503_and_left_to_the_reconciler(
 
 
 async def test_the_same_url_at_the_same_time_is_refused_not_mixed(site: Site) -> None:
-    claims = await site.admit(size=2)
+    half = MIB
+    claims = await site.admit(size=2 * half)
     arrived = asyncio.Event()
 
     async def slowly() -> AsyncIterator[bytes]:
-        yield b"a"
+        yield b"a" * half
         await arrived.wait()
-        yield b"b"
+        yield b"b" * half
 
-    first = asyncio.create_task(site.put(claims, slowly(), **{"Content-Length": "2"}))
+    first = asyncio.create_task(site.put(claims, slowly(), **{"Content-Length": str(2 * half)}))
 
     async def receiving() -> bool:
         return bool(site.files_below("incoming"))
 
     await eventually(receiving)
-    status, problem = await site.put(claims, b"xy")
+    status, problem = await site.put(claims, b"xy" * half)
     assert (status, problem["code"]) == (429, "too_busy")
     arrived.set()
     assert (await first)[0] == 201
-    assert site.path_of(claims.replica_id).read_bytes() == b"ab"
+    assert site.path_of(claims.replica_id).read_bytes() == b"a" * half + b"b" * half
 
 
 async def test_too_many_transfers_are_refused_with_a_time_to_come_back(database: Database, tmp_path: Path) -> None:
     site = await make_site(database, tmp_path / "cache")
-    async with running(site, transfers_max=1):
+    async with running(site, transfers_max=1, write_chunk_bytes=1):
         stuck, other = await site.admit("/exp/a", size=2), await site.admit("/exp/b", size=2)
         release = asyncio.Event()
 

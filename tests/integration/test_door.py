@@ -220,7 +220,7 @@ async def test_who_is_known_to_follow_is_redirected_to_a_signed_url(door: Door) 
 async def test_a_cache_server_that_does_not_answer_is_503_and_its_space_is_given_back(door: Door) -> None:
     answer = await door.ask("PUT", "/f", data=b"hello")
     assert (answer.status, answer.code) == (503, "unavailable")
-    assert await door.sql("select reserved_bytes from cache_server") == [(0,)]
+    assert await door.sql("select taken_bytes from cache_server") == [(0,)]
     assert await door.sql("select count(*) from reservation") == [(0,)]
     await door.in_catalog(lambda world: world.file("/g", on_disk=True))
     assert (await door.ask("GET", "/g")).code == "unavailable"

@@ -31,7 +31,7 @@ async def nothing_held(door: Door) -> None:
     async with asyncio.timeout(10):
         while await door.sql("select 1 from reservation") or await door.sql("select 1 from file"):
             await asyncio.sleep(0.05)
-    assert await door.sql("select used_bytes, reserved_bytes from cache_server") == [(0, 0)]
+    assert await door.sql("select taken_bytes from cache_server") == [(0,)]
 
 
 async def test_what_is_put_is_got_back_with_its_checksum(door: Door) -> None:
@@ -74,7 +74,8 @@ async def test_a_body_without_length_is_stored_too(door: Door) -> None:
     answer = await door.ask("PUT", "/piped", data=pieces())
     assert (answer.status, answer.json["size"]) == (201, len(TWO_MB))
     assert (await door.ask("GET", "/piped")).body == TWO_MB
-    assert await door.sql("select reserved_bytes, used_bytes from cache_server") == [(0, len(TWO_MB))]
+    assert await door.sql("select taken_bytes from cache_server") == [(len(TWO_MB),)]
+    assert await door.sql("select count(*) from reservation") == [(0,)]
 
 
 async def test_a_wrong_digest_stores_nothing_and_a_right_one_is_kept(door: Door) -> None:
@@ -140,7 +141,7 @@ async def test_of_two_puts_of_one_name_at_once_one_wins_and_the_other_leaves_not
     async with asyncio.timeout(10):
         while await door.sql("select 1 from reservation"):
             await asyncio.sleep(0.05)
-    assert await door.sql("select used_bytes, reserved_bytes from cache_server") == [(100_000, 0)]
+    assert await door.sql("select taken_bytes from cache_server") == [(100_000,)]
 
 
 async def test_who_follows_redirects_ends_with_the_same(door: Door) -> None:
@@ -168,7 +169,7 @@ async def test_a_removed_file_is_gone_and_its_space_too(door: Door) -> None:
     assert (await door.ask("DELETE", "/f")).status == 204
     assert (await door.ask("GET", "/f")).code == "not_found"
     async with asyncio.timeout(10):
-        while await door.sql("select used_bytes from cache_server") != [(0,)]:
+        while await door.sql("select taken_bytes from cache_server") != [(0,)]:
             await asyncio.sleep(0.05)
     assert await door.sql("select count(*) from archive") == [(0,)]
 

@@ -6,51 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from catalog import queues
 from catalog.database import Database
 from tapeserver.library import faults
-from tests.integration.onesite import Site, content, eventually, running_site
+from tests.integration.onesite import all_safe, content, drop_all, eventually, no_drift, put_many, quiet, running_site
 
 pytestmark = pytest.mark.timeout(120)
 
 
-async def all_safe(site: Site) -> bool:
-    return not await site.scalar("select count(*) from file where state = 'live' and not file_is_safe(id)")
-
-
-async def quiet(site: Site) -> bool:
-    """Nothing is mounted, claimed, reserved or waited for."""
-    left = await site.scalar(
-        "select (select count(*) from mount) + (select count(*) from recall) + (select count(*) from archive)"
-        " + (select count(*) from reservation) + (select count(*) from stage_item where state in"
-        " ('submitted', 'started'))"
-    )
-    return not left
-
-
-async def no_drift(site: Site) -> bool:
-    async with site.database.connection() as connection:
-        return await queues.drift(connection) == []
-
-
-async def put_many(site: Site, count: int, size: int, *, storage_class: str = "one", prefix: str = "/d") -> list[str]:
-    paths = [f"{prefix}/f{number}" for number in range(count)]
-    for number, path in enumerate(paths):
-        await site.put(path, content(number, size), storage_class=storage_class)
-    return paths
-
-
-async def drop_all(site: Site, prefix: str = "/d") -> None:
-    await site.drop_from_cache(prefix)
-
-    async def dropped() -> bool:
-        return not await site.scalar("select count(*) from replica")
-
-    await eventually(dropped)
-
-
-async def test_files_go_to_tape_by_age_and_come_back_with_their_bytes(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, libraries=("east",)) as site:
+async def test_files_go_to_tape_by_age_and_come_back_with_their_bytes(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=1) as site:
         paths = await put_many(site, 10, 300_000)
         await eventually(lambda: all_safe(site))
         await eventually(lambda: quiet(site))
@@ -64,9 +28,9 @@ async def test_files_go_to_tape_by_age_and_come_back_with_their_bytes(database: 
 
 
 async def test_two_copies_lie_in_two_libraries_and_the_one_that_is_up_serves(
-    database: Database, tmp_path: Path
+    database: Database, memory_path: Path
 ) -> None:
-    async with running_site(database, tmp_path) as site:
+    async with running_site(database, memory_path, drives=1) as site:
         paths = await put_many(site, 5, 10_000, storage_class="two")
         await eventually(lambda: all_safe(site))
         await eventually(lambda: quiet(site))
@@ -78,15 +42,15 @@ async def test_two_copies_lie_in_two_libraries_and_the_one_that_is_up_serves(
         assert await site.get(paths[0]) == content(0, 10_000)
 
 
-async def test_a_killed_mover_loses_nothing_and_holds_nothing_up(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, libraries=("east",), flush_files=5) as site:
+async def test_a_killed_mover_loses_nothing_and_holds_nothing_up(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=("east",), flush_files=5) as site:
         paths = await put_many(site, 40, 400_000)
 
         async def writing() -> bool:
             return bool(await site.scalar("select count(*) from copy"))
 
         await eventually(writing)
-        assert await site.kill_movers() == 2
+        assert len(site.signal_movers()) == 2
         await eventually(lambda: all_safe(site), seconds=40)
         await eventually(lambda: quiet(site))
         await drop_all(site)
@@ -96,19 +60,19 @@ async def test_a_killed_mover_loses_nothing_and_holds_nothing_up(database: Datab
             return bool(await site.scalar("select count(*) from replica"))
 
         await eventually(reading)
-        await site.kill_movers()
+        site.signal_movers()
         await eventually(lambda: quiet(site), seconds=40)
         for number, path in enumerate(paths):
             assert await site.get(path) == content(number, 400_000)
         assert await no_drift(site)
         assert await site.scalar("select count(*) from mount_history where outcome like 'the mover died%'") >= 1
-        assert await site.scalar("select reserved_bytes from cache_server") == 0
+        assert await site.scalar("select count(*) from reservation") == 0
 
 
 async def test_a_tape_server_that_is_stopped_in_the_middle_goes_on_where_it_was(
-    database: Database, tmp_path: Path
+    database: Database, memory_path: Path
 ) -> None:
-    async with running_site(database, tmp_path, libraries=("east",), flush_files=3) as site:
+    async with running_site(database, memory_path, libraries=("east",), drives=1, flush_files=3) as site:
         await put_many(site, 20, 400_000)
 
         async def writing() -> bool:
@@ -122,9 +86,9 @@ async def test_a_tape_server_that_is_stopped_in_the_middle_goes_on_where_it_was(
         assert await no_drift(site)
 
 
-async def test_a_full_volume_is_closed_and_the_rest_goes_on_the_next(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, libraries=("east",)) as site:
-        await put_many(site, 5, 60_000_000)
+async def test_a_full_volume_is_closed_and_the_rest_goes_on_the_next(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=1, capacity_bytes=20_000_000) as site:
+        await put_many(site, 5, 6_000_000)
         await eventually(lambda: all_safe(site), seconds=60)
         assert await site.scalar("select count(*) from volume where state = 'full'") >= 1
         assert await site.scalar("select count(distinct volume) from copy") >= 2
@@ -133,9 +97,9 @@ async def test_a_full_volume_is_closed_and_the_rest_goes_on_the_next(database: D
 
 
 async def test_a_drive_put_down_lets_go_within_a_second_and_the_other_takes_over(
-    database: Database, tmp_path: Path
+    database: Database, memory_path: Path
 ) -> None:
-    async with running_site(database, tmp_path, libraries=("east",), dismount_delay_seconds=30.0) as site:
+    async with running_site(database, memory_path, libraries=("east",), dismount_delay_seconds=30.0) as site:
         await put_many(site, 1, 1000)
         await eventually(lambda: all_safe(site))
         drive = await site.scalar("select drive from mount")
@@ -150,8 +114,8 @@ async def test_a_drive_put_down_lets_go_within_a_second_and_the_other_takes_over
         assert await site.scalar("select drive from mount") != drive
 
 
-async def test_a_single_copy_waits_for_its_library_and_says_so(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path) as site:
+async def test_a_single_copy_waits_for_its_library_and_says_so(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, drives=1) as site:
         paths = await put_many(site, 1, 1000)
         await eventually(lambda: all_safe(site))
         await eventually(lambda: quiet(site))
@@ -169,8 +133,10 @@ async def test_a_single_copy_waits_for_its_library_and_says_so(database: Databas
         assert await site.get(paths[0]) == content(0, 1000)
 
 
-async def test_archives_of_a_library_that_stays_away_move_to_the_other(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, failover_after_seconds=1.0, collecting_age_seconds=3.0) as site:
+async def test_archives_of_a_library_that_stays_away_move_to_the_other(database: Database, memory_path: Path) -> None:
+    async with running_site(
+        database, memory_path, drives=1, failover_after_seconds=1.0, collecting_age_seconds=3.0
+    ) as site:
         await put_many(site, 2, 1000)
         pool = await site.scalar("select min(pool) from archive")
         await site.set_state("libraries", pool, "down")
@@ -181,8 +147,8 @@ async def test_archives_of_a_library_that_stays_away_move_to_the_other(database:
         )
 
 
-async def test_a_tape_server_that_dies_in_the_middle_is_cleaned_up_after(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, libraries=("east",), flush_files=3) as site:
+async def test_a_tape_server_that_dies_in_the_middle_is_cleaned_up_after(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=1, flush_files=3) as site:
         await put_many(site, 20, 400_000)
 
         async def writing() -> bool:
@@ -196,37 +162,37 @@ async def test_a_tape_server_that_dies_in_the_middle_is_cleaned_up_after(databas
         assert await no_drift(site)
 
 
-async def test_a_copy_that_cannot_be_read_gives_way_to_the_other(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path) as site:
+async def test_a_copy_that_cannot_be_read_gives_way_to_the_other(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, drives=1) as site:
         paths = await put_many(site, 3, 10_000, storage_class="two")
         await eventually(lambda: all_safe(site))
         await eventually(lambda: quiet(site))
         await drop_all(site)
         volume = await site.scalar("select volume from copy where volume like 'E%' limit 1")
-        faults.inject(tmp_path / "east", faults.Fault(kind="unreadable", volume=volume))
+        faults.inject(memory_path / "east", faults.Fault(kind="unreadable", volume=volume))
         await site.stage(*paths)
         await eventually(lambda: quiet(site), seconds=40)
         assert [await site.get(path) for path in paths] == [content(number, 10_000) for number in range(3)]
 
 
-async def test_a_copy_that_nobody_can_read_is_given_up_with_its_reason(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, libraries=("east",), attempts_max=2) as site:
+async def test_a_copy_that_nobody_can_read_is_given_up_with_its_reason(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=1, attempts_max=2) as site:
         paths = await put_many(site, 1, 10_000)
         await eventually(lambda: all_safe(site))
         await eventually(lambda: quiet(site))
         await drop_all(site)
         block = await site.scalar("select first_block + 4 from copy")
-        faults.inject(tmp_path / "east", faults.Fault(kind="unreadable", block=block))
+        faults.inject(memory_path / "east", faults.Fault(kind="unreadable", block=block))
         await site.stage(*paths)
         await eventually(lambda: quiet(site), seconds=40)
         assert await site.scalar("select error_code from stage_item where state = 'failed'") == "medium_error"
 
 
 async def test_a_volume_that_cannot_be_written_is_closed_and_the_files_go_elsewhere(
-    database: Database, tmp_path: Path
+    database: Database, memory_path: Path
 ) -> None:
-    async with running_site(database, tmp_path, libraries=("east",)) as site:
-        faults.inject(tmp_path / "east", faults.Fault(kind="write_error", volume="E00001", after_blocks=5))
+    async with running_site(database, memory_path, libraries=("east",), drives=1) as site:
+        faults.inject(memory_path / "east", faults.Fault(kind="write_error", volume="E00001", after_blocks=5))
         await put_many(site, 3, 400_000)
         await eventually(lambda: all_safe(site), seconds=40)
         await eventually(lambda: quiet(site))
@@ -234,8 +200,8 @@ async def test_a_volume_that_cannot_be_written_is_closed_and_the_files_go_elsewh
         assert await no_drift(site)
 
 
-async def test_a_volume_with_a_wrong_label_is_disabled_and_says_why(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, libraries=("east",)) as site:
+async def test_a_volume_with_a_wrong_label_is_disabled_and_says_why(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=1) as site:
         async with database.transaction() as connection:
             await connection.exec_driver_sql("update volume set generation = 7 where vid = 'E00001'")
         await put_many(site, 1, 1000)
@@ -244,8 +210,8 @@ async def test_a_volume_with_a_wrong_label_is_disabled_and_says_why(database: Da
         assert "wrong_label" in await site.scalar("select reason from volume where vid = 'E00001'")
 
 
-async def test_a_tape_that_ends_before_the_catalogs_end_is_suspect(database: Database, tmp_path: Path) -> None:
-    async with running_site(database, tmp_path, libraries=("east",)) as site:
+async def test_a_tape_that_ends_before_the_catalogs_end_is_suspect(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=1) as site:
         async with database.transaction() as connection:
             await connection.exec_driver_sql(
                 "update volume set tape_files = 3, end_block = 50, written_bytes = 9 where vid = 'E00001'"

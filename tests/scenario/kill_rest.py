@@ -46,12 +46,12 @@ NEVER = {
     "libraries that are not up": "select name, state, reason from library where state <> 'up'",
     "copies too many": "select file, copy_number, count(*) from copy group by 1, 2 having count(*) > 1",
     "pins of jobs that ended": "select * from pin where owner like 'job%'",
-    "live tokens of jobs that ended": "select id, label from token where revoked_at is null"
-    " and label not in ('operator', 'jobserver') and coalesce(expires_at, 'infinity') > capstan_now()",
-    "space that is counted and not there": "select s.name, s.used_bytes, coalesce(sum(r.size), 0) from cache_server s"
+    "live tokens of jobs that ended": "select t.id, t.label from token t join jobs.job j on j.token_id = t.id"
+    " where t.revoked_at is null and coalesce(t.expires_at, 'infinity') > capstan_now()",
+    "space that is counted and not there": "select s.name, s.taken_bytes, coalesce(sum(r.size), 0) from cache_server s"
     " left join replica r on r.cache_server = s.name group by s.name"
-    " having s.used_bytes <> coalesce(sum(r.size), 0)",
-    "space that is promised to nobody": "select name, reserved_bytes from cache_server where reserved_bytes <> 0",
+    " having s.taken_bytes <> coalesce(sum(r.size), 0)",
+    "space that is promised to nobody": "select id, cache_server, kind, bytes from reservation",
 }
 
 
@@ -116,7 +116,7 @@ async def mistakes(database: Database, cache_root: Path) -> list[str]:
         f"left in {name}/: {left[:5]}" for name in ("incoming", "quarantine") if (left := _files(cache_root / name))
     ]
     on_disk = sum(path.stat().st_size for path in _files(cache_root / "replicas"))
-    used = await scalar(database, "select sum(used_bytes) from cache_server")
+    used = await scalar(database, "select sum(taken_bytes) from cache_server")
     if on_disk != used:
         found.append(f"{on_disk} bytes lie on disk, {used} are counted")
     known = {str(id) for (id,) in await rows(database, "select id from replica")}

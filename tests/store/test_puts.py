@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import namespace, puts, replicas
 from catalog.database import Database
 from catalog.errors import (
-    BadSignature,
     Denied,
     Exists,
     ExistsCondition,
@@ -22,6 +21,7 @@ from catalog.errors import (
     NoSpace,
     NotADirectory,
     ParentMissing,
+    SpaceGivenBack,
     UnknownStorageClass,
 )
 from catalog.model import Action, FileRecord, Grant, Principal
@@ -119,9 +119,9 @@ async def test_aborted_claims_store_nothing(connection: AsyncConnection) -> None
     await puts.abort(connection, claims.replica_id)
     await puts.abort(connection, claims.replica_id)
     assert await space(connection) == (0, 0)
-    with pytest.raises(BadSignature):
+    with pytest.raises(SpaceGivenBack):
         await puts.is_spent(connection, claims)
-    with pytest.raises(BadSignature):
+    with pytest.raises(SpaceGivenBack):
         await store(connection, claims)
 
 

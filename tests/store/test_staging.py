@@ -233,7 +233,7 @@ async def test_cancels_and_arrivals_of_the_same_files_do_not_meet_in_a_deadlock(
             (await world.run(reserved + " :f, capstan_now() + '1 h') returning id", f=file)).scalar_one()
             for file in files
         ]
-        await world.run("update cache_server set reserved_bytes = 120")
+        await world.run("update cache_server set taken_bytes = 120")
 
     async def cancel(request: int) -> None:
         for path in paths:
