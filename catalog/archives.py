@@ -18,6 +18,7 @@ from catalog.errors import StaleEpoch
 from catalog.model import FileRecord
 from catalog.recalls import HEARTBEAT_SECONDS_MAX, fence
 from catalog.sql import load
+from catalog.states import GOOD_VOLUME_STATES, VolumeState
 
 _SQL = {name: sa.text(statement) for name, statement in load("queues").items()}
 _CLAIM = _SQL["archives_claim"].columns(digests=JSONB)
@@ -143,7 +144,7 @@ async def commit_written(
         "lengths": [one.length for one in written],
     }
     files = list((await connection.scalars(_SQL["archives_written"], arguments)).all()) if written else []
-    await record_end(
+    state = await record_end(
         connection,
         epoch,
         volume,
@@ -152,6 +153,9 @@ async def commit_written(
         written_bytes=written_bytes,
         dead=dead,
     )
+    if state not in GOOD_VOLUME_STATES:
+        # The volume was taken out of use while this mount had the archives: these copies do not count.
+        await enqueue_archives(connection, files)
     safe = (await connection.execute(_SQL["became_safe"], {"files": files})).all() if files else []
     await events.emit_many(connection, [("file.safe", row.stored_path, {"file_id": row.id}) for row in safe])
     return [row.id for row in safe]
@@ -166,33 +170,37 @@ async def record_end(
     end_block: int,
     written_bytes: int,
     dead: Sequence[DeadExtent] = (),
-) -> None:
-    """The volume's end moves forward, and dead extents are kept. Raises StaleEpoch when it would move back."""
+) -> VolumeState:
+    """The volume's end moves forward, and dead extents are kept. Raises StaleEpoch when it would move back.
+
+    The state of the volume, which does not change before the transaction ends.
+    """
     rows = await connection.execute(
         _VOLUME_END,
         {"volume": volume, "tape_files": tape_files, "end_block": end_block, "written_bytes": written_bytes},
     )
-    generation = rows.scalar_one_or_none()
-    if generation is None:
+    row = rows.one_or_none()
+    if row is None:
         raise StaleEpoch(epoch=epoch)
     for extent in dead:
         await connection.execute(
             _DEAD_EXTENT,
             {
                 "volume": volume,
-                "generation": generation,
+                "generation": row.generation,
                 "tape_file": extent.tape_file,
                 "first_block": extent.first_block,
                 "blocks": extent.blocks,
                 "why": extent.why,
             },
         )
+    return VolumeState(row.state)
 
 
 _VOLUME_END = sa.text(
     "update volume set tape_files = :tape_files, end_block = :end_block, written_bytes = :written_bytes, "
     "end_verified = true where vid = :volume and end_block <= :end_block and tape_files <= :tape_files "
-    "returning generation"
+    "returning generation, state"
 )
 _DEAD_EXTENT = sa.text(
     "insert into dead_extent (volume, generation, tape_file, first_block, blocks, why) "
@@ -259,3 +267,11 @@ async def repair_copies_of(connection: AsyncConnection, volume: str, *, chunk: i
         if len(files) < chunk:
             return queued
         after = files[-1]
+
+
+async def repair_arrivals(connection: AsyncConnection, file_ids: Collection[int]) -> int:
+    """These came from tape to disk: archives for those that lack a copy, which could not be made without the bytes."""
+    if not file_ids:
+        return 0
+    lacking = await connection.scalars(_SQL["lacking_copies"], {"files": sorted(set(file_ids))})
+    return await enqueue_archives(connection, lacking.all())

@@ -230,7 +230,9 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
         (_library.c.state != "up", "library " + _library.c.state + ": " + _library.c.reason),
         (_drive.c.state != "up", "drive down: " + _drive.c.reason),
         (
-            _volume.c.state.in_(["disabled", "broken", "exported", "suspect"]),
+            # A suspect volume is still read: what is on it may be the last copy.
+            _volume.c.state.in_(["disabled", "broken", "exported"])
+            | ((_volume.c.state == "suspect") & (_mount.c.purpose == "archive")),
             "volume " + _volume.c.state + ": " + _volume.c.reason,
         ),
     )

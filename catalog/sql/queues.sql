@@ -362,6 +362,11 @@ order by c.file limit :limit;
 select id, stored_path from file
 where id = any(cast(:files as bigint[])) and state = 'live' and file_is_safe(id) order by id;
 
+-- lacking_copies --
+-- The other side of `became_safe`.
+select id from file
+where id = any(cast(:files as bigint[])) and state = 'live' and not file_is_safe(id) order by id;
+
 -- orphaned_epochs --
 -- Claims whose mount is over: none should exist, because a mount's end gives them back in its own transaction.
 select epoch from (

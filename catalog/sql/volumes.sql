@@ -33,11 +33,15 @@ update drive set tapeserver = :tapeserver, heartbeat_at = capstan_now()
 where name = any(cast(:drives as text[]));
 
 -- labelled --
--- A label is on the tape: the volume is empty, and its copies of an older generation count no more.
-update volume set state = 'active', reason = '', changed_by = 'capstan', since = capstan_now(), generation = :generation,
+-- A label is on the tape: the volume is empty, and its copies of an older generation count no more. Who has taken it out
+-- of use meanwhile keeps his word; the label is there all the same, and what is written behind it is of its generation.
+update volume set state = case when state = 'blank' then 'active' else state end, generation = :generation,
+       reason = case when state = 'blank' then '' else reason end,
+       changed_by = case when state = 'blank' then 'capstan' else changed_by end,
+       since = case when state = 'blank' then capstan_now() else since end,
        pool = coalesce(pool, cast(:pool as text)), tape_files = 0, end_block = :end_block, written_bytes = 0,
        full_at = null, end_verified = true
-where vid = :volume and state in ('blank', 'active') and generation < :generation and tape_files = 0
+where vid = :volume and generation < :generation and tape_files = 0
 returning vid;
 
 -- writable --

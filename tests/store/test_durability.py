@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, replicas
+from catalog import mounts, queues, replicas, volumes
 from catalog.database import Database
+from catalog.queues import Written
 from catalog.replicas import Recalled
 from tests.store.media import make_copies, make_files, two_libraries
 
@@ -59,3 +60,62 @@ async def test_a_removed_file_cannot_be_pinned(connection: AsyncConnection) -> N
     await connection.execute(sa.text("update file set state = 'deleted', deleted_at = capstan_now()"))
     assert await replicas.pin(connection, owner="job:1", files=[file], lifetime_seconds=60) == []
     assert await replicas.unpin(connection, owner="job:1") == 0
+
+
+async def test_what_was_written_on_a_volume_that_is_suspect_by_then_is_queued_again(
+    connection: AsyncConnection,
+) -> None:
+    files = await make_files(connection, 3)
+    await queues.enqueue_archives(connection, files)
+    epoch = await mounted(connection, "E00001", "east1", "archive")
+    claimed = await queues.claim_archives(connection, "east", epoch, 10, 10**9)
+    # The mount has them, so that nothing is missing when the volume leaves the good states …
+    await volumes.set_state(connection, "volume", "E00001", "suspect", who="ann", reason="smoke")
+    written = [
+        Written(archive_id=one.archive_id, tape_file=n, first_block=2 + 10 * n, byte_offset=512, length=100)
+        for n, one in enumerate(claimed, 1)
+    ]
+    # … and its last batch is recorded after that.
+    for _ in range(2):
+        safe = await queues.commit_written(connection, epoch, written, tape_files=3, end_block=42, written_bytes=300)
+        assert safe == []
+    assert await archives_of(connection, files) == files
+    assert (await replicas.evict(connection, file_ids=files)).evicted == []
+    assert await queues.drift(connection) == []
+
+
+async def test_a_recalled_file_that_lacks_a_copy_is_archived_again_and_one_that_lacks_none_is_not(
+    connection: AsyncConnection,
+) -> None:
+    files = await make_files(connection, 2, storage_class="two", on_disk=False)
+    await make_copies(connection, files, "E00001")
+    await make_copies(connection, files[:1], "W00001", number=2)
+    await make_copies(connection, files[1:], "W00002", number=2)
+    await volumes.set_state(connection, "volume", "W00002", "broken", who="ann", reason="torn")
+    assert await archives_of(connection, files) == []
+    await arrive(connection, files)
+    assert await archives_of(connection, files) == files[1:]
+    assert await queues.drift(connection) == []
+
+
+async def test_a_suspect_volume_is_read_but_not_written(connection: AsyncConnection) -> None:
+    await volumes.set_state(connection, "volume", "E00001", "suspect", who="ann", reason="tape_short")
+    await volumes.set_state(connection, "volume", "E00002", "suspect", who="ann", reason="tape_short")
+    reading = await mounted(connection, "E00001", "east1", "recall")
+    writing = await mounted(connection, "E00002", "east2", "archive")
+    reasons = await mounts.reasons_to_stop(connection, [reading, writing])
+    assert reasons[reading] is None
+    assert "tape_short" in (reasons[writing] or "")
+
+
+async def test_a_label_that_is_on_the_tape_is_recorded_though_the_volume_was_disabled_meanwhile(
+    connection: AsyncConnection,
+) -> None:
+    blank = volumes.NewVolume(vid="E00009", library="east", pool="east", capacity_bytes=10**9)
+    await volumes.create_volumes(connection, [blank])
+    await volumes.set_state(connection, "volume", "E00009", "disabled", who="ann", reason="sticky")
+    assert await volumes.labelled(connection, "E00009", generation=1, end_block=2)
+    volume = await volumes.volume_at(connection, "E00009")
+    assert (volume.state, volume.reason, volume.generation) == ("disabled", "sticky", 1)
+    await volumes.set_state(connection, "volume", "E00009", "enabled", who="ann", reason="fine")
+    assert (await volumes.volume_at(connection, "E00009")).state == "active"
