@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from catalog.reservations import HEARTBEAT_SECONDS_MAX
 from catalog.sql import load
 
 _SQL = {name: sa.text(statement) for name, statement in load("queues").items()}
@@ -28,7 +29,7 @@ class Backlog:
     files: int
     bytes: int
     urgent: int
-    #: of the oldest that may be served now; None when all of it waits for a back-off to end
+    #: of the oldest that may be served now; None when all of it waits for a back-off to end, or for a live cache server
     oldest_seconds: float | None
 
 
@@ -57,7 +58,7 @@ async def fold_deltas(connection: AsyncConnection, limit: int = 20_000) -> int:
 
 async def backlog(connection: AsyncConnection) -> list[Backlog]:
     """What waits now, every volume and pool with anything, in the order of their names."""
-    rows = await connection.execute(_SQL["backlog"])
+    rows = await connection.execute(_SQL["backlog"], {"heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX})
     return [
         Backlog(
             kind=row.kind,

@@ -288,7 +288,7 @@ def _judge_archive(need: ArchiveNeed, snapshot: Snapshot, policy: Policy) -> Ite
     elif filling and len(filling) >= wanted_volumes:
         yield explain("mounted", drive=filling[0].drive)
     elif need.oldest_seconds is None:
-        yield explain("backing_off")
+        yield explain("nothing_to_write")
     elif reason is None:
         yield explain("collecting", **_collecting_arguments(need, policy))
     elif not usable:

@@ -395,12 +395,16 @@ delete from queue_counter where files = 0 and bytes = 0 and urgent = 0;
 
 -- backlog --
 -- Truth is folded + deltas, read in one snapshot. The oldest that may be served now comes from an index; nothing is
--- counted.
+-- counted. An archive whose bytes no live cache server has is passed over, as it would be by the claim: a mount for it
+-- would write nothing, again and again. Without any live server nothing is looked for at all.
 with counts as (
     select kind, key, sum(files)::bigint as files, sum(bytes)::bigint as bytes, sum(urgent)::bigint as urgent
     from (select kind, key, files, bytes, urgent from queue_counter
           union all select kind, key, files, bytes, urgent from queue_delta) as both_kinds
     group by kind, key having sum(files) > 0
+), live as (
+    select name from cache_server
+    where state = 'up' and heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
 )
 select c.*, cast(extract(epoch from capstan_now() - o.oldest) as double precision) as oldest_seconds
 from counts c left join lateral (
@@ -409,6 +413,9 @@ from counts c left join lateral (
         else (select min(found.created_at) from (values (true), (false)) as kind (urgent) cross join lateral (
                   select a.created_at from archive a where a.pool = c.key and a.state = 'queued'
                     and a.urgent = kind.urgent and a.not_before <= capstan_now()
+                    and exists (select from live)
+                    and exists (select from replica r join live on live.name = r.cache_server
+                                where r.file = a.file and r.state = 'on_disk')
                   order by a.created_at limit 1) as found) end as oldest) as o on true
 order by c.kind, c.key;
 

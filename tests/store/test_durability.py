@@ -119,3 +119,23 @@ async def test_a_label_that_is_on_the_tape_is_recorded_though_the_volume_was_dis
     assert (volume.state, volume.reason, volume.generation) == ("disabled", "sticky", 1)
     await volumes.set_state(connection, "volume", "E00009", "enabled", who="ann", reason="fine")
     assert (await volumes.volume_at(connection, "E00009")).state == "active"
+
+
+async def test_archives_whose_bytes_nobody_can_give_are_no_reason_for_a_mount(connection: AsyncConnection) -> None:
+    lost, kept = await make_files(connection, 2)
+    await queues.enqueue_archives(connection, [lost, kept])
+    await connection.execute(sa.text("update archive set created_at = created_at - interval '1 hour'"))
+
+    async def oldest() -> float | None:
+        [pool] = await queues.backlog(connection)
+        assert pool.files == 2
+        return pool.oldest_seconds
+
+    assert (await oldest() or 0) > 3000
+    await replicas.quarantine(connection, 1_000_000 + lost, "damaged")
+    assert (await oldest() or 0) > 3000
+    await connection.execute(sa.text("update cache_server set heartbeat_at = heartbeat_at - interval '1 hour'"))
+    assert await oldest() is None
+    await connection.execute(sa.text("update cache_server set heartbeat_at = capstan_now()"))
+    await replicas.quarantine(connection, 1_000_000 + kept, "damaged")
+    assert await oldest() is None
