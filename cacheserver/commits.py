@@ -13,7 +13,7 @@ from collections import deque
 import structlog
 
 from catalog import puts
-from catalog.database import Database, is_transient
+from catalog.database import CACHE, EVENTS, PLANNER, Database, is_transient
 from catalog.errors import CatalogUnreachable
 from catalog.model import FileRecord
 from catalog.puts import Landed
@@ -45,9 +45,12 @@ class Commits:
         while record is None:
             try:
                 async with self._database.transaction() as connection:
-                    return await puts.commit(
+                    record = await puts.commit(
                         connection, landed.claims, size=landed.size, adler32=landed.adler32, digests=landed.digests
                     )
+                # A replaced file's bytes may go.
+                self._wake(*((CACHE,) if landed.claims.replace else ()))
+                return record
             except Exception as exc:
                 if not is_transient(exc):
                     raise
@@ -80,9 +83,14 @@ class Commits:
         try:
             async with self._database.transaction() as connection:
                 records = await puts.commit_many(connection, [landed for landed, _ in batch])
+            self._wake()
         except Exception as exc:  # noqa: BLE001  # whose fault it was, and whether it took place, the single commits tell
             log.debug("a common commit failed", puts=len(batch), why=str(exc))
         finally:
             for landed, outcome in batch:
                 if not outcome.done():
                     outcome.set_result(records.get(landed.claims.replica_id))
+
+    def _wake(self, *more: str) -> None:
+        for channel in (PLANNER, EVENTS, *more):
+            self._database.wake(channel)

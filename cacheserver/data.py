@@ -18,7 +18,7 @@ from cacheserver.sendfile import send
 from cacheserver.service import Service
 from cacheserver.store import Buffer, Incoming
 from catalog import puts, replicas
-from catalog.database import CACHE, EVENTS, PLANNER
+from catalog.database import CACHE
 from catalog.errors import (
     BadRequest,
     CapstanError,
@@ -147,16 +147,11 @@ class Transfers:
     async def _commit(self, landed: Landed) -> FileRecord:
         """The name appears. An outcome that is unknown to the end is a 503, and the bytes stay for the reconciler."""
         try:
-            record = await self._service.commits.commit(landed)
+            return await self._service.commits.commit(landed)
         except CatalogUnreachable:
             raise
         except Exception as refusal:  # noqa: BLE001  # raised again, unless it is stored after all
             return await self._refused(landed.claims, refusal)
-        self._service.database.wake(PLANNER)
-        self._service.database.wake(EVENTS)
-        if landed.claims.replace:
-            self._service.database.wake(CACHE)
-        return record
 
     async def _refused(self, claims: PutClaims, refusal: Exception) -> FileRecord:
         """The commit was refused for good, unless an earlier try, whose answer was lost, was what refused this one."""
