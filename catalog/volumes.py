@@ -248,8 +248,17 @@ async def writable_volumes(
 # ------------------------------------------------------------------ what changes
 
 
+async def hold_drive(connection: AsyncConnection, drive: str, tapeserver: str) -> bool:
+    """Whether the drive is this tape server's now: its own already, nobody's, or of one that has fallen silent."""
+    holder = await connection.scalar(sa.select(tables.drive.c.tapeserver).where(tables.drive.c.name == drive))
+    if holder == tapeserver:
+        return True
+    arguments = {"drive": drive, "tapeserver": tapeserver, "seconds_max": DRIVE_HEARTBEAT_SECONDS_MAX}
+    return await connection.scalar(_SQL["hold_drive"], arguments) is not None
+
+
 async def attach_drives(connection: AsyncConnection, drives: Sequence[str], tapeserver: str) -> None:
-    """A tape server's heartbeat for the drives that it can use now."""
+    """A tape server's heartbeat for the drives that it can use now; those that another holds are left alone."""
     await connection.execute(_SQL["attach_drives"], {"drives": sorted(drives), "tapeserver": tapeserver})
 
 

@@ -45,7 +45,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     #: the net below wake-ups
     planning_interval_seconds: float = 1.0
     lease_seconds: float = 10.0
+    #: between rounds of failover, leftovers of dead tape servers, and the other nets
+    housekeeping_seconds: float = 5.0
     failover_after_seconds: float = 600.0
+    #: a library that does not answer for so long, or whose drives all are silent, is unreachable
+    unreachable_seconds: float = 30.0
 
     # ---- what a mount takes at once
     recalls_files_max: int = 256

@@ -1,7 +1,8 @@
 """One drive of this tape server: its mover kept alive, its leftovers cleaned up, its planned mounts carried out.
 
-A loop per drive, one mount at a time. It asks the catalog what to do and tells it that the drive can be used; which
-volume comes next is the planner's.
+A loop per drive, one mount at a time. A drive that is attached to several tape servers is worked by the one that holds
+it; the others stand by. It asks the catalog what to do and tells it that the drive can be used; which volume comes next
+is the planner's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 
 import structlog
 
-from catalog import endings, mounts
+from catalog import endings, mounts, volumes
 from catalog.database import PLANNER, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.mounts import Mount
@@ -80,8 +81,14 @@ class DriveLoop:
         if link is None:
             await self._rest(self._config.mover_restart_seconds)
             return
-        async with self._database.connection() as connection:
-            found = await mounts.list_mounts(connection, drives=[self.drive])
+        async with self._database.transaction() as connection:
+            held = await volumes.hold_drive(connection, self.drive, self._config.name)
+            found = await mounts.list_mounts(connection, drives=[self.drive]) if held else []
+        if not held:
+            # Another tape server works it; this one stands by.
+            self._cleaned = False
+            await self._rest(POLL_SECONDS)
+            return
         mount = found[0] if found else None
         if mount is not None and mount.state is not MountState.PLANNED:
             self._cleaned = False

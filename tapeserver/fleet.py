@@ -168,7 +168,7 @@ class MoverLink:
     async def _ping(self) -> None:
         number = 0
         while True:
-            await asyncio.sleep(PING_SECONDS)
+            await asyncio.sleep(min(PING_SECONDS, self._silence_seconds_max / 4))
             if self.silent_seconds > self._silence_seconds_max:
                 log.error("mover silent", drive=self.drive, pid=self._process.pid)
                 if not await self._kill():

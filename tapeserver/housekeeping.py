@@ -28,11 +28,8 @@ log = structlog.get_logger(__name__)
 
 WHO = "capstan"
 HEARTBEAT_SECONDS = 2.0
-ROUND_SECONDS = 5.0
 PARTITION_ROUNDS = 720
 PROBE_SECONDS_MAX = 30.0
-#: a library that does not answer for so long, or whose drives all are silent, is unreachable
-UNREACHABLE_SECONDS = 30.0
 #: pins that have run out, deleted in one go
 PINS_MAX = 10_000
 #: of a planned mount that no tape server takes
@@ -62,14 +59,14 @@ class Housekeeping:
         while not self._closing.is_set():
             await self._try("heartbeat", self.heartbeat)
             if (now := asyncio.get_running_loop().time()) >= next_round:
-                next_round = now + ROUND_SECONDS
+                next_round = now + self._config.housekeeping_seconds
                 if rounds % PARTITION_ROUNDS == 0:
                     await self._try("partitions", self._partitions)
                 rounds += 1
                 for step in (self._libraries, self._failover, self._leftovers, self._gone_volumes, self._orphans):
                     await self._try(step.__name__.strip("_"), step)
             try:
-                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                async with asyncio.timeout(min(HEARTBEAT_SECONDS, self._config.housekeeping_seconds)):
                     await self._closing.wait()
             except TimeoutError:
                 continue
@@ -123,7 +120,7 @@ class Housekeeping:
                     await self._set_library(library.name, LibraryState.UP, "it answers again")
                 continue
             silent = now - self._silent_since.setdefault(library.name, now)
-            if silent >= UNREACHABLE_SECONDS and library.state is LibraryState.UP:
+            if silent >= self._config.unreachable_seconds and library.state is LibraryState.UP:
                 await self._set_library(library.name, LibraryState.UNREACHABLE, why)
 
     async def _set_library(self, name: str, state: LibraryState, reason: str) -> None:

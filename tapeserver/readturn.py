@@ -50,6 +50,9 @@ class ReadTurn(Turn):
     def outstanding(self) -> int:
         return len(self._out)
 
+    def waiting(self) -> bool:
+        return self._space_since is not None
+
     def give_way(self) -> bool:
         return self._seconds_max is not None and self.context.now - self._began_at > self._seconds_max
 
@@ -68,8 +71,9 @@ class ReadTurn(Turn):
             if self._space_since is None:
                 self._space_since = self.context.now
             self._waited_for_space()
-        if given:
+        if given or not refused:
             self._space_since = None
+        if given:
             self._idle_since = None
             await self._hand_over(given)
 

@@ -108,6 +108,10 @@ class Turn(ABC):
     def outstanding(self) -> int:
         """Files that the mover has."""
 
+    def waiting(self) -> bool:
+        """Whether it waits for something else than work, with an end of its own to that."""
+        return False
+
     @abstractmethod
     def give_way(self) -> bool:
         """Whether the other direction should have its turn."""
@@ -169,7 +173,7 @@ class Turn(ABC):
             return True
         if self.give_way():
             return True
-        if self.outstanding():
+        if self.outstanding() or self.waiting():
             self._idle_since = None
             return False
         if self._idle_since is None:

@@ -27,10 +27,18 @@ update volume set state = :state, reason = :reason, changed_by = :who, since = c
                       else full_at end
 where vid = :name;
 
--- attach_drives --
--- The heartbeat of the drives of a tape server: which of them it can use now.
+-- hold_drive --
+-- Of several tape servers with the same drive one holds it, until its heartbeat has been silent for too long. Taking it
+-- begins the heartbeat, so that two that come at once do not take it from each other.
 update drive set tapeserver = :tapeserver, heartbeat_at = capstan_now()
-where name = any(cast(:drives as text[]));
+where name = :drive and (tapeserver is null or heartbeat_at is null
+       or heartbeat_at < capstan_now() - make_interval(secs => :seconds_max))
+returning name;
+
+-- attach_drives --
+-- The heartbeat of the drives that a tape server holds: which of them it can use now.
+update drive set heartbeat_at = capstan_now()
+where name = any(cast(:drives as text[])) and tapeserver = :tapeserver;
 
 -- labelled --
 -- A label is on the tape: the volume is empty, and its copies of an older generation count no more. Who has taken it out

@@ -165,6 +165,8 @@ class Archive:
         if self._plan.write_dropped(item.archive_id):
             self._discard(fetcher)
             return
+        # Asking for the room is a call of the drive too, which may not return.
+        self._plan.enter("write")
         if not self._has_room(item, header_bytes):
             self._discard(fetcher)
             self._declare_full(item)

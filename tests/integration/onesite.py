@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -17,19 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import sqlalchemy as sa
 
 import cacheserver.config
 import cacheserver.server
 import tapeserver.config
 import tapeserver.server
-from catalog import identity, volumes
+from catalog import identity, queues, volumes
 from catalog.database import Database
 from catalog.model import Action, Grant
 from tapeserver.labelling import label_volumes
 from tapeserver.library.virtual import add_cartridge, create_virtual_library, drive_names
 
 CAPACITY_BYTES = 200_000_000
+RUNNER = "tests.integration.tapeserver_process"
 
 
 class Site:
@@ -45,6 +48,7 @@ class Site:
                 "planning_interval_seconds": 0.2,
                 "backoff_seconds": 0.1,
                 "lease_seconds": 4.0,
+                "housekeeping_seconds": 0.5,
                 **config,
             },
         )
@@ -52,20 +56,24 @@ class Site:
         self.token = ""
         self.http: aiohttp.ClientSession
         self._tapeserver: tuple[asyncio.Task[None], asyncio.Event] | None = None
+        #: tape servers that run as processes of their own, by name
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
 
-    async def prepare(self, libraries: tuple[str, ...], cartridges: int) -> None:
+    async def prepare(
+        self, libraries: tuple[str, ...], cartridges: int, drives: int = 2, capacity_bytes: int = CAPACITY_BYTES
+    ) -> None:
         for name in libraries:
             path = self.directory / name
-            library = create_virtual_library(path, name, 2, cartridges)
+            library = create_virtual_library(path, name, drives, cartridges)
             vids = [f"{name[0].upper()}{number:05}" for number in range(1, cartridges + 1)]
             for vid in vids:
-                add_cartridge(path, vid, CAPACITY_BYTES)
+                add_cartridge(path, vid, capacity_bytes)
             async with self.database.transaction() as connection:
                 await volumes.create_library(connection, name=name, kind="virtual", spec=library.spec())
                 for drive in drive_names(path, name):
                     await volumes.create_drive(connection, name=drive, library=name)
                 await volumes.create_pool(connection, name=name, library=name)
-            await label_volumes(self.database, name, name, vids, capacity_bytes=CAPACITY_BYTES)
+            await label_volumes(self.database, name, name, vids, capacity_bytes=capacity_bytes)
         async with self.database.transaction() as connection:
             await volumes.create_storage_class(connection, name="one", copies=1, pools=list(libraries), is_default=True)
             if len(libraries) > 1:
@@ -139,14 +147,39 @@ class Site:
             await task
         self._tapeserver = None
 
-    async def kill_movers(self) -> int:
-        """kill -9 every mover; how many. They are children of the loop's own thread: their death signal follows it."""
-        killed = 0
-        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            if b"tapeserver.mover" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(int(child), signal.SIGKILL)
-                killed += 1
-        return killed
+    async def spawn_tapeserver(self, name: str) -> None:
+        """A tape server as a process of its own; `url` is its door from now on."""
+        config = msgspec.structs.replace(self.config, name=name)
+        process = self.processes[name] = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", RUNNER, msgspec.json.encode(config).decode(),
+            stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        async with asyncio.timeout(60):
+            self.url = f"http://127.0.0.1:{int(await process.stdout.readline())}"
+
+    async def kill_tapeserver(self, name: str) -> None:
+        """kill -9; its movers die with it."""
+        process = self.processes.pop(name)
+        process.kill()
+        await process.wait()
+
+    async def kill_processes(self) -> None:
+        for name in list(self.processes):
+            await self.kill_tapeserver(name)
+
+    def signal_movers(self, number: signal.Signals = signal.SIGKILL) -> list[int]:
+        """Send it to every mover of this process; their ids. They are children of the loop's own thread."""
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        movers = [int(pid) for pid in children if b"tapeserver.mover" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        for pid in movers:
+            os.kill(pid, number)
+        return movers
+
+    async def post(self, path: str, **body: Any) -> Any:
+        async with self.http.post(f"{self.url}/api/capstan/v1/{path}", json=body) as answer:
+            assert answer.status in (200, 201, 204), await answer.text()
+            return await answer.json() if answer.content_type == "application/json" else None
 
 
 @asynccontextmanager
@@ -156,11 +189,14 @@ async def running_site(
     *,
     libraries: tuple[str, ...] = ("east", "west"),
     cartridges: int = 3,
+    drives: int = 2,
+    capacity_bytes: int = CAPACITY_BYTES,
+    own_process: bool = False,
     cache_bytes: int = 2_000_000_000,
     **config: Any,
 ) -> AsyncIterator[Site]:
     site = Site(database, directory, **config)
-    await site.prepare(libraries, cartridges)
+    await site.prepare(libraries, cartridges, drives, capacity_bytes)
     (directory / "cache").mkdir()
     cache = cacheserver.config.Config(
         name="cache",
@@ -175,12 +211,17 @@ async def running_site(
     task = asyncio.create_task(cacheserver.server.serve(cache, ready=ready.set_result, stop=stop))
     try:
         await asyncio.wait([task, ready], return_when=asyncio.FIRST_COMPLETED)
-        await site.start_tapeserver()
+        if own_process:
+            await site.spawn_tapeserver(site.config.name)
+        else:
+            await site.start_tapeserver()
         headers = {"Authorization": f"Bearer {site.token}"}
         async with aiohttp.ClientSession(headers=headers) as site.http:
             yield site
-        await site.stop_tapeserver()
+        if not own_process:
+            await site.stop_tapeserver()
     finally:
+        await site.kill_processes()
         stop.set()
         await task
 
@@ -202,3 +243,41 @@ def content(seed: int, size: int) -> bytes:
 
 def adler(data: bytes) -> str:
     return f"{zlib.adler32(data):08x}"
+
+
+# ---------------------------------------------------------------- what tests ask and do
+
+
+async def all_safe(site: Site) -> bool:
+    return not await site.scalar("select count(*) from file where state = 'live' and not file_is_safe(id)")
+
+
+async def quiet(site: Site) -> bool:
+    """Nothing is mounted, claimed, reserved or waited for."""
+    left = await site.scalar(
+        "select (select count(*) from mount) + (select count(*) from recall) + (select count(*) from archive)"
+        " + (select count(*) from reservation) + (select count(*) from stage_item where state in"
+        " ('submitted', 'started'))"
+    )
+    return not left
+
+
+async def no_drift(site: Site) -> bool:
+    async with site.database.connection() as connection:
+        return await queues.drift(connection) == []
+
+
+async def put_many(site: Site, count: int, size: int, *, storage_class: str = "one", prefix: str = "/d") -> list[str]:
+    paths = [f"{prefix}/f{number}" for number in range(count)]
+    for number, path in enumerate(paths):
+        await site.put(path, content(number, size), storage_class=storage_class)
+    return paths
+
+
+async def drop_all(site: Site, prefix: str = "/d") -> None:
+    await site.drop_from_cache(prefix)
+
+    async def dropped() -> bool:
+        return not await site.scalar("select count(*) from replica")
+
+    await eventually(dropped)
