@@ -1,7 +1,7 @@
 """Disk against catalog: at the start, and every hour. Nothing unknown is adopted, nothing unsafe is forgotten.
 
-* a file without a row: its transfer was never answered for: removed when its reservation is still there to say so,
-  else put aside in quarantine/
+* a file without a row: its transfer was never answered for: removed with its reservation, if that is still there to
+  say so, else put aside in quarantine/
 * a row without a file: the row goes when the file is safe, else it is LOST, loudly
 * after an unclean stop recalled replicas are checksummed before use: here in the background, or at their first GET
 * the number that guards the space is counted anew; a difference is a fault of ours and is shown
@@ -139,15 +139,15 @@ async def _clear_unknown(service: Service, unknown: Collection[int]) -> None:
         left = set(ids) - {row.id for row in rows} - service.active
         # A mover's arrival waits for its session's commit; it ends with its reservation.
         left -= {one.id for one in promised.values() if one.kind == "recall"}
+        # A PUT that was published and not committed: its client was never told that it is stored. The next sweep
+        # removes its bytes, and then its reservation.
         async with service.database.transaction() as connection:
-            released = await replicas.release_reservation(connection, [id for id in left if id in promised])
+            await replicas.abandon(connection, left & promised.keys())
+        left -= promised.keys()
         async with service.database.connection() as connection:
             left -= {row.id for row in await replicas.replicas_by_id(connection, service.name, left)}
         for replica_id in sorted(left):
-            if replica_id in released:
-                # A PUT that was published and not committed: its client was never told that it is stored.
-                await service.on_disk(service.store.remove, replica_id)
-            elif service.store.size_of(replica_id) is not None:
+            if service.store.size_of(replica_id) is not None:
                 await service.on_disk(service.store.put_aside, replica_id)
                 service.metrics.quarantined_files.labels("unknown").inc()
                 log.warning("an unknown file was put aside", replica=replica_id)

@@ -81,12 +81,11 @@ async def end_mount(connection: AsyncConnection, epoch: int, outcome: str) -> bo
 
 
 async def requeue_epoch(connection: AsyncConnection, epoch: int, why: str) -> None:
-    """Everything claimed under this epoch goes back to its queue, and its reservations are released."""
+    """Everything claimed under this epoch goes back to its queue, and its reservations are abandoned."""
     reservation = tables.reservation
     query = sa.select(reservation.c.id).where(reservation.c.epoch == epoch).order_by(reservation.c.id)
     held = (await connection.scalars(query)).all()
-    if held:
-        await reservations.release_reservation(connection, held)
+    await reservations.abandon(connection, held)
     stranded = await recalls.release_recalls(connection, epoch)
     await archives.release_archives(connection, epoch)
     await _give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
@@ -96,8 +95,7 @@ async def unclaim_recalls(
     connection: AsyncConnection, epoch: int, file_ids: Collection[int], reservation_ids: Sequence[int] = ()
 ) -> None:
     """A mount gives some of its recalls back, and their reservations, while it goes on."""
-    if reservation_ids:
-        await reservations.release_reservation(connection, sorted(reservation_ids))
+    await reservations.abandon(connection, reservation_ids)
     stranded = await recalls.unclaim_recalls(connection, file_ids, epoch)
     await _give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
 

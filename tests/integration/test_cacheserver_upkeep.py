@@ -10,13 +10,13 @@ import aiohttp
 import pytest
 import sqlalchemy as sa
 
-from catalog import replicas
+from catalog import endings, puts, replicas
 from catalog.cacheservers import WrongRoot
 from catalog.database import Database
 from catalog.errors import BadConfig, NoSpace
 from catalog.replicas import Recalled
 from tests.integration.cache_site import Site, eventually, make_site, running
-from tests.store.media import make_copies
+from tests.store.media import make_copies, make_files
 
 BODY = os.urandom(100_000)
 
@@ -229,6 +229,55 @@ async def test_an_expired_reservation_is_given_back(database: Database, tmp_path
             return await site.space() == (0, 0)
 
         await eventually(given_back)
+
+
+async def arrived(site: Site, *, size: int = 100) -> int:
+    """A recalled file whose bytes are on the disk under their name, and whose mount has not recorded it yet."""
+    async with site.database.transaction() as connection:
+        [file] = await make_files(connection, 1, size=size, on_disk=False)
+        [reserved] = await replicas.reserve_recalls(connection, [(file, size)], 1, 3600)
+    site.path_of(reserved.id).parent.mkdir(parents=True, exist_ok=True)
+    site.path_of(reserved.id).write_bytes(bytes(size))
+    return reserved.id
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_the_bytes_of_an_arrival_go_when_its_mount_ends_before_it_was_recorded(
+    database: Database, tmp_path: Path, killed: bool
+) -> None:
+    site = await make_site(database, tmp_path / "cache")
+    async with running(site, orderly=not killed):
+        id = await arrived(site)
+        if not killed:
+            async with database.transaction() as connection:
+                await endings.requeue_epoch(connection, 1, "the mover died")
+            await eventually(lambda: nothing_left(site, id))
+    if killed:
+        async with database.transaction() as connection:
+            await endings.requeue_epoch(connection, 1, "the mover died")
+        async with running(site):
+            await eventually(lambda: nothing_left(site, id))
+    assert site.files_below("quarantine") == []
+
+
+async def test_a_put_that_its_door_gave_up_after_it_was_published_leaves_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    site = await make_site(database, tmp_path / "cache")
+    async with running(site, orderly=False):
+        async with database.transaction() as connection:
+            reserved = await replicas.reserve(connection, bytes=10, kind="put", lifetime_seconds=3600)
+        site.path_of(reserved.id).parent.mkdir(parents=True, exist_ok=True)
+        site.path_of(reserved.id).write_bytes(bytes(10))
+    async with database.transaction() as connection:
+        await puts.abandon(connection, reserved.id)
+    async with running(site):
+        await eventually(lambda: nothing_left(site, reserved.id))
+    assert site.files_below("quarantine") == []
+
+
+async def nothing_left(site: Site, id: int) -> bool:
+    return not site.path_of(id).exists() and await site.space() == (0, 0)
 
 
 async def test_a_sweep_that_is_asked_for_is_done_when_it_answers(database: Database, tmp_path: Path) -> None:

@@ -173,6 +173,20 @@ async def test_an_arrival_whose_reservation_is_gone_is_not_counted_in(connection
     assert await replicas.replica_for_read(connection, file) is None
 
 
+async def test_an_abandoned_reservation_keeps_its_space_takes_no_arrival_and_is_its_servers_to_end(
+    connection: AsyncConnection,
+) -> None:
+    [file] = await make_files(connection, 1, size=100, on_disk=False)
+    [reserved] = await replicas.reserve_recalls(connection, [(file, 100)], 7, 3600)
+    await replicas.abandon(connection, [reserved.id])
+    await replicas.abandon(connection, [reserved.id])
+    assert await replicas.commit_recalled(connection, [Recalled(reservation_id=reserved.id, file_id=file)]) == []
+    assert await replicas.reservations_of(connection, "cache", epoch=7) == []
+    assert await replicas.extend_reservation(connection, [reserved.id], lifetime_seconds=3600) == frozenset()
+    assert await replicas.expired_reservations(connection, "cache", limit=10) == [reserved.id]
+    assert await replicas.release_reservation(connection, [reserved.id]) == [reserved.id]
+
+
 async def test_what_arrives_for_a_file_removed_meanwhile_goes_at_once(connection: AsyncConnection) -> None:
     [file] = await make_files(connection, 1, on_disk=False)
     [reserved] = await replicas.reserve_recalls(connection, [(file, 100)], 1, 60)
