@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from client.session import Session
 from tests.scenario import kill_rest, victims
 from tests.scenario.kill_load import Load
 from tests.scenario.kill_model import Seen
+from tests.scenario.small_site import small_site
 
 SECONDS = float(os.environ.get("CAPSTAN_KILL_SECONDS", "15"))
 pytestmark = pytest.mark.timeout(SECONDS + 300)
@@ -69,21 +68,8 @@ cartridges = 3
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    """A small site; with CAPSTAN_KILL_KEEP set its directory is kept for a look at it."""
-    directory = Path(tempfile.mkdtemp(prefix="capstan-kill-"))
-    made = Site(directory)
-    made.data.mkdir()
-    (made.data / "capstan.toml").write_text(CONFIGURATION)
-    try:
-        made.start()
+    with small_site(CONFIGURATION) as made:
         yield made
-    finally:
-        if os.environ.get("CAPSTAN_KILL_KEEP"):
-            with suppress(Exception):
-                made.stop()
-        else:
-            made.remove()
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def kill_at_random(site: Site, seed: int, seconds: float) -> list[str]:
