@@ -45,12 +45,12 @@ class Commits:
         while record is None:
             try:
                 async with self._database.transaction() as connection:
-                    record = await puts.commit(
+                    stored = await puts.commit(
                         connection, landed.claims, size=landed.size, adler32=landed.adler32, digests=landed.digests
                     )
                 # A replaced file's bytes may go.
                 self._wake(*((CACHE,) if landed.claims.replace else ()))
-                return record
+                return stored
             except Exception as exc:
                 if not is_transient(exc):
                     raise
@@ -73,7 +73,7 @@ class Commits:
                 while not outcome.done():
                     await self._commit([self._due.popleft() for _ in range(min(len(self._due), TOGETHER_MAX))])
         finally:
-            if not outcome.done():
+            if not outcome.done() and due in self._due:
                 # Cancelled while it waited: the bytes are the reconciler's.
                 self._due.remove(due)
         return outcome.result()
@@ -82,7 +82,9 @@ class Commits:
         records: dict[int, FileRecord] = {}
         try:
             async with self._database.transaction() as connection:
-                records = await puts.commit_many(connection, [landed for landed, _ in batch])
+                stored = await puts.commit_many(connection, [landed for landed, _ in batch])
+            # Only now: a COMMIT that was lost on its way has stored nothing that anybody may be told of.
+            records = stored
             self._wake()
         except Exception as exc:  # noqa: BLE001  # whose fault it was, and whether it took place, the single commits tell
             log.debug("a common commit failed", puts=len(batch), why=str(exc))
