@@ -1,0 +1,306 @@
+"""Promises of sessions when a part fails: stuck movers and drives, full cache, catalog and library away, bad media."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from catalog.database import Database
+from catalog.embedded import EmbeddedPostgres
+from catalog.errors import CatalogUnreachable
+from catalog.migrate import upgrade
+from tapeserver.fleet import MoverLink
+from tapeserver.library import faults
+from tests.integration.onesite import (
+    Site,
+    all_safe,
+    content,
+    drop_all,
+    eventually,
+    no_drift,
+    put_many,
+    quiet,
+    running_site,
+)
+
+pytestmark = pytest.mark.timeout(120)
+EAST = ("east",)
+
+
+async def on_tape_only(site: Site, count: int, size: int, *, prefix: str = "/d") -> list[str]:
+    paths = await put_many(site, count, size, prefix=prefix)
+    await eventually(lambda: all_safe(site))
+    await eventually(lambda: quiet(site))
+    await drop_all(site, prefix)
+    return paths
+
+
+async def there_is(site: Site, what: str, **values: object) -> Any:
+    """Wait until a row is there: `what` is a table and a condition; its number of rows."""
+    return await eventually(lambda: site.scalar(f"select count(*) from {what}", **values), seconds=30)
+
+
+async def bytes_are_right(site: Site, paths: list[str], size: int) -> None:
+    await site.stage(*paths)
+    await eventually(lambda: quiet(site), seconds=40)
+    for number, path in enumerate(paths):
+        assert await site.get(path) == content(number, size)
+
+
+async def test_a_mover_that_is_stopped_is_killed_and_nothing_is_lost(database: Database, memory_path: Path) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, drives=1, flush_files=5, mover_silence_seconds=1.0
+    ) as site:
+        paths = await put_many(site, 30, 300_000)
+        await there_is(site, "copy")
+        site.signal_movers(signal.SIGSTOP)
+        await eventually(lambda: all_safe(site), seconds=40)
+        assert await site.scalar("select count(*) from mount_history where outcome = 'the mover died'") == 1
+        assert await site.scalar("select state from drive") == "up"
+        await eventually(lambda: quiet(site))
+        await drop_all(site)
+        await bytes_are_right(site, paths, 300_000)
+        assert await no_drift(site)
+
+
+async def test_a_drive_that_does_not_move_goes_down_with_the_reason_and_its_work_goes_on_elsewhere(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, cartridges=1, dismount_delay_seconds=60.0, cooldown_seconds=2.0,
+        phase_seconds_max=0.5, mover_silence_seconds=4.0,
+    ) as site:  # fmt: skip
+        await put_many(site, 1, 1000)
+        await eventually(lambda: all_safe(site))
+        drive = await site.scalar("select drive from mount")
+        # Whoever looks for faults now waits for ever: a drive's call that does not return.
+        os.mkfifo(memory_path / "east" / "faults.json")
+        await site.put("/e/f", b"next")
+        await there_is(site, "drive where state = 'down'")
+        (memory_path / "east" / "faults.json").unlink()
+        await eventually(lambda: all_safe(site))
+        reason = await site.scalar("select reason from drive where state = 'down'")
+        assert reason.startswith(f"drive stuck: Drive {drive} has not moved for ")
+        assert await site.scalar("select drive from mount") not in (None, drive)
+        assert await site.scalar("select count(*) from mount_history where outcome like 'drive stuck: %'") == 1
+        assert await site.scalar("select state from volume") == "active"
+
+
+async def test_a_mover_that_cannot_even_be_killed_is_abandoned_and_its_volume_freed(
+    database: Database, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def in_the_kernel(self: MoverLink) -> bool:
+        return False
+
+    async with running_site(
+        database, memory_path, libraries=EAST, cartridges=1, flush_files=5, mover_silence_seconds=1.0
+    ) as site:
+        await put_many(site, 30, 300_000)
+        await there_is(site, "copy")
+        drive = await site.scalar("select drive from mount")
+        with monkeypatch.context() as patched:
+            patched.setattr(MoverLink, "_kill", in_the_kernel)
+            pid = await site.scalar(
+                "select cast(detail #>> array['movers', cast(:drive as text), 'pid'] as integer) from server",
+                drive=drive,
+            )
+            os.kill(pid, signal.SIGSTOP)
+            await there_is(site, "drive where state = 'down' and name = :drive", drive=drive)
+            await eventually(lambda: all_safe(site), seconds=40)
+            assert "does not end when it is killed" in await site.scalar(
+                "select reason from drive where state = 'down'"
+            )
+            assert await site.scalar("select state from volume") == "active"
+        # The process ends at last: an operator has the drive back.
+        await site.set_state("drives", drive, "up")
+        await there_is(site, "drive where name = :drive and heartbeat_at > capstan_now() - interval '1 s'", drive=drive)
+
+
+async def test_a_recall_without_cache_space_gives_the_drive_back_says_why_and_goes_on_when_there_is_room(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, drives=1, cache_bytes=1_000_000, space_wait_seconds=0.3
+    ) as site:
+        wanted = await on_tape_only(site, 2, 400_000)
+        held = await put_many(site, 2, 400_000, prefix="/pinned")
+        await eventually(lambda: all_safe(site))
+        files = [int(await site.scalar("select id from file where stored_path = :path", path=path)) for path in held]
+        await site.post("pins", owner="ann", files=files, lifetime_seconds=3600)
+        await site.stage(*wanted)
+        await there_is(site, "candidate where code = 'cache_full'")
+        await there_is(site, "mount_history where outcome like 'no cache space%'")
+        assert await site.scalar("select count(*) from recall where state = 'queued' and attempts = 0") == 2
+        async with site.http.delete(f"{site.url}/api/capstan/v1/pins", json={"owner": "ann", "files": files}) as answer:
+            assert answer.status in (200, 204)
+        await eventually(lambda: quiet(site), seconds=40)
+        assert [await site.get(path) for path in wanted] == [content(number, 400_000) for number in range(2)]
+
+
+async def test_a_recall_waits_in_its_mount_for_what_can_be_evicted(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=EAST, drives=1, cache_bytes=1_000_000) as site:
+        wanted = await on_tape_only(site, 2, 400_000)
+        await put_many(site, 2, 400_000, prefix="/safe")
+        await eventually(lambda: all_safe(site))
+        await eventually(lambda: quiet(site))
+        await bytes_are_right(site, wanted, 400_000)
+        assert await site.scalar("select count(*) from mount_history where outcome <> 'done'") == 0
+
+
+async def test_a_library_that_cannot_be_reached_is_said_to_be_and_all_goes_on_when_it_is_back(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, drives=1, flush_files=5, unreachable_seconds=0.5
+    ) as site:
+        paths = await put_many(site, 30, 300_000)
+        await there_is(site, "copy")
+        (memory_path / "east").rename(memory_path / "away")
+        await there_is(site, "library where state = 'unreachable'")
+        await there_is(site, "candidate where code = 'library_down'")
+        (memory_path / "away").rename(memory_path / "east")
+        await eventually(lambda: all_safe(site), seconds=40)
+        assert await site.scalar("select state from library") == "up"
+        assert await site.scalar("select count(*) from drive where state = 'up'") == 1
+        assert await site.scalar("select max(attempts) from archive") is None
+        await eventually(lambda: quiet(site))
+        await drop_all(site)
+        await bytes_are_right(site, paths, 300_000)
+
+
+async def test_a_volume_that_cannot_be_read_is_not_mounted_in_a_loop_and_its_files_fail_with_the_reason(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(database, memory_path, libraries=EAST, attempts_max=3) as site:
+        paths = await on_tape_only(site, 3, 10_000)
+        mounts_before = await site.scalar("select count(*) from mount_history")
+        [*blocks] = range(3, 40)
+        for block in blocks:
+            faults.inject(memory_path / "east", faults.Fault(kind="unreadable", block=block))
+        await site.stage(*paths)
+        await eventually(lambda: quiet(site), seconds=40)
+        assert await site.scalar("select count(*) from stage_item where error_code = 'medium_error'") == 3
+        assert await site.scalar("select count(*) from mount_history") - mounts_before <= 3
+        outcome = "select count(*) from mount_history where outcome like 'read failed: medium_error: %'"
+        assert await site.scalar(outcome) >= 1
+        assert await site.scalar("select state from volume where vid = 'E00001'") == "active"
+        assert await no_drift(site)
+
+
+async def test_a_volume_that_no_drive_can_read_is_disabled_and_its_recalls_wait_for_the_operator(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, read_failures_max=2, cooldown_seconds=0.1, dismount_delay_seconds=0.0,
+        backoff_seconds=0.05, attempts_max=100,
+    ) as site:  # fmt: skip
+        paths = await on_tape_only(site, 2, 10_000)
+        # Not even its label: several drives say so.
+        faults.inject(memory_path / "east", faults.Fault(kind="unreadable", volume="E00001"))
+        await site.stage(*paths)
+        await there_is(site, "candidate where code = 'volume_disabled'")
+        assert "reading failed 2 times (drives east-0, east-1)" in await site.scalar(
+            "select reason from volume where state = 'disabled'"
+        )
+        assert await site.scalar("select count(*) from stage_item where state = 'failed'") == 0
+        faults.clear(memory_path / "east")
+        await site.set_state("volumes", "E00001", "enabled")
+        await site.post("queue/retry", kind="recalls", reason="the drives were cleaned")
+        await eventually(lambda: quiet(site), seconds=40)
+        assert [await site.get(path) for path in paths] == [content(number, 10_000) for number in range(2)]
+        assert await no_drift(site)
+
+
+async def test_a_long_mount_gives_way_to_another_volume_and_comes_back(database: Database, memory_path: Path) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, drives=1, mount_seconds_max=0.3, dismount_delay_seconds=60.0,
+    ) as site:  # fmt: skip
+        first = await put_many(site, 2, 1000)
+        await eventually(lambda: all_safe(site))
+        volume = await site.scalar("select volume from mount")
+        await site.set_state("volumes", volume, "disabled")
+        await there_is(site, "mount_history")
+        second = await put_many(site, 1, 1000, prefix="/e")
+        await eventually(lambda: all_safe(site))
+        await site.set_state("volumes", volume, "enabled")
+        await drop_all(site, "/")
+        # The mount of the second one would keep the only drive for a minute.
+        assert await site.scalar("select volume from mount") != volume
+        await site.stage(*first)
+        await there_is(site, "mount where volume = :volume", volume=volume)
+        assert await site.scalar("select count(*) from mount_history where outcome like 'stopped: gave way%'") >= 1
+        await site.stage(*second)
+
+        async def served() -> bool:
+            return not await site.scalar("select count(*) from recall")
+
+        await eventually(served, seconds=40)
+        assert [await site.get(path) for path in (*first, *second)] == [content(n, 1000) for n in (0, 1, 0)]
+
+
+@asynccontextmanager
+async def own_catalog(directory: Path) -> AsyncIterator[tuple[EmbeddedPostgres, Database]]:
+    """A PostgreSQL of this test's own, to be stopped and started."""
+    server = EmbeddedPostgres(directory)
+    try:
+        url = await server.start()
+        await upgrade(url)
+        async with Database(url, application_name="test") as database:
+            yield server, database
+    finally:
+        await server.remove()
+
+
+async def test_a_catalog_that_crashes_in_the_middle_of_writing_loses_nothing_and_work_goes_on(
+    server_directory: Path, memory_path: Path
+) -> None:
+    async with (
+        own_catalog(server_directory) as (server, database),
+        running_site(
+            database, memory_path, cartridges=1, libraries=EAST, drives=1, flush_files=4, commit_retry_seconds=1.0,
+            collecting_age_seconds=600.0,
+        ) as site,
+    ):  # fmt: skip
+        paths = await put_many(site, 40, 20_000)
+        with suppress(CatalogUnreachable):
+            async with database.transaction() as connection:
+                # Claims pass this lock; the commit of copies that were written and flushed does not.
+                await connection.execute(sa.text("select from file for update"))
+                await site.post("archive-wait", paths=paths)
+                await there_is(site, "pg_stat_activity where wait_event_type = 'Lock'")
+                await crash(server_directory)
+        # Longer than the session is patient: the mount is given up with flushed files that no catalog knows of.
+        await asyncio.sleep(2.5)
+        assert await server.start() == database.url
+        await eventually(lambda: all_safe(site), seconds=60)
+        await eventually(lambda: quiet(site), seconds=30)
+        assert await site.scalar("select count(distinct (file, copy_number)) from copy") == 40
+        assert await site.scalar("select count(*) from copy") == 40
+        assert await site.scalar("select count(*) from dead_extent") > 0
+        # What the catalog does not know is dead, not overwritten: tape files are numbered through.
+        assert await site.scalar("select sum(tape_files) from volume") == 40 + await site.scalar(
+            "select count(*) from dead_extent"
+        )
+        await drop_all(site)
+        await bytes_are_right(site, paths, 20_000)
+        assert await no_drift(site)
+
+
+async def crash(directory: Path) -> None:
+    """As `pg_ctl stop -m immediate`: no checkpoint, no word to anybody."""
+    [pid_file] = directory.rglob("postmaster.pid")
+    pid = int(pid_file.read_text().split()[0])
+    os.kill(pid, signal.SIGQUIT)
+
+    async def gone() -> bool:
+        return not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]
+
+    await eventually(gone)
