@@ -54,14 +54,16 @@ class HeldLease:
         if self._lease is not None and now < self._sure_until - self._seconds / 2:
             return self._lease
         async with self._database.transaction() as connection:
-            if self._lease is not None and await leases.renew(connection, self._lease, seconds=self._seconds):
-                self._sure_until = now + self._seconds * (1 - LEASE_MARGIN)
-                return self._lease
-            self._lease = await leases.acquire(connection, self._name, self._holder, seconds=self._seconds)
-        if self._lease is not None:
-            log.info("lease taken", lease=self._name, number=self._lease.number)
+            held = self._lease
+            if held is None or not await leases.renew(connection, held, seconds=self._seconds):
+                held = await leases.acquire(connection, self._name, self._holder, seconds=self._seconds)
+        # Not before the commit: one that was lost on its way has prolonged nothing.
+        if held is not None:
             self._sure_until = now + self._seconds * (1 - LEASE_MARGIN)
-        return self._lease
+            if held != self._lease:
+                log.info("lease taken", lease=self._name, number=held.number)
+        self._lease = held
+        return held
 
     @property
     def sure(self) -> bool:

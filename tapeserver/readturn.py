@@ -135,14 +135,22 @@ class ReadTurn(Turn):
 
     async def handle(self, message: FromMover) -> None:
         if isinstance(message, ReadDone):
-            if self._out.pop(message.file_id, None) is not None:
+            if self._is_over(message):
                 if not self._arrived:
                     self._arrived_at = self.context.now
                 self._arrived.append(Recalled(reservation_id=message.reservation_id, file_id=message.file_id))
                 self._cache_failures = 0
                 await self.record()
-        elif isinstance(message, ReadFailed) and self._out.pop(message.file_id, None) is not None:
+        elif isinstance(message, ReadFailed) and self._is_over(message):
             await self._failed(message)
+
+    def _is_over(self, message: ReadDone | ReadFailed) -> bool:
+        """Whether it speaks of what the mover has now: a file dropped and wanted again has a new reservation."""
+        present = self._out.get(message.file_id)
+        if present is None or present[1].id != message.reservation_id:
+            return False
+        del self._out[message.file_id]
+        return True
 
     async def _failed(self, message: ReadFailed) -> None:
         if message.code == "dropped" or message.retry == Retry.LATER.value:

@@ -1,0 +1,70 @@
+"""Promises of a held lease: its holder believes in it no longer than the database has said."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from catalog import leases
+from catalog.database import Database
+from catalog.errors import CatalogUnreachable
+from catalog.leases import Lease
+from tapeserver.planning import HeldLease
+
+
+class LosingDatabase:
+    """Loses the connection in COMMIT, when it is told to."""
+
+    losing = False
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        yield None
+        if self.losing:
+            raise CatalogUnreachable(what="catalog", why="connection lost in COMMIT")
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> LosingDatabase:
+    async def acquire(_: Any, name: str, holder: str, **__: Any) -> Lease:
+        return Lease(name=name, holder=holder, number=1)
+
+    async def renew(*_: Any, **__: Any) -> bool:
+        return True
+
+    monkeypatch.setattr(leases, "acquire", acquire)
+    monkeypatch.setattr(leases, "renew", renew)
+    return LosingDatabase()
+
+
+async def test_a_renewal_whose_commit_was_lost_does_not_prolong_the_belief(
+    database: LosingDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldLease(cast(Database, database), "planner:east", "ts", seconds=10)
+    now = 100.0
+
+    class Loop:
+        def time(self) -> float:
+            return now
+
+    monkeypatch.setattr("asyncio.get_running_loop", Loop)
+    assert await held.hold() is not None
+    assert held.sure
+    database.losing = True
+    now += 6.0
+    with pytest.raises(CatalogUnreachable):
+        await held.hold()
+    assert held.sure
+    now += 2.0
+    assert not held.sure
+
+
+async def test_a_lease_whose_taking_was_not_committed_is_not_held(database: LosingDatabase) -> None:
+    held = HeldLease(cast(Database, database), "planner:east", "ts", seconds=10)
+    database.losing = True
+    with pytest.raises(CatalogUnreachable):
+        await held.hold()
+    assert not held.sure
