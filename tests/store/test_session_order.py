@@ -1,0 +1,108 @@
+"""The order of a session's promises: flush GOOD (the mover has said Written), commit, and only then Committed.
+
+A mover that is told "committed" forgets the batch, and the page cache hides a wrong order from kill -9: so the order
+is traced, and what was promised is looked for over another connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from catalog import endings, mounts, queues
+from catalog.database import Database
+from catalog.errors import StaleEpoch
+from tapeserver.config import Config
+from tapeserver.frames import Committed, Write, Written, WrittenItem
+from tapeserver.mountcontext import MountContext
+from tapeserver.writeturn import WriteTurn
+from tests.store.media import make_files, two_libraries
+
+
+@dataclass
+class Link:
+    """The mover's end. At each message to it the catalog is asked, from outside, what is recorded."""
+
+    database: Database
+    trace: list[tuple[str, int]] = field(default_factory=list)
+
+    async def send(self, message: Any) -> None:
+        async with self.database.connection() as connection:
+            copies = await connection.scalar(sa.text("select count(*) from copy"))
+        self.trace.append((type(message).__name__, copies))
+
+
+@dataclass
+class Session:
+    turn: WriteTurn
+    link: Link
+    epoch: int
+    written: Written
+
+
+@pytest.fixture
+async def session(database: Database) -> Session:
+    """A mount that writes, whose mover has two archives; `written` is what it will report behind its flush."""
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        files = await make_files(connection, 2)
+        await queues.enqueue_archives(connection, files)
+        mount = mounts.NewMount(drive="east1", volume="E00001", purpose="archive", reason_code="test", pool="east")
+        epoch = await mounts.plan_mount(connection, mount)
+        assert epoch is not None
+        work = await mounts.work_of(connection, epoch)
+        assert work is not None
+    link = Link(database)
+    context = MountContext(
+        database=database,
+        config=Config(name="ts"),
+        link=link,  # type: ignore[arg-type]  # of the mover's link it uses `send` alone
+        work=work,
+        bell=asyncio.Event(),
+        closing=asyncio.Event(),
+    )
+    turn = WriteTurn(context, seconds_min=0.0)
+    await turn.top_up()
+    items = [
+        WrittenItem(archive_id=id, tape_file=number, first_block=10 * number, byte_offset=0, length=100)
+        for number, id in enumerate(sorted(turn._out), 1)
+    ]
+    written = Written(batch=7, items=items, tape_files=2, end_block=30, written_bytes=200)
+    return Session(turn=turn, link=link, epoch=epoch, written=written)
+
+
+async def test_the_mover_is_told_only_when_everybody_can_see_the_copies(session: Session) -> None:
+    assert session.link.trace == [(Write.__name__, 0)]
+    await session.turn.handle(session.written)
+    assert session.link.trace == [(Write.__name__, 0), (Committed.__name__, 2)]
+
+
+async def test_a_commit_that_fails_tells_the_mover_nothing(
+    session: Session, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("the catalog refused")
+
+    monkeypatch.setattr(mounts, "add_progress", refuse)  # the last statement before the commit
+    with pytest.raises(RuntimeError):
+        await session.turn.handle(session.written)
+    assert [step for step, _ in session.link.trace] == [Write.__name__]
+    async with database.connection() as connection:
+        assert await connection.scalar(sa.text("select count(*) from copy")) == 0
+
+
+async def test_a_report_that_comes_after_the_end_of_its_mount_is_neither_recorded_nor_confirmed(
+    session: Session, database: Database
+) -> None:
+    async with database.transaction() as connection:
+        assert await endings.end_mount(connection, session.epoch, "the mover was silent")
+    with pytest.raises(StaleEpoch):
+        await session.turn.handle(session.written)
+    assert [step for step, _ in session.link.trace] == [Write.__name__]
+    async with database.connection() as connection:
+        assert await connection.scalar(sa.text("select count(*) from copy")) == 0
+        assert await connection.scalar(sa.text("select count(*) from archive where state = 'queued'")) == 2
