@@ -213,3 +213,15 @@ async def test_a_restarted_holder_need_not_wait_and_its_former_self_is_out(media
         assert after is not None
         assert not await leases.guard(connection, before)
         assert await leases.guard(connection, after)
+
+
+async def test_a_drive_has_one_holder_until_it_is_silent(media: Database) -> None:
+    async with media.transaction() as connection:
+        assert await volumes.hold_drive(connection, "east1", "ts1")
+        assert not await volumes.hold_drive(connection, "east1", "ts2")
+        await volumes.attach_drives(connection, ["east1"], "ts2")
+        await connection.execute(sa.text("update drive set heartbeat_at = heartbeat_at - interval '31 s'"))
+        assert await volumes.hold_drive(connection, "east1", "ts2")
+        assert not await volumes.hold_drive(connection, "east1", "ts1")
+        [drive] = [one for one in await volumes.list_drives(connection) if one.name == "east1"]
+        assert (drive.tapeserver, drive.attached) == ("ts2", True)
