@@ -40,9 +40,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     mover_idle_seconds_max: float = 7200.0
     file_bytes_max: int = 1 << 46
     #: gathered before each write, and the unit of checksums; two of them are in memory for each upload
-    write_chunk_bytes: int = 1 * MIB
+    write_chunk_bytes: int = 2 * MIB
     #: received and not yet taken, for each connection
-    read_buffer_bytes: int = 1 * MIB
+    read_buffer_bytes: int = 2 * MIB
     #: sent by one system call
     sendfile_bytes: int = 8 * MIB
     #: of a mover's stream: asked for and not yet sent

@@ -58,6 +58,16 @@ class Landed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    parent: int
+    #: whether the name is there
+    present: bool
+    storage_class: str
+    volume_bytes_max: int | None
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
     """Either the file is there already (a repeat of what was stored), or the claims to sign for `url`."""
 
@@ -92,21 +102,7 @@ async def admit(
     path = join_path(components)
     authorize(principal, Action.CREATE, path)
     may_modify = grants_cover(principal.grants, Action.MODIFY, path)
-    judged = (
-        await connection.execute(
-            _SQL["judge"],
-            {
-                "names": list(components),
-                "depth": len(components),
-                "storage_class": storage_class,
-                "lifetime_seconds": lifetime_seconds,
-            },
-        )
-    ).one()
-    # What is not plain is asked of the namespace, which knows the right error.
-    parent: int | None = judged.parent if components else None
-    if parent is None:
-        parent = (await namespace.parent_of(connection, components)).id
+    judged = await _judge(connection, components, storage_class, lifetime_seconds)
     already = await _present(connection, components) if judged.present else None
     if already is not None:
         if if_none_match:
@@ -115,32 +111,29 @@ async def admit(
             return Admission(already=already)
         if not may_modify:
             raise Exists(path=path)
-    chosen = judged.storage_class or await namespace.storage_class_for(connection, parent, storage_class)
     _check_volumes(judged.volume_bytes_max, size or 0)
     # Last: it holds the server's row, which every other put wants too, until the commit.
     reservation = await reserve(
         connection,
-        bytes=UNSIZED_STEP_BYTES if size is None else size,
-        kind="put",
-        path=path,
+        bytes=UNSIZED_STEP_BYTES if size is None else size, kind="put", path=path,
         lifetime_seconds=lifetime_seconds + RESERVATION_SLACK_SECONDS,
         id=replica_id,
-    )
+    )  # fmt: skip
     claims = PutClaims(
         replica_id=reservation.id,
-        parent_node=parent,
+        parent_node=judged.parent,
         name=components[-1],
         path=path,
         size=size,
         digests=dict(digests),
         if_none_match=if_none_match,
         replace=may_modify,
-        storage_class=chosen,
+        storage_class=judged.storage_class,
         owner=principal.owner,
         group=principal.group,
         mode=mode,
         mtime_ns=mtime_ns,
-        expires_at=float(judged.expires_at),
+        expires_at=judged.expires_at,
     )
     return Admission(claims=claims, cache_server=reservation.cache_server, url=reservation.url)
 
@@ -293,6 +286,29 @@ async def _take_name(connection: AsyncConnection, claims: PutClaims) -> int:
             await namespace.remove_file(connection, present.file)
         return int(present.id)
     raise Exists(path=claims.path)
+
+
+async def _judge(
+    connection: AsyncConnection, components: Sequence[str], storage_class: str | None, lifetime_seconds: float
+) -> _Judged:
+    """All that `admit` asks the catalog, at once; what is not plain is asked of the namespace, which raises."""
+    wanted = {
+        "names": list(components),
+        "depth": len(components),
+        "storage_class": storage_class,
+        "lifetime_seconds": lifetime_seconds,
+    }
+    row = (await connection.execute(_SQL["judge"], wanted)).one()
+    parent = row.parent if components else None
+    if parent is None:
+        parent = (await namespace.parent_of(connection, components)).id
+    return _Judged(
+        parent=parent,
+        present=row.present is not None,
+        storage_class=row.storage_class or await namespace.storage_class_for(connection, parent, storage_class),
+        volume_bytes_max=row.volume_bytes_max,
+        expires_at=float(row.expires_at),
+    )
 
 
 async def _present(connection: AsyncConnection, components: Sequence[str]) -> FileRecord | None:

@@ -277,7 +277,7 @@ async def test_a_commit_that_nobody_answers_is_503_and_left_to_the_reconciler(
 
 
 async def test_the_same_url_at_the_same_time_is_refused_not_mixed(site: Site) -> None:
-    half = MIB
+    half = 2 * MIB
     claims = await site.admit(size=2 * half)
     arrived = asyncio.Event()
 

@@ -207,3 +207,54 @@ async def test_a_directory_removed_meanwhile_refuses_the_commit(connection: Asyn
 async def test_a_body_of_unknown_length_begins_with_a_step(connection: AsyncConnection) -> None:
     await claims_for(connection, size=None)
     assert await space(connection) == (0, puts.UNSIZED_STEP_BYTES)
+
+
+def landed(claims: PutClaims, **changed: Any) -> puts.Landed:
+    wanted: dict[str, Any] = {
+        "claims": claims,
+        "size": claims.size or 0,
+        "adler32": "0000000a",
+        "digests": {},
+        **changed,
+    }
+    return puts.Landed(**wanted)
+
+
+async def test_puts_that_are_due_together_are_stored_together_and_what_is_not_plain_is_left_as_it_was(
+    connection: AsyncConnection,
+) -> None:
+    plain, again = await claims_for(connection, "/exp/a"), await claims_for(connection, "/exp/a")
+    other, unsized = await claims_for(connection, "/exp/b", size=0), await claims_for(connection, "/exp/c", size=None)
+    given_back = await claims_for(connection, "/exp/d")
+    await puts.abort(connection, given_back.replica_id)
+    together = [landed(claims) for claims in (plain, again, other, given_back)] + [landed(unsized, size=5)]
+    stored = await puts.commit_many(connection, together)
+    assert {id: record.path for id, record in stored.items()} == {
+        plain.replica_id: "/exp/a",
+        other.replica_id: "/exp/b",
+    }
+    assert await namespace.file_at(connection, ("exp", "a")) == stored[plain.replica_id]
+    assert await connection.scalar(sa.text("select count(*) from archive")) == 2
+    assert await space(connection) == (100, 100 + puts.UNSIZED_STEP_BYTES)
+    with pytest.raises(Exists):
+        await store(connection, again)
+    assert await puts.commit_many(connection, together[:1]) == {}
+    assert await store(connection, plain) == stored[plain.replica_id]
+
+
+async def test_many_puts_at_once_reserve_without_a_deadlock_and_an_id_never_comes_twice(database: Database) -> None:
+    async with database.transaction() as connection:
+        await prepare(connection)
+    ids = replicas.DrawnIds(database)
+
+    async def one(number: int) -> int:
+        async with database.connection() as connection:
+            claims = await claims_for(connection, f"/exp/{number}", size=1, replica_id=await ids.next())
+            return claims.replica_id
+
+    given = await asyncio.gather(*(one(number) for number in range(40)))
+    assert len(set(given)) == 40
+    async with database.connection() as connection:
+        assert await space(connection) == (0, 40)
+        # The commit of that statement alone did not wait for the disk.
+        assert await connection.scalar(sa.text("show synchronous_commit")) == "on"
