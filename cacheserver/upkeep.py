@@ -163,8 +163,9 @@ class Upkeep:
         service = self._service
         async with service.database.transaction() as connection:
             await replicas.expire_pins(connection, limit=BATCH)
-            expired = set(await replicas.expired_reservations(connection, service.name, limit=BATCH)) - service.active
-            await replicas.abandon(connection, expired)
+            found = set(await replicas.expired_reservations(connection, service.name, limit=BATCH)) - service.active
+            # What was committed since they were read is not among these: its bytes are a replica's.
+            expired = await replicas.abandon(connection, found)
         if not expired:
             return
         # The bytes go first: a stop in between leaves a reservation that is looked at again, no bytes that none counts.

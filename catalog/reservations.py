@@ -195,14 +195,16 @@ async def release_reservation(connection: AsyncConnection, ids: Collection[int])
     return sorted((await connection.execute(_SQL["release"], {"ids": sorted(ids)})).scalars())
 
 
-async def abandon(connection: AsyncConnection, ids: Collection[int]) -> None:
+async def abandon(connection: AsyncConnection, ids: Collection[int]) -> frozenset[int]:
     """Nothing comes of these any more, but bytes may lie on the disk: they run out, and their cache server ends them.
 
-    For everybody but the cache server itself, which releases them when it has removed the bytes: only so does no byte
-    stay on a disk without anybody counting it. Wake CACHE after the commit. Safe to repeat.
+    The ids of those that were still reservations: of the others something was made, or they are gone. For everybody;
+    only the cache server itself releases them then, when it has removed the bytes, so that no byte stays on a disk
+    without anybody counting it. Wake CACHE after the commit. Safe to repeat.
     """
-    if ids:
-        await connection.execute(_SQL["abandon"], {"ids": sorted(ids)})
+    if not ids:
+        return frozenset()
+    return frozenset((await connection.execute(_SQL["abandon"], {"ids": sorted(ids)})).scalars())
 
 
 async def expired_reservations(connection: AsyncConnection, server: str, *, limit: int) -> list[int]:

@@ -19,10 +19,10 @@ VALUES (:node, :size, :adler32, CAST(:digests AS jsonb), :mtime_ns, :mode, :owne
 RETURNING *
 
 -- take_reservation --
--- Reservation -> replica. No row: the space was given back, because this PUT was repeated or came too late; then
--- nothing of the transaction may stand.
+-- Reservation -> replica. No row: the space was given back or the put abandoned (it has no path any more), because it was
+-- repeated or came too late; then nothing of the transaction may stand.
 WITH taken AS (
-    DELETE FROM reservation WHERE id = :id AND kind = 'put' RETURNING id, cache_server, bytes
+    DELETE FROM reservation WHERE id = :id AND kind = 'put' AND path IS NOT NULL RETURNING id, cache_server, bytes
 ), arrived AS (
     INSERT INTO replica (id, file, cache_server, size, origin)
     SELECT id, CAST(:file AS bigint), cache_server, CAST(:size AS bigint), 'put' FROM taken
@@ -71,7 +71,7 @@ FROM class LEFT JOIN storage_class s ON s.name = class.name
 
 -- reservation_of --
 -- Whether a put can still become a file.
-SELECT EXISTS (SELECT FROM reservation WHERE id = :id AND kind = 'put')
+SELECT EXISTS (SELECT FROM reservation WHERE id = :id AND kind = 'put' AND path IS NOT NULL)
 
 -- store_many --
 -- Puts whose size was known and whose names are free, each with its node, file and replica, in one statement; the space
@@ -88,7 +88,8 @@ WITH given AS (
 ), held AS (
     SELECT id FROM node WHERE id IN (SELECT parent FROM given) AND kind = 'directory' ORDER BY id FOR KEY SHARE
 ), promised AS (
-    SELECT id, bytes FROM reservation WHERE id IN (SELECT id FROM given) AND kind = 'put' ORDER BY id FOR UPDATE
+    SELECT id, bytes FROM reservation
+    WHERE id IN (SELECT id FROM given) AND kind = 'put' AND path IS NOT NULL ORDER BY id FOR UPDATE
 ), named AS (
     INSERT INTO node (parent, name, kind)
     SELECT g.parent, g.name, 'file'

@@ -103,12 +103,14 @@ WHERE s.name = o.name AND o.wanted_bytes > 0 RETURNING o.wanted_bytes
 -- extend --
 -- Only later, never earlier: a slow answer must not shorten what a faster one promised. What was abandoned stays so.
 UPDATE reservation SET expires_at = greatest(expires_at, capstan_now() + make_interval(secs => :lifetime_seconds))
-WHERE id = ANY (CAST(:ids AS bigint[])) AND NOT (kind = 'recall' AND file IS NULL) RETURNING id
+WHERE id = ANY (CAST(:ids AS bigint[]))
+  AND CASE kind WHEN 'recall' THEN file IS NOT NULL ELSE path IS NOT NULL END RETURNING id
 
 -- abandon --
--- Without its file a recall's reservation cannot become a replica any more; it only keeps counting the space that bytes
--- may already take, until the cache server has looked at its disk. Waits for a commit that uses one at this moment.
-UPDATE reservation SET file = NULL, expires_at = least(expires_at, capstan_now())
+-- Without its file a recall's reservation, and without its path a put's, cannot become a replica any more; it only keeps
+-- counting the space that bytes may already take, until the cache server has looked at its disk. Waits for a commit that
+-- uses one at this moment; what that made a replica of is not in the answer.
+UPDATE reservation SET file = NULL, path = NULL, expires_at = least(expires_at, capstan_now())
 WHERE id = ANY (CAST(:ids AS bigint[])) RETURNING id
 
 -- grow --

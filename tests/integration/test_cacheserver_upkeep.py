@@ -289,3 +289,18 @@ async def test_a_sweep_that_is_asked_for_is_done_when_it_answers(database: Datab
         await site.sweep()
         assert not site.path_of(replica).exists()
         assert await states(site) == {}
+
+
+async def test_what_was_committed_while_it_was_looked_at_as_expired_keeps_its_bytes(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = await make_site(database, tmp_path / "cache")
+    async with running(site):
+        claims, _ = await site.store("/exp/f", BODY)
+
+        async def a_moment_ago(*_: object, **__: object) -> list[int]:
+            return [claims.replica_id]
+
+        monkeypatch.setattr(replicas, "expired_reservations", a_moment_ago)
+        await site.sweep()
+        assert site.path_of(claims.replica_id).read_bytes() == BODY

@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, queues, replicas, volumes
+from catalog import mounts, namespace, puts, queues, replicas, volumes
 from catalog.database import Database
+from catalog.errors import SpaceGivenBack
+from catalog.model import Action, Grant, Principal
 from catalog.queues import Written
 from catalog.replicas import Recalled
 from tests.store.media import make_copies, make_files, two_libraries
@@ -139,3 +141,32 @@ async def test_archives_whose_bytes_nobody_can_give_are_no_reason_for_a_mount(co
     await connection.execute(sa.text("update cache_server set heartbeat_at = capstan_now()"))
     await replicas.quarantine(connection, 1_000_000 + kept, "damaged")
     assert await oldest() is None
+
+
+async def test_an_abandoned_put_cannot_be_committed_any_more(connection: AsyncConnection) -> None:
+    exp = await namespace.make_directory(
+        connection, ["exp"], owner="ann", group="g", mode=0o755, mtime_ns=0, parents=True
+    )
+    ann = Principal(token_id=1, owner="ann", groups=("g",), grants=(Grant(action=Action.CREATE, prefix="/exp"),))
+    for name in ("alone", "together"):
+        admission = await puts.admit(
+            connection, ann, ["exp", name], size=10, digests={}, if_none_match=False, storage_class=None, mode=0o644,
+            mtime_ns=0,
+        )  # fmt: skip
+        claims = admission.claims
+        assert claims is not None
+        assert claims.parent_node == exp.id
+        await puts.abandon(connection, claims.replica_id)
+        with pytest.raises(SpaceGivenBack):
+            await puts.is_spent(connection, claims)
+        # Its cache server removes the bytes next: nothing may be made of them in between.
+        await replicas.extend_reservation(connection, [claims.replica_id], lifetime_seconds=600)
+        assert claims.replica_id in await replicas.expired_reservations(connection, "cache", limit=10)
+        if name == "together":
+            landed = puts.Landed(claims=claims, size=10, adler32="00000001", digests={})
+            assert await puts.commit_many(connection, [landed]) == {}
+        else:
+            with pytest.raises(SpaceGivenBack):
+                async with connection.begin_nested():
+                    await puts.commit(connection, claims, size=10, adler32="00000001", digests={})
+        assert await replicas.abandon(connection, [claims.replica_id, 999_999]) == {claims.replica_id}

@@ -140,8 +140,8 @@ async def test_an_expired_reservation_is_found_and_an_extended_one_is_not(
 ) -> None:
     async with database.transaction() as connection:
         await two_libraries(connection)
-        old = await replicas.reserve(connection, bytes=1, kind="put", lifetime_seconds=60)
-        kept = await replicas.reserve(connection, bytes=1, kind="put", lifetime_seconds=60)
+        old = await replicas.reserve(connection, bytes=1, kind="put", path="/f", lifetime_seconds=60)
+        kept = await replicas.reserve(connection, bytes=1, kind="put", path="/f", lifetime_seconds=60)
         assert await replicas.extend_reservation(connection, [kept.id, 999], lifetime_seconds=3600) == {kept.id}
     await set_clock(datetime.now(UTC) + timedelta(seconds=100))
     async with database.transaction() as connection:
