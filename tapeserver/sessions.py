@@ -146,12 +146,13 @@ class Session:
     def _medium_failure(self, error: CapstanError | None = None) -> tuple[Failure, str] | None:
         """Whether drive and volume failed together in this mount; reading only when it brought nothing at all."""
         turn = self._turn
+        if isinstance(error, MoverFault) and error.fault == Fenced.code:
+            # Who is fenced has lost his mount; the volume has done nothing.
+            return None
         if isinstance(turn, WriteTurn):
             return None if error is None or turn.medium_failure is None else (Failure.WRITE, turn.medium_failure)
         if isinstance(turn, ReadTurn) and not self._files:
-            # Who is fenced has lost his mount; the volume has done nothing.
-            faulty = isinstance(error, MoverFault) and error.fault != Fenced.code
-            why = str(error) if faulty else turn.medium_failure
+            why = str(error) if isinstance(error, MoverFault) else turn.medium_failure
             return None if why is None else (Failure.READ, why)
         return None
 
@@ -183,6 +184,9 @@ async def unload(database: Database, config: Config, work: MountWork, outcome: s
         library: Library = open_library(work.library_spec)
         await changer.take_out(library, work.volume, work.drive, work.epoch, seconds_max=config.changer_seconds_max)
     except (StillInDrive, TimedOut) as error:
+        if await say(database, lambda connection: mounts.reasons_to_stop(connection, [work.epoch])) == {}:
+            # Ended by another tape server, to which this one was silent: what is in the drive is a later mount's.
+            return True
         reason = f"volume {work.volume} does not come out of drive {work.drive}: {error}"
         await set_state(database, "drive", work.drive, "down", reason)
         await set_state(database, "volume", work.volume, VolumeState.DISABLED.value, reason)
