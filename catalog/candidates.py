@@ -23,7 +23,7 @@ SENTENCES: dict[str, str] = {
     "collecting": "it collects: {wanted_bytes} of {target_bytes}, {wanted_files} of {target_files} files, "
     "oldest {oldest_seconds} of {target_seconds}",
     "backing_off": "what is left has failed and is tried again after a pause",
-    "nothing_to_write": "what is left has failed and is tried again after a pause, or no live cache server has its bytes",
+    "nothing_to_write": "what is left is tried again after a pause, or no live cache server has its bytes",
     "cooling_down": "its last mount failed; it is tried again {cooldown_seconds} after that",
     "cache_full": "the cache has no room: {why}; it is tried again when there is, or {cooldown_seconds} after that",
     "no_volume": "pool {pool} has no volume with room",
