@@ -12,6 +12,7 @@ import tomllib
 import typing
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -20,6 +21,8 @@ import jobserver.config
 import tapeserver.config
 from catalog.errors import BadConfig
 from catalog.units import parse_bytes
+
+DATABASE_SCHEME = "postgresql+asyncpg://"
 
 
 class Site(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):
@@ -97,7 +100,9 @@ def read_configuration(path: Path | None) -> Configuration:
     try:
         raw = path.read_bytes()
         tree = json.loads(raw) if path.suffix == ".json" else tomllib.loads(raw.decode())
-    except (OSError, UnicodeDecodeError, ValueError) as exc:
+    except OSError as exc:
+        raise BadConfig(source=str(path), why=exc.strerror or str(exc)) from exc
+    except ValueError as exc:
         raise BadConfig(source=str(path), why=str(exc)) from exc
     return parse_configuration(tree, source=str(path))
 
@@ -110,7 +115,15 @@ def parse_configuration(tree: dict[str, Any], *, source: str) -> Configuration:
     except msgspec.ValidationError as exc:
         raise BadConfig(source=source, why=str(exc)) from exc
     _refuse_dangling_names(found, source)
+    if found.database.url:
+        refuse_other_databases(found.database.url, source=f"{source}: database.url")
     return found
+
+
+def refuse_other_databases(url: str, *, source: str) -> None:
+    """Raises BadConfig for what is not the URL of a PostgreSQL server; it need not answer."""
+    if not url.startswith(DATABASE_SCHEME) or not urlsplit(url).path.strip("/"):
+        raise BadConfig(source=source, why=f"it is not {DATABASE_SCHEME}USER@HOST/NAME")
 
 
 def encoded(configuration: Configuration) -> bytes:

@@ -24,7 +24,7 @@ COMMANDS = {
     "request": ("request", "list, show or cancel stage requests"),
     "cache": ("cache", "cache servers; drop what is safe from the disk"),
     "token": ("token", "show the recorded token; make or revoke tokens"),
-    "config": ("config", "check a configuration file, or show what is in force"),
+    "config": ("config", "check a configuration file, or show every setting"),
     "db": ("database", "the catalog's schema"),
     "tapeserver": ("process", "run one tape server"),
     "cacheserver": ("process", "run one cache server"),
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
     )
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parsed = parser.parse_args(words)
+    # The rest is the command's own, its --help too.
+    parsed = parser.parse_args(words[:1])
     # Imported only now: `capstan status` should not pay for the servers' imports.
     module = importlib.import_module(f"capstan.commands.{COMMANDS[parsed.command][0]}")
-    return int(module.run(parsed.command, parsed.rest))
+    return int(module.run(parsed.command, words[1:]))

@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -40,14 +41,30 @@ async def up(data: Path, *, host: str, port: int, config_path: Path | None, say:
     for number in (signal.SIGINT, signal.SIGTERM):
         # A script's background job inherits SIGINT as ignored; a handler of the loop hears it all the same.
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if not data.exists():
+        # Before anything is made; where there is a site already, that it runs is the better answer.
+        _door_port(host, port)
     data.mkdir(parents=True, exist_ok=True)
     with _only_one(data):
+        port = _door_port(host, port)
         configuration = read_configuration(config_path or _recorded_configuration(data))
         async with _database(data, configuration) as database_url:
             tokens = await prepare_catalog(database_url, configuration, data, say=say)
             configuration = filled_in(configuration, data, host, port, database_url, tokens)
             await _serve(configuration, data, stop, tokens, say)
             say("stopping")
+
+
+def _door_port(host: str, port: int) -> int:
+    """`port`, or a free one for 0: the job server and the record need it before the door has it. Raises Unavailable."""
+    try:
+        ((family, _, _, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as exc:
+        raise Unavailable(what=f"the address {host}:{port}", why=f"{exc.strerror}; choose another --port") from exc
 
 
 def _recorded_configuration(data: Path) -> Path | None:

@@ -70,7 +70,7 @@ async def explain_request(connection: AsyncConnection, request_id: int) -> Expla
     ]
     values = {"request": request_id, "limit": VOLUMES_MAX}
     sentences += [
-        f"{_files(row.files)} are being read from volume {row.volume} in drive {row.drive}."
+        f"{_files_are(row.files)} being read from volume {row.volume} in drive {row.drive}."
         for row in await connection.execute(sa.text(SQL["request_mounts"]), values)
     ]
     wanted = (await connection.execute(sa.text(SQL["request_volumes"]), values)).all()
@@ -83,7 +83,7 @@ async def explain_request(connection: AsyncConnection, request_id: int) -> Expla
     if request.items_live == 0:
         sentences.append("It waits for nothing: every file has ended.")
     elif states.get("submitted"):
-        sentences.append(f"{_files(states['submitted'])} have not been looked up yet.")
+        sentences.append(f"{_files_are(states['submitted'])} not looked up yet.")
     return Explanation(
         object=f"request:{request_id}", kind="request", state=request.state, sentences=sentences, detail=dict(states)
     )
@@ -167,12 +167,12 @@ async def _recall(connection: AsyncConnection, file: FileRecord) -> list[str]:
     failed = f" It has failed {row.attempts} times: {row.last_error}" if row.attempts else ""
     if row.state == "claimed":
         taken = f"volume {row.volume} in drive {row.drive}" if row.volume else "a mount that has just ended"
-        return [f"It is being read from {taken}; {row.waiters} requests wait for it.{failed}"]
+        return [f"It is being read from {taken}; {_requests_wait(row.waiters)} for it.{failed}"]
     said = await _said(connection, row.volumes)
     choices = " or ".join(f"volume {volume}{said[volume]}" for volume in row.volumes)
     pause = " after a pause" if row.backing_off else ""
     place = f"from {choices}" if choices else "from a copy that cannot be reached now"
-    return [f"It waits to be read{pause} {place}; {row.waiters} requests wait for it.{failed}"]
+    return [f"It waits to be read{pause} {place}; {_requests_wait(row.waiters)} for it.{failed}"]
 
 
 async def _pins(connection: AsyncConnection, file: FileRecord) -> list[str]:
@@ -194,6 +194,10 @@ async def _said(connection: AsyncConnection, keys: Sequence[str], *, kind: str =
             if one.kind == kind:
                 found[one.key] = f" ({candidates.render(one.code, one.arguments)})"
     return found
+
+
+def _requests_wait(count: int) -> str:
+    return "1 request waits" if count == 1 else f"{count} requests wait"
 
 
 def _files_are(count: int) -> str:

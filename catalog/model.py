@@ -95,7 +95,7 @@ def parse_path(text: str) -> tuple[str, ...]:
         if len(text.encode("utf-8")) > PATH_BYTES_MAX:
             raise BadPath(path=text[:80], why=f"it is longer than {PATH_BYTES_MAX} bytes")
     except UnicodeEncodeError as exc:
-        raise BadPath(path=ascii(text)[:80], why="it is not valid UTF-8") from exc
+        raise BadPath(path=text.encode("utf-8", "replace").decode()[:80], why="it is not valid UTF-8") from exc
     if not text.startswith("/"):
         raise BadPath(path=text, why="it does not begin with /")
     components = tuple(part for part in text.split("/") if part)
@@ -103,7 +103,7 @@ def parse_path(text: str) -> tuple[str, ...]:
         if part in (".", ".."):
             raise BadPath(path=text, why=f"{part!r} is not a name")
         if any(ord(letter) < 0x20 or 0x7F <= ord(letter) < 0xA0 for letter in part):
-            raise BadPath(path=ascii(text), why="it holds a control character")
+            raise BadPath(path=text, why="it holds a control character")
         if len(part.encode("utf-8")) > COMPONENT_BYTES_MAX:
             raise BadPath(path=text[:80], why=f"a component is longer than {COMPONENT_BYTES_MAX} bytes")
     if components and components[0] in RESERVED_FIRST_NAMES:

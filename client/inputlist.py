@@ -11,7 +11,7 @@ from pathlib import Path
 from catalog.errors import BadConfig, BadRequest
 from client.checksums import CHUNK_BYTES, Adler32
 from client.messages import Entry
-from client.transfer import Progress, place_file
+from client.transfer import Progress, place_file, refuse_special
 
 LINES_MAX = 1_000_000
 
@@ -36,7 +36,12 @@ class Input:
 def read(file: Path) -> list[Input]:
     """The inputs in order. Raises BadConfig for a line that is none, OSError."""
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise BadConfig(source=str(file), why="it is no list of inputs: it is not UTF-8") from exc
+    # Not splitlines: a name may hold what Unicode calls the end of a line.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line:
             continue
         path, tab, cache_path = line.partition("\t")
@@ -58,6 +63,7 @@ def refuse_same_names(paths: list[str], directory: Path) -> None:
 
 def copy_verified(cache_path: Path, entry: Entry, local: Path, progress: Progress) -> bool:
     """Copy from the cache; False when it cannot be read there or is not the file: then it must be fetched. Blocks."""
+    refuse_special(local)
     part = local.with_name(f"{local.name[:200]}.{entry.file_id}.copy")
     summer, length = Adler32(), 0
     try:

@@ -61,6 +61,11 @@ def _explicit_token(environment: Mapping[str, str]) -> str:
             token = Path(file).read_text(encoding="utf-8").strip()
         except OSError as exc:
             raise BadConfig(source="CAPSTAN_TOKEN_FILE", why=f"{file}: {exc.strerror}") from exc
+        except UnicodeDecodeError as exc:
+            raise BadConfig(source="CAPSTAN_TOKEN_FILE", why=f"{file}: it holds no token") from exc
+        if not token:
+            # Going on with another token would be somebody else's rights.
+            raise BadConfig(source="CAPSTAN_TOKEN_FILE", why=f"{file}: it is empty")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise BadConfig(source="CAPSTAN_TOKEN", why="it holds letters that no token has")
     return token

@@ -139,7 +139,9 @@ class Session:
             try:
                 return [await self.stat(pattern)]
             except NotFound:
-                raise NotFound(what=f"a file that matches {pattern}") from None
+                error = NotFound(what=pattern)
+                error.args = (f"No file matches {pattern}.",)
+                raise error from None
         return files
 
     async def _children(self, directory: str) -> AsyncIterator[Entry]:
@@ -186,7 +188,11 @@ class Session:
         """Rename a file or a directory. Raises NotFound, Exists."""
         headers = {"Destination": quote(normal(target), safe="/"), "Overwrite": "T" if replace else "F"}
         # After a lost answer the source is gone; a repeat would say so and mislead.
-        await self._plain(Call(method="MOVE", path=normal(source), headers=headers, repeatable=False))
+        try:
+            await self._plain(Call(method="MOVE", path=normal(source), headers=headers, repeatable=False))
+        except ExistsCondition as exc:
+            # It speaks of the header Overwrite, which nobody here wrote.
+            raise Exists(path=normal(target)) from exc
 
     async def _plain(self, call: Call) -> None:
         async def once() -> None:

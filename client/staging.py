@@ -36,6 +36,8 @@ GET_PIN_SECONDS = 3600.0
 TERMINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 #: states of archive-wait that do not become safe by waiting
 _HOPELESS = frozenset({"lost", "not_found", "denied", "bad_path", "is_a_directory"})
+#: what a sentence of an explanation holds that tells of waiting
+_OF_WAITING = (" waits ", " wanted from ", " being read ", " being written ")
 
 OnWaiting = Callable[[str], None]
 
@@ -168,7 +170,8 @@ class Staging:
         waiting = list(dict.fromkeys(paths))
         if not waiting:
             return
-        async for sentence in self._paced(waiting[0], f"{len(waiting)} files on their way to tape", timeout_seconds):
+        what = "1 file on its way to tape" if len(waiting) == 1 else f"{len(waiting)} files on their way to tape"
+        async for sentence in self._paced(waiting[0], what, timeout_seconds):
             on_waiting(sentence)
             states = await self.archive_state(waiting)
             for file in states:
@@ -199,13 +202,19 @@ class Staging:
             explanation = await self.explain(object_)
         except (NotFound, Unavailable):
             return ""
-        return next(iter(explanation.sentences), "")
+        return _the_wait(explanation.sentences)
+
+
+def _the_wait(sentences: Sequence[str]) -> str:
+    """Of an explanation what it waits for, else its beginning."""
+    told = [sentence for sentence in sentences if any(word in sentence for word in _OF_WAITING)]
+    return next(iter([*told, *sentences]), "")
 
 
 def _timed_out(what: str, seconds: float, sentence: str) -> TimedOut:
-    error = TimedOut(what=what, seconds=f"{seconds:g}")
+    error = TimedOut(what=what, seconds=f"{seconds:.3g}")
     if sentence:
-        error.args = (f"{error} It waits: {sentence}",)
+        error.args = (f"{error} {sentence}",)
     return error
 
 

@@ -19,10 +19,10 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from catalog.errors import BadJson, CapstanError, Damaged, DigestMismatch, DoorUnreachable
+from catalog.errors import CapstanError, Damaged, DigestMismatch, DoorUnreachable
 from client.checksums import Adler32, of_bytes
 from client.messages import Entry, Stored
-from client.transport import Call, MaybeDone, Transport
+from client.transport import Call, MaybeDone, NotADoor, Transport
 
 T = TypeVar("T")
 
@@ -43,6 +43,12 @@ class ChangedWhileRead(CapstanError):
     """{path} changed while it was read; nothing was stored. Send it again when it is no longer written to."""
 
     code = "changed_while_read"
+
+
+class NotRegular(CapstanError):
+    """{path} is not a regular file."""
+
+    code = "not_a_regular_file"
 
 
 class ChangedMeanwhile(CapstanError):
@@ -161,6 +167,9 @@ def _read_whole(body: FileBody) -> bytes:
         content = file.readall()
         body.adler32 = of_bytes(content)
         body._check_unchanged(file.fileno())
+    if len(content) != body.before[0]:
+        # It grew for a moment, or says no size, as the files of /proc.
+        raise ChangedWhileRead(path=str(body.path))
     return content
 
 
@@ -181,7 +190,7 @@ async def _send_once(transport: Transport, call: Call, body: FileBody) -> Put:
     try:
         return Put(stored=msgspec.json.decode(raw, type=Stored), already=status == 200)
     except msgspec.DecodeError as exc:
-        raise BadJson(why=f"the answer to PUT {call.path} is not what this client knows: {exc}") from exc
+        raise NotADoor(url=str(response.url.origin()), what=f"PUT {call.path}", why=str(exc)) from exc
 
 
 async def _check_stored(transport: Transport, result: Put, body: FileBody, remote: str) -> None:
@@ -260,8 +269,9 @@ def _part_path(entry: Entry, local: Path) -> Path:
 async def receive_file(transport: Transport, entry: Entry, local: Path, *, progress: Progress = no_progress) -> None:
     """GET `entry` to `local`: resumed from its part, verified, mtime and mode set, then renamed into place.
 
-    Raises OnTape or NotOnline when it is not on disk, Damaged when the checksum is wrong twice.
+    Raises OnTape or NotOnline when it is not on disk, Damaged when the checksum is wrong twice, NotRegular.
     """
+    await asyncio.to_thread(refuse_special, local)
     part = await asyncio.to_thread(_Part.of, entry, local, progress)
     resumed = part.length > 0
     while True:
@@ -277,6 +287,16 @@ async def receive_file(transport: Transport, entry: Entry, local: Path, *, progr
             )
         resumed = False
     await asyncio.to_thread(place_file, part.path, local, entry)
+
+
+def refuse_special(local: Path) -> None:
+    """A fetch replaces what has its name; a device or pipe it must not. Raises NotRegular."""
+    try:
+        mode = local.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise NotRegular(path=str(local))
 
 
 def place_file(part: Path, local: Path, entry: Entry) -> None:

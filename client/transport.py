@@ -18,7 +18,7 @@ import stamina
 from yarl import URL
 
 from catalog.errors import (
-    BadJson,
+    BadPath,
     BadRequest,
     CapstanError,
     DoorUnreachable,
@@ -74,6 +74,12 @@ class Call:
     repeatable: bool = True
     follow: bool = False
     silence_seconds: float = SILENCE_SECONDS
+
+
+class NotADoor(CapstanError):
+    """{url} did not answer {what} as a Capstan door does ({why}); is CAPSTAN_URL right?"""
+
+    code = "not_a_door"
 
 
 class MaybeDone(DoorUnreachable):
@@ -165,7 +171,10 @@ class Transport:
         silence_seconds: float = SILENCE_SECONDS,
     ) -> T:
         """A JSON call, repeated while that is safe. An empty answer decodes as null."""
-        content = None if body is None else msgspec.json.encode(body)
+        try:
+            content = None if body is None else msgspec.json.encode(body)
+        except UnicodeEncodeError as exc:
+            raise BadRequest(why=f"{exc.object!a} is not valid UTF-8") from exc
         request = Call(
             method=method,
             path=path,
@@ -177,15 +186,15 @@ class Transport:
             silence_seconds=silence_seconds,
         )
 
-        async def once() -> bytes:
+        async def once() -> T:
             async with await self.send(request) as response:
-                return await self._body(response)
+                raw = await self._body(response)
+            try:
+                return msgspec.json.decode(raw or b"null", type=answer)
+            except msgspec.DecodeError as exc:
+                raise NotADoor(url=str(response.url.origin()), what=f"{method} {path}", why=str(exc)) from exc
 
-        raw = await self.retry(once, repeatable=repeatable)
-        try:
-            return msgspec.json.decode(raw or b"null", type=answer)
-        except msgspec.DecodeError as exc:
-            raise BadJson(why=f"the door's answer to {method} {path} is not what this client knows: {exc}") from exc
+        return await self.retry(once, repeatable=repeatable)
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         try:
@@ -194,7 +203,10 @@ class Transport:
             raise MaybeDone(url=str(response.url.origin()), why=_why(exc)) from exc
 
     async def _ask(self, door: Door, call: Call) -> aiohttp.ClientResponse:
-        url = URL(door.url + quote(call.path, safe="/"), encoded=True)
+        try:
+            url = URL(door.url + quote(call.path, safe="/"), encoded=True)
+        except UnicodeEncodeError as exc:
+            raise BadPath(path=call.path.encode("utf-8", "replace").decode(), why="it is not valid UTF-8") from exc
         if call.query:
             url = url.with_query(dict(call.query))
         response = await self._exchange(url, door, call, expect=call.follow and (call.length or 0) > EXPECT_DOOR_BYTES)
@@ -242,7 +254,7 @@ class Transport:
 def _why(exc: BaseException) -> str:
     if isinstance(exc, aiohttp.ClientConnectorError):
         number = exc.os_error.errno
-        return os.strerror(number) if number and number > 0 else str(exc.os_error) or "no connection"
+        return os.strerror(number) if number and number > 0 else exc.os_error.strerror or "no connection"
     if isinstance(exc, TimeoutError):
         return "no answer in time"
     return str(exc) or type(exc).__name__

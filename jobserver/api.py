@@ -201,7 +201,7 @@ class JobsApi:
         async with self._database.connection() as connection:
             row = await store.get(connection, number)
         if row.owner != principal.owner and not principal.is_admin:
-            raise Denied(owner=principal.owner, action="looking at", path=f"job {number}")
+            raise Denied(owner=principal.owner, action="access", path=f"job {number}")
         return row
 
 

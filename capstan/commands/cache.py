@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
 from catalog.units import show_bytes
+from client.cli.common import counted
 
 COLUMNS = {
     "name": "cache server", "state": "state", "live": "live", "capacity_bytes": "capacity", "used_bytes": "used",
@@ -42,7 +43,7 @@ def _drop(parsed: argparse.Namespace) -> None:
     if parsed.json:
         print_json(answer)
         return
-    print(f"{answer.dropped} files dropped, {show_bytes(answer.bytes)}")
+    print(f"{counted(answer.dropped, 'file')} dropped, {show_bytes(answer.bytes)}")
     for why, count in answer.kept_count.items():
         print(f"{count} kept: {why}")
     for kept in answer.kept[:KEPT_SHOWN_MAX]:

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from catalog.units import show_bytes, show_seconds
-from client.cli.common import ending
+from client.cli.common import ending, print_bytes
 
 if TYPE_CHECKING:
     from client.session import Session
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
+
+#: nothing is folded in a pipe: a long name stays in one line
+PIPE_COLUMNS = 10_000
 
 
 def parser_for(command: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -39,7 +42,12 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def ask(question: Callable[[Session], Awaitable[T]]) -> T:
     """One conversation with the door of `CAPSTAN_URL`, or the recorded one; its answer. Raises CapstanError."""
     # Imported here: `--help` and `config check` should not pay for the HTTP client.
+    import stamina.instrumentation
+
     from client.session import Session
+
+    # A command says what failed in the end; a line for each retry would be noise.
+    stamina.instrumentation.set_on_retry_hooks([])
 
     async def converse() -> T:
         async with Session() as session:
@@ -60,7 +68,7 @@ def guarded(work: Callable[[], None], *, as_json: bool = False) -> int:
 
 def print_json(document: Any) -> None:
     """A dict, a list or a message of the client, as one document."""
-    print(json.dumps(msgspec.to_builtins(document), indent=2))
+    print_bytes(json.dumps(msgspec.to_builtins(document), indent=2).encode("ascii") + b"\n")
 
 
 def print_table(title: str, rows: Sequence[Row], columns: Mapping[str, str]) -> None:
@@ -68,16 +76,20 @@ def print_table(title: str, rows: Sequence[Row], columns: Mapping[str, str]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
     if not rows:
-        console.print(f"{title}: none", highlight=False)
+        print(f"{title}: none")
         return
+    terminal = sys.stdout.isatty()
+    console = Console(width=None if terminal else PIPE_COLUMNS)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for heading in columns.values():
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(_show(key, row.get(key)) for key in columns))
-    console.print(table, highlight=False)
+    with console.capture() as capture:
+        console.print(table, highlight=False)
+    # Only a terminal's lines end at its edge.
+    print("\n".join(line if terminal else line.rstrip() for line in capture.get().splitlines()))
 
 
 def print_fields(row: Row) -> None:

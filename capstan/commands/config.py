@@ -11,12 +11,14 @@ from capstan.commands.common import add_json, guarded, parser_for, print_json
 
 def run(command: str, words: Sequence[str]) -> int:
     parser = parser_for(
-        command, "Check a configuration file, or show what is in force.", "capstan config check capstan.toml"
+        command,
+        "Check a configuration file, or show every setting and its value, secrets masked.",
+        "capstan config check capstan.toml",
     )
     parser.add_argument("verb", choices=["check", "show"])
     parser.add_argument("file", nargs="?", type=Path, help="capstan.toml; show without one: the defaults")
     add_json(parser)
-    parsed = parser.parse_args(words)
+    parsed = parser.parse_intermixed_args(words)
     if parsed.verb == "check" and parsed.file is None:
         parser.error("check needs a FILE")
 

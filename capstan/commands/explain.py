@@ -30,7 +30,7 @@ def run(command: str, words: Sequence[str]) -> int:
         for answer in answers:
             print(f"{answer.object} ({answer.state})" if answer.state else answer.object)
             for sentence in answer.sentences:
-                print(f"  {sentence}")
+                print(f"  {sentence[:1].upper()}{sentence[1:].rstrip('.')}.")
 
     return guarded(explain, as_json=parsed.json)
 

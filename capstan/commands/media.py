@@ -40,22 +40,32 @@ VERBS: dict[str, dict[str, str]] = {
     "library": {"up": "up", "down": "down"},
     "volume": {"enable": "enabled", "disable": "disabled"},
 }
+#: command -> a name and a reason for its examples
+_EXAMPLES = {
+    "drive": ("east-0", "read errors"), "library": ("west", "robot service"), "volume": ("E00007", "write errors"),
+}  # fmt: skip
+_HELP = {
+    "up": "use it again",
+    "down": "use it no more; what it does ends, and the work goes elsewhere",
+    "enable": "mount it again",
+    "disable": "mount it no more; other copies are read",
+}
 
 
 def run(command: str, words: Sequence[str]) -> int:
-    example = {
-        "drive": 'capstan drive down east-0 --reason "read errors"',
-        "library": 'capstan library down west --reason "robot service"',
-        "volume": 'capstan volume disable E00007 --reason "write errors"',
-    }.get(command, f"capstan {command} list")
+    example = f"capstan {command} list"
+    if command in VERBS:
+        name, reason = _EXAMPLES[command]
+        example = f'capstan {command} {list(VERBS[command])[-1]} {name} --reason "{reason}"'
     parser = parser_for(command, _describe(command), example)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    _add_verb(verbs, "list", "all of them (the default)")
+    _add_verb(verbs, command, "list", "all of them (the default)")
     if command == "volume":
-        _add_verb(verbs, "show", "one, in full").add_argument("name", metavar="VID")
-        _add_verb(verbs, "files", "what is on it, by position").add_argument("name", metavar="VID")
-    for verb, state in VERBS.get(command, {}).items():
-        one = _add_verb(verbs, verb, f"make it {state}")
+        _add_verb(verbs, command, "show", "one, in full", "E00001").add_argument("name", metavar="VID")
+        _add_verb(verbs, command, "files", "what is on it, by position", "E00001").add_argument("name", metavar="VID")
+    for verb in VERBS.get(command, {}):
+        name, reason = _EXAMPLES[command]
+        one = _add_verb(verbs, command, verb, _HELP[verb], f'{name} --reason "{reason}"')
         one.add_argument("name", metavar="NAME")
         one.add_argument("--reason", required=True, help="why; it goes to the audit log")
     add_json(parser)
@@ -66,11 +76,17 @@ def run(command: str, words: Sequence[str]) -> int:
 def _describe(command: str) -> str:
     if command in VERBS:
         return f"List, or change the state of, a {command}. A change takes effect within a second."
-    return f"List each {command}."
+    return f"List all {NOUNS[command][0].replace('-', ' ')}."
 
 
-def _add_verb(verbs: Any, name: str, help_text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=help_text, description=help_text)
+def _add_verb(verbs: Any, command: str, name: str, what: str, example: str = "") -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=what,
+        description=f"capstan {command} {name}: {what}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example:\n  {f'capstan {command} {name} {example}'.rstrip()}",
+    )
     # SUPPRESS: a default here would overwrite a --json given before the verb.
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
     return parser

@@ -50,11 +50,13 @@ def run(command: str, words: Sequence[str]) -> int:
     parser.add_argument("--kind", choices=["archives", "recalls"], default="archives", help="what to retry")
     parser.add_argument("--reason", help="why; it goes to the audit log")
     parsed = parser.parse_intermixed_args(words)
+    if parsed.verb == "retry" and not parsed.reason:
+        parser.error("retry needs a --reason")
 
     def show() -> None:
         if parsed.verb == "retry":
             _print_answer(
-                ask(lambda session: session.operators.retry_held(parsed.kind, reason=parsed.reason or "")), parsed.json
+                ask(lambda session: session.operators.retry_held(parsed.kind, reason=parsed.reason)), parsed.json
             )
             return
         view = msgspec.to_builtins(ask(lambda session: session.operators.queue()))

@@ -23,6 +23,8 @@ def run(command: str, words: Sequence[str]) -> int:
     parsed = parser.parse_intermixed_args(words)
     if parsed.verb != "list" and parsed.id is None:
         parser.error(f"{parsed.verb} needs the number of a request")
+    if parsed.verb == "cancel" and not parsed.reason:
+        parser.error("cancel needs a --reason")
 
     def carry_out() -> None:
         if parsed.verb == "list":
@@ -33,8 +35,7 @@ def run(command: str, words: Sequence[str]) -> int:
             row = ask(lambda session: session.operators.item("requests", parsed.id))
             print_json(row) if parsed.json else print_fields(row)
             return
-        reason = parsed.reason or ""
-        answer = ask(lambda session: session.operators.cancel_request(parsed.id, reason=reason))
+        answer = ask(lambda session: session.operators.cancel_request(parsed.id, reason=parsed.reason))
         print_json(answer) if parsed.json else print(f"request {parsed.id} is cancelled")
 
     return guarded(carry_out, as_json=parsed.json)

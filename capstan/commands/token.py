@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from capstan.commands.common import add_json, ask, guarded, parser_for, print_json
 from catalog.errors import BadRequest, NotFound
-from catalog.units import parse_seconds
+from client.cli.common import seconds_argument
 
 
 def run(command: str, words: Sequence[str]) -> int:
@@ -24,7 +24,9 @@ def run(command: str, words: Sequence[str]) -> int:
         "--grant", action="append", default=[], metavar="ACTION:PREFIX",
         help="make: read, create, modify, stage, poll or admin, on a path and all below it; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--lifetime", help="make: such as 12h or 30d; default: for ever")
+    parser.add_argument(
+        "--lifetime", type=seconds_argument, metavar="TIME", help="make: such as 12h or 30d; default: for ever"
+    )
     add_json(parser)
     parsed = parser.parse_intermixed_args(words)
     if parsed.verb == "make" and not (parsed.owner and parsed.grant):
@@ -47,7 +49,7 @@ def run(command: str, words: Sequence[str]) -> int:
                     owner=parsed.owner,
                     groups=parsed.group or [parsed.owner],
                     grants=[_grant(text) for text in parsed.grant],
-                    lifetime_seconds=parse_seconds(parsed.lifetime) if parsed.lifetime else None,
+                    lifetime_seconds=parsed.lifetime,
                 )
             )
             print_json(made) if parsed.json else print(made.token)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
+import json
 import os
 import signal
 import sys
@@ -36,7 +38,7 @@ _HINTS = {
     "denied": "ask for a token that grants it",
     "exists": "choose another name, or replace a file with --force (tput, tmv)",
     "parent_missing": "make it first, as with `tmkdir -p`",
-    "timed_out": "the server goes on with it; ask again later",
+    "timed_out": "ask again later",
     "no_space": "try again later, when files on disk are safe on tape",
     "not_empty": "say -r to remove what it holds",
 }
@@ -58,8 +60,17 @@ def make_parser(name: str, summary: str, examples: Sequence[str]) -> argparse.Ar
     return parser
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+def add_json(parser: argparse.ArgumentParser, *, below: bool = False) -> None:
+    """`below`: for the parser of a verb, whose default would overwrite a --json given before the verb."""
+    default = argparse.SUPPRESS if below else False
+    parser.add_argument("--json", action="store_true", default=default, help="print one JSON document instead of text")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options may stand between names: `tput f g --wait /exp/`."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    # What is behind -- are names; argparse loses them when it lets options stand between.
+    return parser.parse_args(given) if "--" in given else parser.parse_intermixed_args(given)
 
 
 def add_parallel(parser: argparse.ArgumentParser) -> None:
@@ -108,9 +119,12 @@ def ending(
     name: str, work: Callable[[], int], *, as_json: bool = False, interrupted: Callable[[], str] = lambda: ""
 ) -> int:
     """The exit code of `work`; whatever it raises becomes one line on stderr, and a JSON document when one is due."""
+    _standard_streams()
     try:
         return work()
     except UsageError as exc:
+        if as_json:
+            _last_words({"items": [], "error": {"code": "usage", "detail": str(exc)}})
         complain(name, str(exc))
         print(f"{name}: `{name} --help` shows how", file=sys.stderr)
         return USAGE
@@ -127,9 +141,29 @@ def ending(
     except (CapstanError, OSError, ExceptionGroup) as exc:
         error = first_error(exc)
         if as_json:
-            print_json({"items": [], "error": error_row(error)})
+            _last_words({"items": [], "error": error_row(error)})
         complain(name, sentence(error))
         return exit_code(error)
+
+
+def _standard_streams() -> None:
+    """A closed stdout or stderr swallows what is said; one in an old encoding gets `\\xfc` for what it cannot hold."""
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            # The number is taken, so that no socket or file gets it and then the output.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115 - for life
+        elif number:
+            stream = getattr(sys, name)
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+
+
+def _last_words(document: dict[str, Any]) -> None:
+    """The document of a failure; that it cannot be written may be the failure."""
+    with contextlib.suppress(OSError):
+        print_json(document)
 
 
 async def _in_session(
@@ -193,11 +227,24 @@ def complain(name: str, text: str) -> None:
 
 
 def print_json(document: Any) -> None:
-    """One document, one line."""
+    """One document, one line, in UTF-8 whatever the locale says: that is what JSON is."""
     import msgspec
 
-    text = msgspec.json.encode(document, enc_hook=str)
-    sys.stdout.write(text.decode("utf-8") + "\n")
+    try:
+        content = msgspec.json.encode(document, enc_hook=str)
+    except UnicodeEncodeError:
+        # A local name that is not UTF-8: its odd bytes are escaped as os.fsdecode has them.
+        content = json.dumps(msgspec.to_builtins(document, enc_hook=str)).encode("ascii")
+    print_bytes(content + b"\n")
+
+
+def print_bytes(content: bytes) -> None:
+    """To stdout as they are, after what was printed before."""
+    sys.stdout.flush()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.buffer.write(content)
+    else:
+        sys.stdout.write(content.decode("utf-8", "replace"))
     sys.stdout.flush()
 
 

@@ -19,6 +19,7 @@ from client.cli.common import (
     add_timeout,
     counted,
     make_parser,
+    parse,
     run,
 )
 from client.cli.display import Display
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
-    arguments = made.parse_args(argv)
+    arguments = parse(made, argv)
     if bool(arguments.sources) == bool(arguments.input_list):
         made.error("give files to fetch, or --list FILE, and where to")
     arguments.interrupted = "interrupted; what has arrived is kept as .part, and the next tget goes on from there"
@@ -127,6 +128,8 @@ async def _planned(
     into = several or destination.is_dir() or arguments.destination.endswith("/")
     if several and destination.exists() and not destination.is_dir():
         raise UsageError(f"{destination} is not a directory, and there are several files")
+    # Several patterns may match one file.
+    found, trees = list({one.path: one for one in found}.values()), list({one.path: one for one in trees}.values())
     refuse_same_names([entry.path for entry in [*found, *trees]], destination)
     wanted = [
         Wanted(entry=entry, local=destination / posixpath.basename(entry.path) if into else destination)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from catalog.errors import CapstanError
 from catalog.units import show_bytes, show_seconds
@@ -38,6 +38,14 @@ _EXAMPLES = (
     "tjob output 12 --follow                                 what it writes, as it writes it",
     "tjob cancel 12        tjob wait 12",
 )
+_VERB_EXAMPLES = {
+    "submit": "tjob submit --input '/exp/run7/*.dat' --wait -- ./run.sh",
+    "list": "tjob list --state held",
+    "show": "tjob show 12",
+    "cancel": "tjob cancel 12",
+    "output": "tjob output 12 --follow",
+    "wait": "tjob wait 12 13 --timeout 2h",
+}
 
 Command = Callable[["Session", argparse.Namespace], Awaitable[int]]
 
@@ -45,30 +53,36 @@ Command = Callable[["Session", argparse.Namespace], Awaitable[int]]
 def parser() -> argparse.ArgumentParser:
     made = make_parser("tjob", "Submit jobs with input files, and look after them.", _EXAMPLES)
     verbs = made.add_subparsers(dest="verb", required=True, metavar="submit|list|show|cancel|output|wait")
-    submit = verbs.add_parser("submit", help="submit a job: tjob submit [options] -- COMMAND [ARGUMENT...]")
+    submit = _verb(verbs, "submit", "submit a job: tjob submit [options] -- COMMAND [ARGUMENT...]")
     submit.add_argument("--input", action="append", default=[], metavar="GLOB", help="input files; may be repeated")
     submit.add_argument("--name", default="", help="what lists show")
     submit.add_argument("--priority", type=int, default=0, help="higher goes first among one's own (default 0)")
     submit.add_argument("--whole-volumes", action="store_true", default=None, help="stage all of each tape it needs")
     submit.add_argument("--wait", action="store_true", help="copy its output and end with its exit code")
     submit.set_defaults(command=_submit)
-    shown = verbs.add_parser("list", help="jobs, newest last")
+    shown = _verb(verbs, "list", "jobs, newest last")
     shown.add_argument("--state", help="only those in this state, such as held or running")
     shown.set_defaults(command=_list)
-    _of_jobs(verbs.add_parser("show", help="all about a job"), _show)
-    _of_jobs(verbs.add_parser("cancel", help="end a job, or never start it"), _cancel)
-    output = verbs.add_parser("output", help="what a job wrote")
+    _of_jobs(_verb(verbs, "show", "all about a job"), _show)
+    _of_jobs(_verb(verbs, "cancel", "end a job, or never start it"), _cancel)
+    output = _verb(verbs, "output", "what a job wrote")
     output.add_argument("job", type=int, metavar="ID")
     output.add_argument("--stderr", action="store_true", help="its stderr, not its stdout")
     output.add_argument("--follow", action="store_true", help="go on until the job ends")
     output.set_defaults(command=_output)
-    wait = verbs.add_parser("wait", help="until jobs have ended; exit 0 if all were done well")
+    wait = _verb(verbs, "wait", "until jobs have ended; exit 0 if all were done well")
     add_timeout(wait, "at most so long")
     _of_jobs(wait, _wait)
     for name, verb in verbs.choices.items():
-        add_json(verb)
-        verb.description = f"example: {next(one for one in _EXAMPLES if name in one).partition('   ')[0].strip()}"
+        add_json(verb, below=True)
+        verb.epilog = f"example:\n  {_VERB_EXAMPLES[name]}"
+        verb.formatter_class = argparse.RawDescriptionHelpFormatter
     return made
+
+
+def _verb(verbs: Any, name: str, what: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    return parser
 
 
 def _of_jobs(parser: argparse.ArgumentParser, command: Command) -> None:
@@ -129,7 +143,8 @@ async def _until_ended(session: Session, job_id: int, arguments: argparse.Namesp
     if arguments.json:
         print_json({"items": [job]})
     code = exit_code_of(job)
-    if job.exit_code is None or job.signal is not None:
+    # A command that says itself why it failed needs no second line; one that never ran could not.
+    if job.state != "done" and job.reason != f"it ended with exit code {job.exit_code}":
         complain("tjob", f"job {job_id} {job.state}" + (f": {job.reason}" if job.reason else ""))
     return code
 

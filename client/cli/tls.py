@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from catalog.errors import CapstanError
-from client.cli.common import Results, make_parser, plain, print_json, run
+from client.cli.common import Results, make_parser, parse, plain, print_json, run
 
 if TYPE_CHECKING:
     from client.messages import Entry
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
-    return run(made, made.parse_args(argv), _tls)
+    return run(made, parse(made, argv), _tls)
 
 
 async def _tls(session: Session, arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from catalog.errors import CapstanError
-from client.cli.common import Results, make_parser, run
+from client.cli.common import Results, make_parser, parse, run
 
 if TYPE_CHECKING:
     from client.session import Session
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
-    return run(made, made.parse_args(argv), _tmkdir)
+    return run(made, parse(made, argv), _tmkdir)
 
 
 async def _tmkdir(session: Session, arguments: argparse.Namespace) -> int:

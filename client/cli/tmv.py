@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from catalog.errors import CapstanError
-from client.cli.common import Results, UsageError, make_parser, run
+from client.cli.common import Results, UsageError, make_parser, parse, run
 
 if TYPE_CHECKING:
     from client.session import Session
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
-    return run(made, made.parse_args(argv), _tmv)
+    return run(made, parse(made, argv), _tmv)
 
 
 async def _tmv(session: Session, arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import posixpath
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from client.cli.common import (
     complain,
     counted,
     make_parser,
+    parse,
     run,
 )
 from client.cli.display import Display
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
-    arguments = made.parse_args(argv)
+    arguments = parse(made, argv)
     arguments.interrupted = "interrupted; files that were not finished are not stored"
     return run(made, arguments, _tput)
 
@@ -102,6 +103,8 @@ async def _tput(session: Session, arguments: argparse.Namespace) -> int:
 
 
 async def _planned(session: Session, sources: list[Path], arguments: argparse.Namespace, results: Results) -> Plan:
+    from client.transfer import NotRegular
+
     plan = Plan()
     destination: str = arguments.destination
     parse_path(destination)
@@ -120,11 +123,11 @@ async def _planned(session: Session, sources: list[Path], arguments: argparse.Na
             results.failed(exc, local=str(source), path=target)
             continue
         if stat.S_ISDIR(status.st_mode):
-            _walk(source, target.rstrip("/") or "/", plan)
+            _walk(source, target.rstrip("/") or "/", plan, results)
         elif stat.S_ISREG(status.st_mode):
             plan.files.append((source, target))
         else:
-            plan.skipped["special file"] += 1
+            results.failed(NotRegular(path=str(source)), local=str(source), path=target)
     return plan
 
 
@@ -132,24 +135,29 @@ def _base_name(source: Path) -> str:
     return source.name or source.resolve().name
 
 
-def _walk(source: Path, target: str, plan: Plan) -> None:
+def _walk(source: Path, target: str, plan: Plan, results: Results) -> None:
     """Everything below a directory, parents first; links and special files are only counted."""
     plan.directories.append((source, target))
-    for entry in _scanned(source):
+    try:
+        entries = _scanned(source)
+    except OSError as exc:
+        results.failed(exc, kind="directory", local=str(source), path=target)
+        return
+    for entry in entries:
         below = posixpath.join(target, entry.name)
         if entry.is_symlink():
             plan.skipped["link"] += 1
         elif entry.is_dir():
-            _walk(Path(entry.path), below, plan)
+            _walk(Path(entry.path), below, plan, results)
         elif entry.is_file():
             plan.files.append((Path(entry.path), below))
         else:
             plan.skipped["special file"] += 1
 
 
-def _scanned(directory: Path) -> Iterator[os.DirEntry[str]]:
+def _scanned(directory: Path) -> list[os.DirEntry[str]]:
     with os.scandir(directory) as entries:
-        yield from sorted(entries, key=lambda entry: entry.name)
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 async def _store(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from catalog.errors import CapstanError
-from client.cli.common import Results, UsageError, counted, make_parser, run
+from client.cli.common import Results, UsageError, counted, make_parser, parse, run
 
 if TYPE_CHECKING:
     from client.messages import Entry
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
-    return run(made, made.parse_args(argv), _trm)
+    return run(made, parse(made, argv), _trm)
 
 
 async def _trm(session: Session, arguments: argparse.Namespace) -> int:

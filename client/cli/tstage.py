@@ -17,6 +17,7 @@ from client.cli.common import (
     complain,
     counted,
     make_parser,
+    parse,
     plain,
     print_json,
     run,
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     made = parser()
-    arguments = made.parse_args(argv)
+    arguments = parse(made, argv)
     arguments.interrupted = "interrupted; the request goes on"
     words: list[str] = arguments.words
     if not words and not arguments.volume:

@@ -109,8 +109,8 @@ async def test_a_tree_goes_to_tape_and_comes_back(site: Site, run: Run) -> None:
         return "disk" not in (await run("tls", "-l", "-r", "/exp"))[1]
 
     await eventually(on_tape_only)
-    code, out, _ = await run("tget", "-r", "/exp/a", "E")
-    assert (code, out) == (0, "4 files, 9.3 MB\n")
+    code, out, err = await run("tget", "-r", "/exp/a", "E")
+    assert (code, out, err) == (0, "", "4 files, 9.3 MB\n")
     assert read_tree(Path("E")) == files
     assert Path("E/bare").is_dir()
     for name in files:
@@ -241,7 +241,7 @@ async def test_a_wait_for_tape_that_cannot_come_ends_in_time_and_says_why(site: 
         await site.set_state("libraries", library, "down")
     code, _, err = await run("tget", "--timeout", "0.5", "/exp/f", "g")
     assert code == 6
-    assert "It waits:" in err
+    assert "wanted from volume" in err
     assert not Path("g").exists()
     assert await site.scalar("select count(*) from recall") == 0
 
@@ -254,8 +254,8 @@ async def test_a_jobs_input_list_is_copied_from_the_cache_and_else_fetched(site:
     Path("readable").write_bytes(files["/exp/a"])
     Path("damaged").write_bytes(content(9, 50_000))
     Path("list").write_text("/exp/a\treadable\n/exp/b\tdamaged\n/exp/c\t\n")
-    code, out, _ = await run("tget", "--list", "list", "w")
-    assert (code, out) == (0, "3 files, 150.0 kB\n")
+    code, out, err = await run("tget", "--list", "list", "w")
+    assert (code, out, err) == (0, "", "3 files, 150.0 kB\n")
     assert read_tree(Path("w")) == {path[5:]: data for path, data in files.items()}
 
 
@@ -303,3 +303,41 @@ transfer._Part.append = slow
 from client.cli.tget import main
 sys.exit(main())
 """
+
+
+async def test_options_may_stand_between_names_and_behind_dashes_all_are_names(site: Site, run: Run) -> None:
+    for name in ("f", "g", "-x"):
+        Path(name).write_bytes(content(1, 10))
+    assert (await run("tput", "f", "g", "--json", "/exp/d/"))[0] == 0
+    assert (await run("tput", "--", "-x", "/exp/d/"))[0] == 0
+    assert (await run("tls", "/exp/d"))[1].split() == ["-x", "f", "g"]
+
+
+async def test_a_device_or_pipe_that_is_named_is_neither_stored_nor_replaced(site: Site, run: Run) -> None:
+    os.mkfifo("pipe")
+    Path("f").write_bytes(b"x")
+    assert (await run("tput", "f", "/exp/f"))[0] == 0
+    for command, arguments in (("tput", ("pipe", "/exp/g")), ("tget", ("/exp/f", "pipe"))):
+        code, _, err = await run(command, *arguments)
+        assert code == 1
+        assert "pipe is not a regular file" in err
+    assert Path("pipe").is_fifo()
+
+
+async def test_what_several_patterns_match_is_fetched_once(site: Site, run: Run) -> None:
+    Path("f").write_bytes(b"x")
+    assert (await run("tput", "f", "/exp/f"))[0] == 0
+    answer = await run("tget", "--json", "/exp/f", "/exp/*", "/exp/f", "D")
+    assert [item["path"] for item in document(answer)["items"]] == ["/exp/f"]
+
+
+async def test_wrong_use_and_names_that_are_not_utf8_give_a_document_too(site: Site, run: Run) -> None:
+    Path("d").mkdir()
+    Path(os.fsdecode(b"d/\xff")).write_bytes(b"x")
+    assert document(await run("tput", "--json", "d", "/exp/d"))["error"]["code"] == "usage"
+    answer = await run("tput", "--json", "-r", "d", "/exp/d")
+    assert answer[0] == 3
+    assert [item["ok"] for item in document(answer)["items"]] == [True, False]
+    for command in ("tls", "trm", "tstage"):
+        code, _, err = await run(command, os.fsdecode(b"/exp/\xff"))
+        assert (code, "not valid UTF-8" in err) == (1, True), command

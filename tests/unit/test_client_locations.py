@@ -43,6 +43,15 @@ def test_a_missing_token_file_is_an_error_and_not_an_anonymous_request(home: dic
         doors_from({**home, "CAPSTAN_TOKEN_FILE": "/nowhere"})
 
 
+@pytest.mark.parametrize("held", [b"", b" \n", b"\xff\xfe"])
+def test_a_token_file_without_a_token_is_an_error_and_not_another_token(
+    home: dict[str, str], tmp_path: Path, held: bytes
+) -> None:
+    (tmp_path / "token").write_bytes(held)
+    with pytest.raises(BadConfig, match="CAPSTAN_TOKEN_FILE"):
+        doors_from({**home, "CAPSTAN_TOKEN_FILE": str(tmp_path / "token")})
+
+
 def test_a_recorded_token_file_is_followed(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("filed\n")
     environment = {"XDG_STATE_HOME": str(tmp_path)}
