@@ -102,7 +102,7 @@ async def test_a_drive_put_down_lets_go_within_a_second_and_the_other_takes_over
     async with running_site(database, memory_path, libraries=("east",), dismount_delay_seconds=30.0) as site:
         await put_many(site, 1, 1000)
         await eventually(lambda: all_safe(site))
-        drive = await site.scalar("select drive from mount")
+        drive = await eventually(lambda: site.scalar("select drive from mount"))
         await site.set_state("drives", drive, "down")
 
         async def let_go() -> bool:

@@ -80,7 +80,7 @@ async def test_a_drive_that_does_not_move_goes_down_with_the_reason_and_its_work
     ) as site:  # fmt: skip
         await put_many(site, 1, 1000)
         await eventually(lambda: all_safe(site))
-        drive = await site.scalar("select drive from mount")
+        drive = await eventually(lambda: site.scalar("select drive from mount"))
         # Whoever looks for faults now waits for ever: a drive's call that does not return.
         os.mkfifo(memory_path / "east" / "faults.json")
         await site.put("/e/f", b"next")
@@ -105,7 +105,7 @@ async def test_a_mover_that_cannot_even_be_killed_is_abandoned_and_its_volume_fr
     ) as site:
         await put_many(site, 30, 300_000)
         await there_is(site, "copy")
-        drive = await site.scalar("select drive from mount")
+        drive = await eventually(lambda: site.scalar("select drive from mount"))
         with monkeypatch.context() as patched:
             patched.setattr(MoverLink, "_kill", in_the_kernel)
             pid = await site.scalar(
@@ -225,7 +225,7 @@ async def test_a_long_mount_gives_way_to_another_volume_and_comes_back(database:
     ) as site:  # fmt: skip
         first = await put_many(site, 2, 1000)
         await eventually(lambda: all_safe(site))
-        volume = await site.scalar("select volume from mount")
+        volume = await eventually(lambda: site.scalar("select volume from mount"))
         await site.set_state("volumes", volume, "disabled")
         await there_is(site, "mount_history")
         second = await put_many(site, 1, 1000, prefix="/e")
