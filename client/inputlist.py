@@ -5,13 +5,15 @@ Reads the list and copies from a readable cache, verified; who makes the list is
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from catalog.errors import BadConfig, BadRequest
 from client.checksums import CHUNK_BYTES, Adler32
 from client.messages import Entry
-from client.transfer import Progress, place_file, refuse_special
+from client.part import place_file, refuse_special
+from client.transfer import Progress
 
 LINES_MAX = 1_000_000
 
@@ -64,7 +66,7 @@ def refuse_same_names(paths: list[str], directory: Path) -> None:
 def copy_verified(cache_path: Path, entry: Entry, local: Path, progress: Progress) -> bool:
     """Copy from the cache; False when it cannot be read there or is not the file: then it must be fetched. Blocks."""
     refuse_special(local)
-    part = local.with_name(f"{local.name[:200]}.{entry.file_id}.copy")
+    part = local.with_name(f"{local.name[:200]}.{entry.file_id}.{os.getpid()}.copy")
     summer, length = Adler32(), 0
     try:
         source = cache_path.open("rb", buffering=0)

@@ -8,7 +8,6 @@ decided elsewhere.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +21,7 @@ import msgspec
 from catalog.errors import CapstanError, Damaged, DigestMismatch, DoorUnreachable
 from client.checksums import Adler32, of_bytes
 from client.messages import Entry, Stored
+from client.part import Part, place_file, refuse_special
 from client.transport import Call, MaybeDone, NotADoor, Transport
 
 T = TypeVar("T")
@@ -29,7 +29,6 @@ T = TypeVar("T")
 #: up to this a file is read at once: its digest is known before it is sent, and the server refuses what differs
 WHOLE_BYTES_MAX = 8 << 20
 CHUNK_BYTES = 1 << 20
-LOCAL_NAME_BYTES_MAX = 255
 ROUNDS_MAX = 20
 
 Progress = Callable[[int], None]
@@ -43,12 +42,6 @@ class ChangedWhileRead(CapstanError):
     """{path} changed while it was read; nothing was stored. Send it again when it is no longer written to."""
 
     code = "changed_while_read"
-
-
-class NotRegular(CapstanError):
-    """{path} is not a regular file."""
-
-    code = "not_a_regular_file"
 
 
 class ChangedMeanwhile(CapstanError):
@@ -216,69 +209,31 @@ async def _moving(transport: Transport, once: Callable[[], Awaitable[T]], moved:
 # ---- there -> here ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True, kw_only=True)
-class _Part:
-    """What has arrived of a file: `NAME.FILEID.part` beside where it will be, found again by a later attempt."""
-
-    path: Path
-    summer: Adler32
-    length: int
-    progress: Progress
-
-    @classmethod
-    def of(cls, entry: Entry, local: Path, progress: Progress) -> _Part:
-        part = cls(path=_part_path(entry, local), summer=Adler32(), length=0, progress=progress)
-        if part.path.exists():
-            part._take_up(entry.size)
-        return part
-
-    def _take_up(self, size: int) -> None:
-        with self.path.open("rb", buffering=0) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                self.summer.update(chunk)
-                self.length += len(chunk)
-        if self.length > size:
-            self.restart()
-        self.progress(self.length)
-
-    def restart(self) -> None:
-        self.progress(-self.length)
-        self.path.unlink(missing_ok=True)
-        self.summer, self.length = Adler32(), 0
-
-    def append(self, chunks: list[bytes]) -> None:
-        with self.path.open("ab", buffering=0) as file:
-            for chunk in chunks:
-                view = memoryview(chunk)
-                while view:
-                    view = view[file.write(view) :]
-                self.summer.update(chunk)
-                self.length += len(chunk)
-                self.progress(len(chunk))
-
-
-def _part_path(entry: Entry, local: Path) -> Path:
-    # The id names the content: after the file was replaced there, its old part is not taken up again.
-    suffix = f".{entry.file_id}.part"
-    name = local.name
-    if len(os.fsencode(name + suffix)) > LOCAL_NAME_BYTES_MAX:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
-    return local.with_name(name + suffix)
-
-
 async def receive_file(transport: Transport, entry: Entry, local: Path, *, progress: Progress = no_progress) -> None:
     """GET `entry` to `local`: resumed from its part, verified, mtime and mode set, then renamed into place.
 
     Raises OnTape or NotOnline when it is not on disk, Damaged when the checksum is wrong twice, NotRegular.
     """
     await asyncio.to_thread(refuse_special, local)
-    part = await asyncio.to_thread(_Part.of, entry, local, progress)
+    part = await asyncio.to_thread(Part.of, entry, local, progress)
+    try:
+        await _fill(transport, entry, part)
+        await asyncio.to_thread(place_file, part.path, local, entry)
+    except BaseException:
+        part.leave()
+        raise
+    finally:
+        part.close()
+
+
+async def _fill(transport: Transport, entry: Entry, part: Part) -> None:
+    """Everything that is missing, and the whole again when what was resumed was not its beginning."""
     resumed = part.length > 0
     while True:
         if entry.size:
             await _moving(transport, lambda: _receive_once(transport, entry, part), lambda: part.length)
         if part.length == entry.size and part.summer.hexdigest() == entry.adler32:
-            break
+            return
         actual = part.summer.hexdigest()
         await asyncio.to_thread(part.restart)
         if not resumed:
@@ -286,29 +241,9 @@ async def receive_file(transport: Transport, entry: Entry, local: Path, *, progr
                 what=entry.path, why=f"it arrived with adler32 {actual}, and the catalog says {entry.adler32}"
             )
         resumed = False
-    await asyncio.to_thread(place_file, part.path, local, entry)
 
 
-def refuse_special(local: Path) -> None:
-    """A fetch replaces what has its name; a device or pipe it must not. Raises NotRegular."""
-    try:
-        mode = local.stat().st_mode
-    except OSError:
-        return
-    if not stat.S_ISREG(mode):
-        raise NotRegular(path=str(local))
-
-
-def place_file(part: Path, local: Path, entry: Entry) -> None:
-    """Give `part` the mtime and mode of `entry` and the name `local`, in that order; blocks."""
-    part.touch(exist_ok=True)
-    part.chmod(entry.mode & 0o777)
-    if entry.mtime_ns:
-        os.utime(part, ns=(entry.mtime_ns, entry.mtime_ns))
-    part.replace(local)
-
-
-async def _receive_once(transport: Transport, entry: Entry, part: _Part) -> None:
+async def _receive_once(transport: Transport, entry: Entry, part: Part) -> None:
     if part.length == entry.size:
         return
     headers = {"Capstan-Redirect": "1"}
@@ -330,7 +265,7 @@ async def _receive_once(transport: Transport, entry: Entry, part: _Part) -> None
         raise MaybeDone(url=entry.path, why=f"{part.length} of {entry.size} bytes arrived")
 
 
-async def _collect(response: aiohttp.ClientResponse, part: _Part) -> None:
+async def _collect(response: aiohttp.ClientResponse, part: Part) -> None:
     """The body to the part, in steps of about CHUNK_BYTES, each in a thread."""
     chunks: list[bytes] = []
     waiting = 0

@@ -103,7 +103,7 @@ async def _tput(session: Session, arguments: argparse.Namespace) -> int:
 
 
 async def _planned(session: Session, sources: list[Path], arguments: argparse.Namespace, results: Results) -> Plan:
-    from client.transfer import NotRegular
+    from client.part import NotRegular
 
     plan = Plan()
     destination: str = arguments.destination

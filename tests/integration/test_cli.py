@@ -295,11 +295,11 @@ _SLOW_TGET = f"""
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from client import transfer
-quick = transfer._Part.append
+quick = transfer.Part.append
 def slow(part, chunks):
     quick(part, chunks)
     time.sleep(0.2)
-transfer._Part.append = slow
+transfer.Part.append = slow
 from client.cli.tget import main
 sys.exit(main())
 """

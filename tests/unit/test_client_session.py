@@ -13,6 +13,7 @@ from aiohttp import web
 
 from catalog.errors import (
     BadRequest,
+    CapstanError,
     CatalogUnreachable,
     Damaged,
     DigestMismatch,
@@ -266,6 +267,26 @@ async def test_a_later_get_takes_up_what_an_earlier_one_left(site: FakeSite, ses
     assert (tmp_path / "f").read_bytes() == data
     assert [seen[4] for seen in site.seen if seen[0] == "cache"] == ["bytes=400000-"]
     assert not part.exists()
+
+
+async def test_two_gets_to_one_name_at_once_both_end_with_the_whole_file(
+    site: FakeSite, session: Session, tmp_path: Path
+) -> None:
+    site.files["/exp/f"] = data = os.urandom(3_000_000)
+    site.cache_faults = [half(data), half(data)]
+    await asyncio.gather(*(session.get("/exp/f", tmp_path / "f") for _ in range(3)))
+    assert (tmp_path / "f").read_bytes() == data
+    assert [one.name for one in tmp_path.iterdir()] == ["f"]
+
+
+async def test_a_get_that_fails_before_its_first_byte_leaves_nothing(
+    site: FakeSite, session: Session, tmp_path: Path
+) -> None:
+    site.files["/exp/f"] = b"right"
+    site.cache_faults = [lambda _: _answer(web.Response(status=403))]
+    with pytest.raises(CapstanError):
+        await session.get("/exp/f", tmp_path / "f")
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_part_that_is_not_the_beginning_of_the_file_is_thrown_away(
