@@ -274,6 +274,26 @@ async def put_many(site: Site, count: int, size: int, *, storage_class: str = "o
     return paths
 
 
+@asynccontextmanager
+async def in_the_middle(site: Site, count: int, size: int) -> AsyncIterator[list[str]]:
+    """Files put, their paths; entered once a mount has written and flushed some of them and its commit hangs.
+
+    The library is down until all are there, so that one mount takes them; the commit waits for a lock of the test's,
+    however fast the machine is.
+    """
+    await site.set_state("libraries", "east", "down")
+    paths = await put_many(site, count, size)
+    async with site.database.transaction() as connection:
+        # Claims pass this lock; the commit of copies that were written and flushed does not.
+        await connection.execute(sa.text("select from file for update"))
+        await site.set_state("libraries", "east", "up")
+        waiting = (
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        await eventually(lambda: site.scalar(waiting), seconds=40)
+        yield paths
+
+
 async def drop_all(site: Site, prefix: str = "/d") -> None:
     await site.drop_from_cache(prefix)
 

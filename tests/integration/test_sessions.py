@@ -8,7 +8,17 @@ import pytest
 
 from catalog.database import Database
 from tapeserver.library import faults
-from tests.integration.onesite import all_safe, content, drop_all, eventually, no_drift, put_many, quiet, running_site
+from tests.integration.onesite import (
+    all_safe,
+    content,
+    drop_all,
+    eventually,
+    in_the_middle,
+    no_drift,
+    put_many,
+    quiet,
+    running_site,
+)
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -44,13 +54,8 @@ async def test_two_copies_lie_in_two_libraries_and_the_one_that_is_up_serves(
 
 async def test_a_killed_mover_loses_nothing_and_holds_nothing_up(database: Database, memory_path: Path) -> None:
     async with running_site(database, memory_path, libraries=("east",), flush_files=5) as site:
-        paths = await put_many(site, 40, 400_000)
-
-        async def writing() -> bool:
-            return bool(await site.scalar("select count(*) from copy"))
-
-        await eventually(writing)
-        assert len(site.signal_movers()) == 2
+        async with in_the_middle(site, 40, 400_000) as paths:
+            assert len(site.signal_movers()) == 2
         await eventually(lambda: all_safe(site), seconds=40)
         await eventually(lambda: quiet(site))
         await drop_all(site)

@@ -13,8 +13,8 @@ from tests.integration.onesite import (
     content,
     drop_all,
     eventually,
+    in_the_middle,
     no_drift,
-    put_many,
     quiet,
     running_site,
 )
@@ -33,22 +33,12 @@ async def read_back(site: Site, paths: list[str], size: int) -> None:
     assert await no_drift(site)
 
 
-async def in_the_middle(site: Site) -> str:
-    """Wait until a mount has recorded its first copies and still writes; the drive it is in."""
-
-    async def writing() -> object:
-        return await site.scalar("select drive from mount where files > 0 and exists (select from archive)")
-
-    return str(await eventually(writing, seconds=40))
-
-
 async def test_a_killed_tape_server_is_taken_up_by_a_new_one_of_its_name(database: Database, memory_path: Path) -> None:
     async with running_site(
         database, memory_path, libraries=("east",), drives=1, flush_files=2, own_process=True
     ) as site:
-        paths = await put_many(site, 60, 100_000)
-        await in_the_middle(site)
-        await site.kill_tapeserver("ts")
+        async with in_the_middle(site, 60, 100_000) as paths:
+            await site.kill_tapeserver("ts")
         await site.spawn_tapeserver("ts")
         await read_back(site, paths, 100_000)
         outcome = "select count(*) from mount_history where outcome = 'the tape server was restarted'"
@@ -64,12 +54,12 @@ async def test_a_standby_leaves_drives_alone_until_their_holder_is_silent_and_th
         first = site.url
         await site.spawn_tapeserver("standby")
         site.url = first
-        paths = await put_many(site, 60, 100_000)
-        drive = await in_the_middle(site)
-        assert await site.scalar("select tapeserver from drive") == "ts"
-        assert await site.scalar("select tapeserver from mount") == "ts"
-        epoch = await site.scalar("select epoch from mount")
-        await site.kill_tapeserver("ts")
+        async with in_the_middle(site, 60, 100_000) as paths:
+            drive = await site.scalar("select drive from mount")
+            assert await site.scalar("select tapeserver from drive") == "ts"
+            assert await site.scalar("select tapeserver from mount") == "ts"
+            epoch = await site.scalar("select epoch from mount")
+            await site.kill_tapeserver("ts")
         # The time that a holder may be silent has passed, by the only clock that counts.
         async with database.transaction() as connection:
             await connection.exec_driver_sql("update drive set heartbeat_at = heartbeat_at - interval '1 minute'")
