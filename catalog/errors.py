@@ -282,12 +282,6 @@ class NotOnline(Unavailable):
     code = "not_online"
 
 
-class UnsafeYet(Unavailable):
-    """{path} is on disk, not yet on tape."""
-
-    code = "not_yet_safe"
-
-
 class TimedOut(Unavailable):
     """{what} did not end within {seconds} s."""
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import msgspec
 
 from catalog.errors import CapstanError
+from catalog.model import FileRecord
 
 FRAME_BYTES_MAX = 32 * 1024 * 1024
 """A plan of 10,000 files with paths of 1,000 bytes fits; what is longer must be sent in parts."""
@@ -57,28 +58,13 @@ class ReadItem(_Part, frozen=True):
     cache_url: str
 
 
-class FileFields(_Part, frozen=True):
-    """The fields of catalog.model.FileRecord that go to tape."""
-
-    file_id: int
-    path: str
-    size: int
-    adler32: str
-    mtime_ns: int
-    mode: int
-    owner: str
-    group: str
-    storage_class: str
-    digests: dict[str, str] = {}
-
-
 class WriteItem(_Part, frozen=True):
     """One file to write as a tape file: what it is, and the replica that has it (signed URL of the bulk read)."""
 
     archive_id: int
     copy_number: int
     replica_id: int
-    record: FileFields
+    record: FileRecord
     cache_url: str
     pool: str = ""
 

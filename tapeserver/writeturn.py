@@ -19,7 +19,7 @@ from catalog.errors import Retry, TapeError
 from catalog.queues import ClaimedArchive, DeadExtent
 from catalog.states import VolumeState
 from tapeserver import frames
-from tapeserver.frames import Committed, FileFields, FromMover, Loaded, Write, WriteFailed, WriteItem, Written
+from tapeserver.frames import Committed, FromMover, Loaded, Write, WriteFailed, WriteItem, Written
 from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
 from tapeserver.turns import Turn
@@ -108,7 +108,7 @@ class WriteTurn(Turn):
                     archive_id=one.archive_id,
                     copy_number=one.copy_number,
                     replica_id=one.replica_id,
-                    record=_fields(one),
+                    record=one.file,
                     cache_url=url,
                     pool=pool,
                 )
@@ -223,21 +223,6 @@ class WriteTurn(Turn):
         if left:
             epoch = self.context.work.epoch
             await self.context.commit(lambda connection: queues.release_archives(connection, epoch, left))
-
-
-def _fields(one: ClaimedArchive) -> FileFields:
-    return FileFields(
-        file_id=one.file.file_id,
-        path=one.file.path,
-        size=one.file.size,
-        adler32=one.file.adler32,
-        mtime_ns=one.file.mtime_ns,
-        mode=one.file.mode,
-        owner=one.file.owner,
-        group=one.file.group,
-        storage_class=one.file.storage_class,
-        digests=one.file.digests,
-    )
 
 
 def _dead(found: list[frames.DeadExtent]) -> list[DeadExtent]:

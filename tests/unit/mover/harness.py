@@ -16,10 +16,10 @@ from typing import Any
 from aiohttp import web
 
 from catalog.errors import Damaged
+from catalog.model import FileRecord
 from client import bulkframes
 from client.bulkframes import FrameReader, Kind
 from tapeserver.frames import (
-    FileFields,
     FromMover,
     Idle,
     Load,
@@ -132,7 +132,7 @@ class TinyCache:
         self.replicas[number] = data
         return WriteItem(
             archive_id=number, copy_number=1, replica_id=number, record=record(number, data) if not changes else
-            FileFields(**{**_fields(number, data), **changes}), cache_url=f"{self.url}/bulk/read?sig=x", pool="p",
+            FileRecord(**{**_fields(number, data), **changes}), cache_url=f"{self.url}/bulk/read?sig=x", pool="p",
         )  # fmt: skip
 
     def read_item(self, written: WrittenItem, data: bytes, **changes: Any) -> ReadItem:
@@ -160,8 +160,8 @@ def _fields(number: int, data: bytes) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def record(number: int, data: bytes) -> FileFields:
-    return FileFields(**_fields(number, data))
+def record(number: int, data: bytes) -> FileRecord:
+    return FileRecord(**_fields(number, data))
 
 
 class MoverInTest:
