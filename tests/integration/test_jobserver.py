@@ -163,8 +163,9 @@ async def test_inputs_are_pinned_before_they_are_staged_and_everything_is_given_
     assert site.door.pins == {f"job:{job}": {wanted.file}}
     site.door.arrive("/exp/a")
     await site.until(job, "done")
+    directory = site.config.data_dir / "jobs" / str(job)
     await site.until_true(lambda: not site.door.pins and not site.door.job_tokens and not site.door.requests)
-    assert not (site.config.data_dir / "jobs" / str(job)).exists()
+    await site.until_true(lambda: not directory.exists())
 
 
 async def test_a_job_gets_exactly_its_environment_a_private_token_and_its_input_list(
