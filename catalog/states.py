@@ -30,6 +30,10 @@ class VolumeState(enum.StrEnum):
     ACTIVE = "active"
     #: no room for another tape file
     FULL = "full"
+    #: an operator says that nothing more is to be written; what is on it stays in use
+    CLOSED = "closed"
+    #: what is live on it is being written to other volumes; its copies count until those do
+    REPACKING = "repacking"
     #: an operator or evidence took it out of use; its copies still count
     DISABLED = "disabled"
     #: its copies may not be what the catalog says; they do not count
@@ -39,15 +43,31 @@ class VolumeState(enum.StrEnum):
 
 
 #: a copy on a volume in one of these states counts towards "safe"
-GOOD_VOLUME_STATES = frozenset({VolumeState.ACTIVE, VolumeState.FULL, VolumeState.DISABLED})
+GOOD_VOLUME_STATES = frozenset(
+    {VolumeState.ACTIVE, VolumeState.FULL, VolumeState.CLOSED, VolumeState.REPACKING, VolumeState.DISABLED}
+)
 #: a volume in one of these states may be mounted to read
-READABLE_VOLUME_STATES = frozenset({VolumeState.ACTIVE, VolumeState.FULL, VolumeState.SUSPECT})
+READABLE_VOLUME_STATES = frozenset(
+    {VolumeState.ACTIVE, VolumeState.FULL, VolumeState.CLOSED, VolumeState.REPACKING, VolumeState.SUSPECT}
+)
 
 
 class FileState(enum.StrEnum):
     LIVE = "live"
     #: removed or overwritten; its name is free, its copies are still on tape
     DELETED = "deleted"
+    #: out of the recycle bin for good: its copies are nobody's, its row goes when the last of them is reclaimed
+    PURGED = "purged"
+
+
+class MaintenanceState(enum.StrEnum):
+    """Of a verify, repack or audit: long work on media that outlives the process that does it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class ReplicaState(enum.StrEnum):
@@ -121,16 +141,31 @@ MACHINES: dict[str, Moves] = {
     })},
     "volume": {"": frozenset({"blank", "active"}), **_moves({
         _V.BLANK: {_V.ACTIVE, _V.DISABLED, _V.BROKEN, _V.EXPORTED},
-        _V.ACTIVE: {_V.FULL, _V.DISABLED, _V.SUSPECT, _V.BROKEN, _V.EXPORTED},
-        _V.FULL: {_V.ACTIVE, _V.DISABLED, _V.SUSPECT, _V.BROKEN, _V.EXPORTED},
-        _V.DISABLED: {_V.BLANK, _V.ACTIVE, _V.FULL, _V.SUSPECT, _V.BROKEN, _V.EXPORTED},
-        _V.SUSPECT: {_V.ACTIVE, _V.FULL, _V.DISABLED, _V.BROKEN, _V.EXPORTED},
+        _V.ACTIVE: {_V.FULL, _V.CLOSED, _V.REPACKING, _V.DISABLED, _V.SUSPECT, _V.BROKEN, _V.EXPORTED},
+        # Back to BLANK is a reclaim: everything on it is given up, and the next label has a higher generation.
+        _V.FULL: {_V.BLANK, _V.ACTIVE, _V.CLOSED, _V.REPACKING, _V.DISABLED, _V.SUSPECT, _V.BROKEN, _V.EXPORTED},
+        _V.CLOSED: {_V.BLANK, _V.ACTIVE, _V.REPACKING, _V.DISABLED, _V.SUSPECT, _V.BROKEN, _V.EXPORTED},
+        _V.REPACKING: {_V.BLANK, _V.CLOSED, _V.DISABLED, _V.SUSPECT, _V.BROKEN, _V.EXPORTED},
+        _V.DISABLED: {
+            _V.BLANK, _V.ACTIVE, _V.FULL, _V.CLOSED, _V.REPACKING, _V.SUSPECT, _V.BROKEN, _V.EXPORTED,
+        },
+        _V.SUSPECT: {_V.ACTIVE, _V.FULL, _V.CLOSED, _V.REPACKING, _V.DISABLED, _V.BROKEN, _V.EXPORTED},
         _V.BROKEN: {_V.SUSPECT},
         _V.EXPORTED: {_V.SUSPECT, _V.DISABLED},
     })},
-    "file": {"": frozenset({"live"}), **_moves({
+    "file": {"": frozenset({"live", "deleted"}), **_moves({
         FileState.LIVE: {FileState.DELETED},
-        FileState.DELETED: {FileState.LIVE},
+        FileState.DELETED: {FileState.LIVE, FileState.PURGED},
+        FileState.PURGED: set(),
+    })},
+    "maintenance": {"": frozenset({"queued"}), **_moves({
+        MaintenanceState.QUEUED: {MaintenanceState.RUNNING, MaintenanceState.CANCELLED},
+        MaintenanceState.RUNNING: {
+            MaintenanceState.QUEUED, MaintenanceState.DONE, MaintenanceState.FAILED, MaintenanceState.CANCELLED,
+        },
+        MaintenanceState.DONE: set(),
+        MaintenanceState.FAILED: {MaintenanceState.QUEUED},
+        MaintenanceState.CANCELLED: set(),
     })},
     "replica": {"": frozenset({"on_disk"}), **_moves({
         ReplicaState.ON_DISK: {ReplicaState.EVICTING, ReplicaState.LOST, ReplicaState.QUARANTINED},

@@ -8,19 +8,15 @@ Sizes are bytes; times are aware datetimes whose default is the database's capst
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from sqlalchemy import (
     ARRAY,
     REAL,
-    TIMESTAMP,
     BigInteger,
     Boolean,
     CheckConstraint,
-    Column,
     Double,
     ForeignKey,
-    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -33,22 +29,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.dialects.postgresql.base import ischema_names
-from sqlalchemy.schema import SchemaItem
-from sqlalchemy.types import TypeEngine, UserDefinedType
 
-
-class Xid8(UserDefinedType[int]):
-    """PostgreSQL's 64-bit transaction id; an int in Python."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        return "XID8"
-
-
-# Without this, reading the schema back warns of an unknown type and compares nothing of it.
-ischema_names["xid8"] = Xid8
+from catalog.columns import NOW, TIME, Xid8, column, columns, flag, identity, json, now, number, optional, switch, word
 
 #: the names that PostgreSQL gives by itself; checks are named one by one
 metadata = MetaData(
@@ -59,9 +41,6 @@ metadata = MetaData(
     }
 )
 
-_Type = TypeEngine[Any] | type[TypeEngine[Any]]
-_TIME = TIMESTAMP(timezone=True)
-_NOW = text("capstan_now()")
 _PARTITION = re.compile(r"(mount_history|event)_(default|y\d{4}m\d{2})")
 
 
@@ -70,58 +49,16 @@ def is_ours(name: str | None) -> bool:
     return name is not None and name != "alembic_version" and _PARTITION.fullmatch(name) is None
 
 
-def _column(name: str, kind: _Type, *items: SchemaItem, **options: Any) -> Column[Any]:
-    """A column that is never null, unless `nullable=True`."""
-    return Column(name, kind, *items, **{"nullable": False, **options})
-
-
-def _optional(name: str, kind: _Type, *items: SchemaItem, **options: Any) -> Column[Any]:
-    return _column(name, kind, *items, **options, nullable=True)
-
-
-def _columns(kind: _Type, *names: str, **options: Any) -> list[Column[Any]]:
-    return [_column(name, kind, **options) for name in names]
-
-
-def _identity(name: str = "id", kind: _Type = BigInteger, *, primary_key: bool = True) -> Column[Any]:
-    return _column(name, kind, Identity(always=True), primary_key=primary_key)
-
-
-def _word(name: str, default: str) -> Column[Any]:
-    return _column(name, Text, server_default=text(f"'{default}'"))
-
-
-def _number(name: str, default: int, kind: _Type = BigInteger) -> Column[Any]:
-    return _column(name, kind, server_default=text(str(default)))
-
-
-def _flag(name: str, *, default: bool = False) -> Column[Any]:
-    return _column(name, Boolean, server_default=text("true" if default else "false"))
-
-
-def _json(name: str) -> Column[Any]:
-    return _column(name, JSONB, server_default=text("'{}'"))
-
-
-def _now(name: str) -> Column[Any]:
-    return _column(name, _TIME, server_default=_NOW)
-
-
-def _switch(state: str) -> list[Column[Any]]:
-    """A state that an operator may change, with who changed it, why and when."""
-    return [_word("state", state), _word("reason", ""), _word("changed_by", "capstan"), _now("since")]
-
-
 # Columns that belong together share a line, as in the SQL.
 # fmt: off
 # ---------------------------------------------------------------------- states, identity
 
-state_move = Table("state_move", metadata, *_columns(Text, "machine", "from_state", "to_state", primary_key=True))
+state_move = Table("state_move", metadata, *columns(Text, "machine", "from_state", "to_state", primary_key=True))
 
 catalog_identity = Table(
     "catalog_identity", metadata,
-    _column("only", Boolean, primary_key=True, server_default=text("true")), *_columns(Text, "id", "incarnation"),
-    _now("created_at"),
+    column("only", Boolean, primary_key=True, server_default=text("true")), *columns(Text, "id", "incarnation"),
+    now("created_at"),
     CheckConstraint('"only"', name="catalog_identity_only_check"),
 )
 
@@ -129,37 +66,66 @@ catalog_identity = Table(
 
 library = Table(
     "library", metadata,
-    _column("name", Text, primary_key=True), _column("kind", Text), _column("spec", JSONB),
-    *_switch("up"),
+    column("name", Text, primary_key=True), column("kind", Text), column("spec", JSONB),
+    *switch("up"),
 )
 
 drive = Table(
     "drive", metadata,
-    _column("name", Text, primary_key=True), _column("library", Text, ForeignKey("library.name")),
-    *_switch("up"),
-    _optional("tapeserver", Text), _optional("heartbeat_at", _TIME),
+    column("name", Text, primary_key=True), column("library", Text, ForeignKey("library.name")),
+    *switch("up"),
+    optional("tapeserver", Text), optional("heartbeat_at", TIME),
 )
 
 pool = Table(
-    "pool", metadata, _column("name", Text, primary_key=True), _column("library", Text, ForeignKey("library.name"))
+    "pool", metadata, column("name", Text, primary_key=True), column("library", Text, ForeignKey("library.name")),
+    optional("volumes_open_max", SmallInteger),
+    CheckConstraint("volumes_open_max between 1 and 64", name="pool_volumes_open_max_check"),
 )
 
 volume = Table(
     "volume", metadata,
-    _column("vid", Text, primary_key=True), _column("library", Text, ForeignKey("library.name")),
-    _optional("pool", Text, ForeignKey("pool.name")),
-    *_switch("blank"),
-    _number("generation", 0, Integer), _column("capacity_bytes", BigInteger), _number("written_bytes", 0),
-    _number("block_size", 262144, Integer), _number("tape_files", 0, Integer), _number("end_block", 0),
-    _flag("end_verified", default=True), _optional("full_at", _TIME),
+    column("vid", Text, primary_key=True), column("library", Text, ForeignKey("library.name")),
+    optional("pool", Text, ForeignKey("pool.name")),
+    *switch("blank"),
+    number("generation", 0, Integer), column("capacity_bytes", BigInteger), number("written_bytes", 0),
+    number("block_size", 262144, Integer), number("tape_files", 0, Integer), number("end_block", 0),
+    flag("end_verified", default=True), number("index_block", 0), number("indexed_tape_files", 0, Integer),
+    *columns(TIME, "full_at", "closed_at", "labelled_at", "written_at", "read_at", "verified_at", nullable=True),
     Index("volume_pool", "pool", "state"),
     Index("volume_library", "library"),
 )
 
+failure = Table(
+    "failure", metadata,
+    identity(), now("at"), *columns(Text, "library", "drive", "volume", "kind"), column("epoch", BigInteger),
+    optional("file", BigInteger), column("why", Text), column("expires_at", TIME), optional("cleared_at", TIME),
+    CheckConstraint("kind in ('load', 'read', 'write', 'stuck')", name="failure_kind_check"),
+    Index("failure_volume", "volume", "expires_at", postgresql_where=text("cleared_at is null")),
+    Index("failure_drive", "drive", "expires_at", postgresql_where=text("cleared_at is null")),
+)
+
+alert = Table(
+    "alert", metadata,
+    identity(), now("at"), column("library", Text), *columns(Text, "drive", "volume", nullable=True),
+    *columns(Text, "code", "severity", "text"), optional("cleared_at", TIME), optional("cleared_by", Text),
+    CheckConstraint("severity in ('info', 'warning', 'critical')", name="alert_severity_check"),
+    Index("alert_open", "library", "at", postgresql_where=text("cleared_at is null")),
+)
+
+maintenance = Table(
+    "maintenance", metadata,
+    identity(), *columns(Text, "kind", "key"), word("state", "queued"), *columns(Text, "who", "reason"),
+    json("options"), json("cursor"), number("files", 0), number("bytes", 0), number("done_files", 0),
+    number("done_bytes", 0), number("errors", 0), word("note", ""), now("created_at"), now("changed_at"),
+    CheckConstraint("kind in ('verify', 'repack', 'audit')", name="maintenance_kind_check"),
+    Index("maintenance_live", "kind", "key", unique=True, postgresql_where=text("state in ('queued', 'running')")),
+)
+
 storage_class = Table(
     "storage_class", metadata,
-    _column("name", Text, primary_key=True), _column("copies", SmallInteger), _column("pools", ARRAY(Text)),
-    _flag("evict_degraded"), _flag("is_default"),
+    column("name", Text, primary_key=True), column("copies", SmallInteger), column("pools", ARRAY(Text)),
+    flag("evict_degraded"), flag("is_default"),
     CheckConstraint("copies between 1 and 8", name="storage_class_copies_check"),
     CheckConstraint("cardinality(pools) >= copies", name="storage_class_check"),
     Index("storage_class_default", "is_default", unique=True, postgresql_where=text("is_default")),
@@ -169,66 +135,76 @@ storage_class = Table(
 
 node = Table(
     "node", metadata,
-    _identity(), _optional("parent", BigInteger, ForeignKey("node.id")), _column("name", Text(collation="C")),
-    _column("kind", Text),
+    identity(), optional("parent", BigInteger, ForeignKey("node.id")), column("name", Text(collation="C")),
+    column("kind", Text),
     UniqueConstraint("parent", "name"),
     CheckConstraint("kind in ('directory', 'file')", name="node_kind_check"),
 )
 
 directory = Table(
     "directory", metadata,
-    _column("node", BigInteger, ForeignKey("node.id", ondelete="CASCADE"), primary_key=True),
-    *_columns(Text, "owner", "grp"), _number("mode", 493, Integer), _column("mtime_ns", BigInteger),
-    _optional("storage_class", Text, ForeignKey("storage_class.name")),
+    column("node", BigInteger, ForeignKey("node.id", ondelete="CASCADE"), primary_key=True),
+    *columns(Text, "owner", "grp"), number("mode", 493, Integer), column("mtime_ns", BigInteger),
+    optional("storage_class", Text, ForeignKey("storage_class.name")),
 )
 
 file = Table(
     "file", metadata,
-    _identity(), _optional("node", BigInteger, ForeignKey("node.id", ondelete="SET NULL"), unique=True),
-    _word("state", "live"), _column("size", BigInteger), _column("adler32", Text), _json("digests"),
-    _column("mtime_ns", BigInteger), _number("mode", 420, Integer), *_columns(Text, "owner", "grp"),
-    _column("storage_class", Text, ForeignKey("storage_class.name")), _column("stored_path", Text),
-    _now("created_at"), _optional("deleted_at", _TIME),
+    identity(), optional("node", BigInteger, ForeignKey("node.id", ondelete="SET NULL"), unique=True),
+    word("state", "live"), column("size", BigInteger), column("adler32", Text), json("digests"),
+    column("mtime_ns", BigInteger), number("mode", 420, Integer), *columns(Text, "owner", "grp"),
+    column("storage_class", Text, ForeignKey("storage_class.name")), column("stored_path", Text),
+    word("collocation", ""), now("created_at"), optional("deleted_at", TIME),
+    *columns(Text, "deleted_path", "deleted_by", nullable=True),
     CheckConstraint("size >= 0", name="file_size_check"),
     CheckConstraint("adler32 ~ '^[0-9a-f]{8}$'", name="file_adler32_check"),
     CheckConstraint("(state = 'live') = (deleted_at is null)", name="file_check"),
+    Index("file_recycle", "deleted_at", postgresql_where=text("state = 'deleted'")),
 )
 
 copy = Table(
     "copy", metadata,
-    _identity(), _column("file", BigInteger, ForeignKey("file.id")), _column("copy_number", SmallInteger),
-    _column("volume", Text, ForeignKey("volume.vid")), *_columns(Integer, "generation", "tape_file"),
-    *_columns(BigInteger, "first_block", "byte_offset", "length", "epoch"), _now("created_at"),
+    identity(), column("file", BigInteger, ForeignKey("file.id")), column("copy_number", SmallInteger),
+    column("volume", Text, ForeignKey("volume.vid")), *columns(Integer, "generation", "tape_file"),
+    *columns(BigInteger, "first_block", "byte_offset", "length", "epoch"), now("created_at"),
+    optional("broken_at", TIME), optional("broken_why", Text),
     UniqueConstraint("volume", "generation", "first_block", "byte_offset", "file"),
     Index("copy_file", "file"),
 )
 
+collocation = Table(
+    "collocation", metadata,
+    column("pool", Text, ForeignKey("pool.name"), primary_key=True), column("key", Text, primary_key=True),
+    column("volume", Text, ForeignKey("volume.vid")), now("at"),
+    Index("collocation_age", "at"),
+)
+
 dead_extent = Table(
     "dead_extent", metadata,
-    _column("volume", Text, ForeignKey("volume.vid"), primary_key=True),
-    _column("generation", Integer, primary_key=True), _column("tape_file", Integer),
-    _column("first_block", BigInteger, primary_key=True), _column("blocks", BigInteger), _column("why", Text),
-    _now("found_at"),
+    column("volume", Text, ForeignKey("volume.vid"), primary_key=True),
+    column("generation", Integer, primary_key=True), column("tape_file", Integer),
+    column("first_block", BigInteger, primary_key=True), column("blocks", BigInteger), column("why", Text),
+    now("found_at"),
 )
 
 # ---------------------------------------------------------------------- disk
 
 cache_server = Table(
     "cache_server", metadata,
-    _column("name", Text, primary_key=True), *_columns(Text, "url", "root_id", "host", "root"),
-    *_switch("up"),
-    _column("capacity_bytes", BigInteger), _number("taken_bytes", 0),
-    _column("high_watermark", REAL, server_default=text("0.9")),
-    _column("low_watermark", REAL, server_default=text("0.8")), _number("wanted_bytes", 0),
-    _now("heartbeat_at"),
+    column("name", Text, primary_key=True), *columns(Text, "url", "root_id", "host", "root"),
+    *switch("up"),
+    column("capacity_bytes", BigInteger), number("taken_bytes", 0),
+    column("high_watermark", REAL, server_default=text("0.9")),
+    column("low_watermark", REAL, server_default=text("0.8")), number("wanted_bytes", 0),
+    now("heartbeat_at"),
     CheckConstraint("taken_bytes >= 0", name="cache_server_check"),
 )
 
 reservation = Table(
     "reservation", metadata,
-    _identity(), _column("cache_server", Text, ForeignKey("cache_server.name")), _column("bytes", BigInteger),
-    _column("kind", Text), _optional("file", BigInteger, ForeignKey("file.id")), _optional("epoch", BigInteger),
-    _optional("path", Text), _now("created_at"), _column("expires_at", _TIME),
+    identity(), column("cache_server", Text, ForeignKey("cache_server.name")), column("bytes", BigInteger),
+    column("kind", Text), optional("file", BigInteger, ForeignKey("file.id")), optional("epoch", BigInteger),
+    optional("path", Text), now("created_at"), column("expires_at", TIME),
     CheckConstraint("bytes >= 0", name="reservation_bytes_check"),
     CheckConstraint("kind in ('put', 'recall')", name="reservation_kind_check"),
     Index("reservation_server", "cache_server", "expires_at"),
@@ -237,10 +213,11 @@ reservation = Table(
 
 replica = Table(
     "replica", metadata,
-    _column("id", BigInteger, primary_key=True, autoincrement=False),
-    _column("file", BigInteger, ForeignKey("file.id")),
-    _column("cache_server", Text, ForeignKey("cache_server.name")), _word("state", "on_disk"),
-    _column("size", BigInteger), _column("origin", Text), _now("created_at"), _now("last_used_at"), _word("why", ""),
+    column("id", BigInteger, primary_key=True, autoincrement=False),
+    column("file", BigInteger, ForeignKey("file.id")),
+    column("cache_server", Text, ForeignKey("cache_server.name")), word("state", "on_disk"),
+    column("size", BigInteger), column("origin", Text), flag("checked", default=True), now("created_at"),
+    now("last_used_at"), word("why", ""),
     CheckConstraint("origin in ('put', 'recall')", name="replica_origin_check"),
     Index("replica_one_a_server", "file", "cache_server", unique=True,
           postgresql_where=text("state in ('on_disk', 'lost')")),
@@ -250,8 +227,8 @@ replica = Table(
 
 pin = Table(
     "pin", metadata,
-    _column("file", BigInteger, ForeignKey("file.id"), primary_key=True), _column("owner", Text, primary_key=True),
-    _column("expires_at", _TIME), _now("created_at"),
+    column("file", BigInteger, ForeignKey("file.id"), primary_key=True), column("owner", Text, primary_key=True),
+    column("expires_at", TIME), now("created_at"),
     Index("pin_owner", "owner"),
     Index("pin_expiry", "expires_at"),
 )
@@ -260,22 +237,22 @@ pin = Table(
 
 stage_request = Table(
     "stage_request", metadata,
-    _identity(), _column("owner", Text), _optional("token", BigInteger), _word("origin", "stage"),
-    _word("state", "submitted"), _word("activity", ""), _number("priority", 50, SmallInteger),
-    *_columns(BigInteger, "items", "items_live"), _now("created_at"),
-    *_columns(_TIME, "started_at", "completed_at", nullable=True),
-    CheckConstraint("origin in ('stage', 'get')", name="stage_request_origin_check"),
+    identity(), column("owner", Text), optional("token", BigInteger), word("origin", "stage"),
+    word("state", "submitted"), word("activity", ""), number("priority", 50, SmallInteger),
+    *columns(BigInteger, "items", "items_live"), now("created_at"),
+    *columns(TIME, "started_at", "completed_at", nullable=True),
+    CheckConstraint("origin in ('stage', 'get', 'repair')", name="stage_request_origin_check"),
     Index("stage_request_owner", "owner", "id"),
     Index("stage_request_submitted", "id", postgresql_where=text("state = 'submitted'")),
 )
 
 stage_item = Table(
     "stage_item", metadata,
-    _column("request", BigInteger, ForeignKey("stage_request.id", ondelete="CASCADE"), primary_key=True),
-    _column("number", Integer, primary_key=True), _column("path", Text),
-    _optional("file", BigInteger, ForeignKey("file.id")), _word("state", "submitted"),
-    _column("lifetime_seconds", Double), *_columns(Text, "error_code", "error", nullable=True),
-    *_columns(_TIME, "started_at", "finished_at", nullable=True),
+    column("request", BigInteger, ForeignKey("stage_request.id", ondelete="CASCADE"), primary_key=True),
+    column("number", Integer, primary_key=True), column("path", Text),
+    optional("file", BigInteger, ForeignKey("file.id")), word("state", "submitted"),
+    column("lifetime_seconds", Double), *columns(Text, "error_code", "error", nullable=True),
+    *columns(TIME, "started_at", "finished_at", nullable=True),
     Index("stage_item_file", "file", postgresql_where=text("state in ('submitted', 'started')")),
     Index("stage_item_path", "request", text("hashtextextended(path, 0)")),
 )
@@ -284,19 +261,19 @@ stage_item = Table(
 
 recall = Table(
     "recall", metadata,
-    _column("file", BigInteger, ForeignKey("file.id"), primary_key=True), _word("state", "queued"),
-    _column("bytes", BigInteger), *_columns(Text, "owner", "grp"), _word("activity", ""),
-    _number("priority", 50, SmallInteger), _optional("volume", Text, ForeignKey("volume.vid")),
-    _optional("epoch", BigInteger), _number("attempts", 0, SmallInteger), _word("last_error", ""),
-    _flag("abandoned"), _now("created_at"), _now("not_before"),
+    column("file", BigInteger, ForeignKey("file.id"), primary_key=True), word("state", "queued"),
+    column("bytes", BigInteger), *columns(Text, "owner", "grp"), word("activity", ""),
+    number("priority", 50, SmallInteger), optional("volume", Text, ForeignKey("volume.vid")),
+    optional("epoch", BigInteger), number("attempts", 0, SmallInteger), word("last_error", ""),
+    flag("abandoned"), now("created_at"), now("not_before"),
     Index("recall_epoch", "epoch", postgresql_where=text("epoch is not null")),
 )
 
 demand = Table(
     "demand", metadata,
-    _column("volume", Text, ForeignKey("volume.vid")), _column("first_block", BigInteger),
-    _column("file", BigInteger, ForeignKey("recall.file", ondelete="CASCADE")), _column("byte_offset", BigInteger),
-    _column("copy", BigInteger, ForeignKey("copy.id", ondelete="CASCADE")), _column("created_at", _TIME),
+    column("volume", Text, ForeignKey("volume.vid")), column("first_block", BigInteger),
+    column("file", BigInteger, ForeignKey("recall.file", ondelete="CASCADE")), column("byte_offset", BigInteger),
+    column("copy", BigInteger, ForeignKey("copy.id", ondelete="CASCADE")), column("created_at", TIME),
     PrimaryKeyConstraint("volume", "first_block", "byte_offset", "file"),
     Index("demand_file", "file"),
     Index("demand_age", "volume", "created_at"),
@@ -304,53 +281,54 @@ demand = Table(
 
 archive = Table(
     "archive", metadata,
-    _identity(), _column("file", BigInteger, ForeignKey("file.id")), _column("copy_number", SmallInteger),
-    _column("pool", Text, ForeignKey("pool.name")), _word("state", "queued"), _column("bytes", BigInteger),
-    *_columns(Text, "owner", "grp"), _flag("urgent"), _optional("epoch", BigInteger),
-    _number("attempts", 0, SmallInteger), _word("last_error", ""), _now("created_at"), _now("not_before"),
+    identity(), column("file", BigInteger, ForeignKey("file.id")), column("copy_number", SmallInteger),
+    column("pool", Text, ForeignKey("pool.name")), word("state", "queued"), column("bytes", BigInteger),
+    *columns(Text, "owner", "grp"), flag("urgent"), word("collocation", ""), optional("epoch", BigInteger),
+    number("attempts", 0, SmallInteger), word("last_error", ""), now("created_at"), now("not_before"),
     UniqueConstraint("file", "copy_number"),
     Index("archive_pool", "pool", text("urgent DESC"), "created_at", postgresql_where=text("state = 'queued'")),
     Index("archive_epoch", "epoch", postgresql_where=text("epoch is not null")),
     Index("archive_age", "created_at"),
+    Index("archive_collocation", "pool", "collocation", "created_at", postgresql_where=text("state = 'queued'")),
 )
 
 queue_delta = Table(
     "queue_delta", metadata,
-    _identity(), *_columns(Text, "kind", "key", "owner", "grp", "activity"), _column("priority", SmallInteger),
-    *_columns(BigInteger, "files", "bytes", "urgent"),
+    identity(), *columns(Text, "kind", "key", "owner", "grp", "activity"), column("priority", SmallInteger),
+    *columns(BigInteger, "files", "bytes", "urgent"),
     CheckConstraint("kind in ('recall', 'archive')", name="queue_delta_kind_check"),
 )
 
 queue_counter = Table(
     "queue_counter", metadata,
-    *_columns(Text, "kind", "key", "owner", "grp", "activity", primary_key=True),
-    _column("priority", SmallInteger, primary_key=True), *_columns(BigInteger, "files", "bytes", "urgent"),
+    *columns(Text, "kind", "key", "owner", "grp", "activity", primary_key=True),
+    column("priority", SmallInteger, primary_key=True), *columns(BigInteger, "files", "bytes", "urgent"),
 )
 
 candidate = Table(
     "candidate", metadata,
-    *_columns(Text, "kind", "key", primary_key=True), *_columns(Text, "library", "code"), _json("arguments"),
-    _now("changed_at"),
+    *columns(Text, "kind", "key", primary_key=True), *columns(Text, "library", "code"), json("arguments"),
+    now("changed_at"),
     CheckConstraint("kind in ('volume', 'pool')", name="candidate_kind_check"),
 )
 
 mount = Table(
     "mount", metadata,
-    _identity("epoch"), _column("drive", Text, ForeignKey("drive.name"), unique=True),
-    _column("volume", Text, ForeignKey("volume.vid"), unique=True),
-    _column("library", Text, ForeignKey("library.name")), _optional("pool", Text, ForeignKey("pool.name")),
-    _column("purpose", Text), _word("state", "planned"), _column("reason_code", Text), _json("reason_arguments"),
-    _optional("tapeserver", Text), _number("files", 0), _number("bytes", 0), _optional("stop_wanted", Text),
-    _now("created_at"), _now("changed_at"),
-    CheckConstraint("purpose in ('recall', 'archive', 'label')", name="mount_purpose_check"),
+    identity("epoch"), column("drive", Text, ForeignKey("drive.name"), unique=True),
+    column("volume", Text, ForeignKey("volume.vid"), unique=True),
+    column("library", Text, ForeignKey("library.name")), optional("pool", Text, ForeignKey("pool.name")),
+    column("purpose", Text), word("state", "planned"), column("reason_code", Text), json("reason_arguments"),
+    optional("tapeserver", Text), number("files", 0), number("bytes", 0), optional("stop_wanted", Text),
+    now("created_at"), now("changed_at"),
+    CheckConstraint("purpose in ('recall', 'archive', 'label', 'verify')", name="mount_purpose_check"),
 )
 
 mount_history = Table(
     "mount_history", metadata,
-    _column("epoch", BigInteger, primary_key=True), *_columns(Text, "drive", "volume", "library"),
-    _optional("pool", Text), *_columns(Text, "purpose", "reason_code"), *_columns(BigInteger, "files", "bytes"),
-    _column("outcome", Text), _column("created_at", _TIME),
-    _column("ended_at", _TIME, primary_key=True, server_default=_NOW),
+    column("epoch", BigInteger, primary_key=True), *columns(Text, "drive", "volume", "library"),
+    optional("pool", Text), *columns(Text, "purpose", "reason_code"), *columns(BigInteger, "files", "bytes"),
+    column("outcome", Text), column("created_at", TIME),
+    column("ended_at", TIME, primary_key=True, server_default=NOW),
     postgresql_partition_by="RANGE (ended_at)",
 )
 
@@ -358,38 +336,58 @@ mount_history = Table(
 
 lease = Table(
     "lease", metadata,
-    _column("name", Text, primary_key=True), _column("holder", Text), _column("number", BigInteger),
-    _column("expires_at", _TIME),
+    column("name", Text, primary_key=True), column("holder", Text), column("number", BigInteger),
+    column("expires_at", TIME),
 )
 
 server = Table(
     "server", metadata,
-    *_columns(Text, "kind", "name", primary_key=True), *_columns(Text, "url", "host"), _column("pid", Integer),
-    _now("started_at"), _now("heartbeat_at"), _json("detail"),
+    *columns(Text, "kind", "name", primary_key=True), *columns(Text, "url", "host"), column("pid", Integer),
+    now("started_at"), now("heartbeat_at"), json("detail"),
 )
 
 token = Table(
     "token", metadata,
-    _identity(), _column("hash", LargeBinary, unique=True), *_columns(Text, "label", "owner"),
-    _column("groups", ARRAY(Text)), _column("grants", JSONB), _flag("recorded"), _now("created_at"),
-    *_columns(_TIME, "expires_at", "revoked_at", nullable=True),
+    identity(), column("hash", LargeBinary, unique=True), *columns(Text, "label", "owner"),
+    column("groups", ARRAY(Text)), column("grants", JSONB), flag("recorded"), now("created_at"),
+    *columns(TIME, "expires_at", "revoked_at", nullable=True),
 )
 
 signing_key = Table(
     "signing_key", metadata,
-    _identity(kind=Integer), _column("secret", LargeBinary), _now("created_at"), _column("retires_at", _TIME),
+    identity(kind=Integer), column("secret", LargeBinary), now("created_at"), column("retires_at", TIME),
 )
 
 audit = Table(
     "audit", metadata,
-    _identity(), _now("at"), *_columns(Text, "who", "action", "object", "reason"), _json("detail"),
+    identity(), now("at"), *columns(Text, "who", "action", "object", "reason"), json("detail"),
     Index("audit_object", "object", "id"),
+)
+
+catalog_backup = Table(
+    "catalog_backup", metadata,
+    identity(), column("began_at", TIME), column("path", Text), column("bytes", BigInteger),
+    column("sha256", Text), *columns(TIME, "verified_at", "removed_at", nullable=True),
+)
+
+journal = Table(
+    "journal", metadata,
+    identity("seq"), column("transaction", Xid8, server_default=text("pg_current_xact_id()")), now("at"),
+    column("kind", Text), column("id", BigInteger), flag("removed"), json("entry"),
+    CheckConstraint("kind in ('node', 'directory', 'file')", name="journal_kind_check"),
+)
+
+journal_segment = Table(
+    "journal_segment", metadata,
+    column("number", BigInteger, primary_key=True, autoincrement=False),
+    *columns(BigInteger, "first_seq", "last_seq", "entries", "bytes"), *columns(Text, "adler32", "path"),
+    optional("file", BigInteger, ForeignKey("file.id")), now("made_at"),
 )
 
 event = Table(
     "event", metadata,
-    _identity(primary_key=False), _column("transaction", Xid8, server_default=text("pg_current_xact_id()")),
-    _now("at"), *_columns(Text, "kind", "subject"), _json("data"),
+    identity(primary_key=False), column("transaction", Xid8, server_default=text("pg_current_xact_id()")),
+    now("at"), *columns(Text, "kind", "subject"), json("data"),
     PrimaryKeyConstraint("transaction", "id", "at"),
     postgresql_partition_by="RANGE (at)",
 )

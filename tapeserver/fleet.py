@@ -17,7 +17,8 @@ from typing import Self
 
 import structlog
 
-from tapeserver.frames import BadFrame, FromMover, Ping, Pong, ToMover, encode, read_from_mover
+from tapeserver.frames import FromMover, Ping, Pong, ToMover
+from tapeserver.framing import BadFrame, encode, read_from_mover
 
 log = structlog.get_logger(__name__)
 

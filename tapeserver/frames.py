@@ -1,31 +1,16 @@
-"""What a session and its mover say to each other over their socket pair: the messages and their encoding.
+"""The messages that a session and its mover say to each other over their socket pair.
 
-A frame is a length (4 bytes, little-endian) and that many bytes of msgpack: one of the messages of `ToMover` or
-`FromMover`, tagged by its name. A message says what to do with a volume or what has happened to it; no bytes of files
-pass here. Opens no socket: a session reads with `read_from_mover`, a mover with `FrameDecoder`.
+Each is one of `ToMover` or `FromMover`, tagged by its name: what to do with a volume, or what has happened to it. No
+bytes of files pass here. How messages become frames is in `framing`.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
-from catalog.errors import CapstanError
 from catalog.model import FileRecord
-
-FRAME_BYTES_MAX = 32 * 1024 * 1024
-"""A plan of 10,000 files with paths of 1,000 bytes fits; what is longer must be sent in parts."""
-
-_LENGTH = struct.Struct("<I")
-
-
-class BadFrame(CapstanError):
-    """The frames between a session and its mover are broken: {why}."""
-
-    code = "bad_mover_frame"
 
 
 class _Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,7 +44,11 @@ class ReadItem(_Part, frozen=True):
 
 
 class WriteItem(_Part, frozen=True):
-    """One file to write as a tape file: what it is, and the replica that has it (signed URL of the bulk read)."""
+    """One file to write: what it is, and the replica that has it (signed URL of the bulk read).
+
+    Neighbours in the plan with the same `bundle` other than 0 go into one tape file, with a list of them in front;
+    a file with `bundle` 0 has a tape file of its own.
+    """
 
     archive_id: int
     copy_number: int
@@ -67,6 +56,36 @@ class WriteItem(_Part, frozen=True):
     record: FileRecord
     cache_url: str
     pool: str = ""
+    bundle: int = 0
+
+
+class VerifyItem(_Part, frozen=True):
+    """One copy to read back and check, that goes nowhere. Places as in ReadItem."""
+
+    file_id: int
+    size: int
+    adler32: str
+    generation: int
+    tape_file: int
+    first_block: int
+    byte_offset: int
+
+
+class FoundMember(_Part, frozen=True):
+    """A file in a tape file that the catalog lacks, as its archive header tells; `good`: its bytes fit its checksum."""
+
+    record: FileRecord
+    copy_number: int
+    byte_offset: int
+    good: bool
+
+
+class DriveAlert(_Part, frozen=True):
+    """What the drive says of itself or of the medium in it: TapeAlert and the like."""
+
+    code: str
+    severity: Literal["info", "warning", "critical"]
+    text: str
 
 
 class WrittenItem(_Part, frozen=True):
@@ -113,13 +132,17 @@ class Load(_Message, frozen=True):
     volume: str
     generation: int
     catalog_id: str
-    purpose: Literal["recall", "archive", "label"]
+    purpose: Literal["recall", "archive", "label", "verify"]
     block_size: int = 262_144
     known_tape_files: int = 0
     known_end_block: int = 0
     pool: str = ""
     initialise_label: bool = False
     force_label: bool = False
+    #: HDR1 of the last index, which the next one names; 0: none yet
+    previous_index: int = 0
+    #: of a verify; 0: as fast as it goes
+    bytes_per_second_max: int = 0
     flush_bytes: int = 4 * 1024**3
     flush_files: int = 2000
     flush_seconds: float = 30.0
@@ -137,6 +160,24 @@ class Write(_Message, frozen=True):
     """Append files to write, in this order."""
 
     items: list[WriteItem]
+
+
+class Verify(_Message, frozen=True):
+    """Append copies to read back, in this order. Answered by Verified and VerifyFailed."""
+
+    items: list[VerifyItem]
+
+
+class IndexPart(_Message, frozen=True):
+    """A piece of an index (gzip of JSON lines, see docs/storage.md), which the mover keeps until the `last` one.
+
+    Then it writes the index as a tape file and flushes: IndexWritten, or IndexFailed. Only to be sent when everything
+    else that was sent is reported. `name` is the member's name in the archive.
+    """
+
+    name: str
+    data: bytes
+    last: bool = False
 
 
 class Drop(_Message, frozen=True):
@@ -177,12 +218,28 @@ class Pong(_Message, frozen=True):
 
 
 class Loaded(_Message, frozen=True):
-    """The volume is the right one. `tape_files` and `end_block` are true now: `dead` counts among them."""
+    """The volume is the right one. `tape_files` and `end_block` are true now: `dead` and what was Found count among
+    them."""
 
     tape_files: int
     end_block: int
     remaining_bytes: int | None
     dead: list[DeadExtent] = []
+
+
+class Found(_Message, frozen=True):
+    """A complete tape file behind the catalog's end, read back; sent before Loaded, in the order on the tape.
+
+    More than one for the same tape file when it has many members: all but the last with `more`.
+    """
+
+    tape_file: int
+    first_block: int
+    blocks: int
+    kind: str
+    epoch: int
+    members: list[FoundMember]
+    more: bool = False
 
 
 class LoadFailed(_Message, frozen=True):
@@ -225,6 +282,43 @@ class Written(_Message, frozen=True):
     dead: list[DeadExtent] = []
 
 
+class Verified(_Message, frozen=True):
+    """These copies were read back and are right; `bytes` of them in all."""
+
+    file_ids: list[int]
+    bytes: int
+
+
+class VerifyFailed(_Message, frozen=True):
+    """The copy could not be read, or is not what was written."""
+
+    file_id: int
+    code: str
+    text: str
+
+
+class IndexWritten(_Message, frozen=True):
+    """The index lies behind a good flush, as the tape file `tape_files`, which begins at `index_block`."""
+
+    index_block: int
+    tape_files: int
+    end_block: int
+    written_bytes: int
+
+
+class IndexFailed(_Message, frozen=True):
+    """There is no index; nothing else is lost. The volume is valid without it."""
+
+    code: str
+    text: str
+
+
+class Alerts(_Message, frozen=True):
+    """What the drive has to say after this mount; sent before Unloaded."""
+
+    alerts: list[DriveAlert]
+
+
 class WriteFailed(_Message, frozen=True):
     """These archives are not on the volume. With `volume_full` nothing is wrong: they belong on another one."""
 
@@ -258,66 +352,8 @@ class Fault(_Message, frozen=True):
     text: str
 
 
-ToMover = Ping | Load | Read | Write | Drop | Flush | Committed | Stop
+ToMover = Ping | Load | Read | Write | Verify | IndexPart | Drop | Flush | Committed | Stop
 FromMover = (
-    Pong | Loaded | LoadFailed | ReadDone | ReadFailed | Written | WriteFailed | Idle | Progress | Unloaded | Fault
-)
-
-_T = TypeVar("_T")
-
-_encoder = msgspec.msgpack.Encoder()
-_to_mover: msgspec.msgpack.Decoder[ToMover] = msgspec.msgpack.Decoder(ToMover)
-_from_mover: msgspec.msgpack.Decoder[FromMover] = msgspec.msgpack.Decoder(FromMover)
-
-
-def encode(message: ToMover | FromMover) -> bytes:
-    """The frame of a message. Raises BadFrame when it is too long."""
-    body = _encoder.encode(message)
-    if len(body) > FRAME_BYTES_MAX:
-        raise BadFrame(why=f"a message of {len(body)} bytes is longer than {FRAME_BYTES_MAX}")
-    return _LENGTH.pack(len(body)) + body
-
-
-class ExactReader(Protocol):
-    """What asyncio.StreamReader offers."""
-
-    async def readexactly(self, n: int) -> bytes: ...
-
-
-async def read_from_mover(reader: ExactReader) -> FromMover:
-    """The mover's next message. Raises asyncio.IncompleteReadError when the mover is gone, BadFrame."""
-    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    _check_length(length)
-    return _decode(_from_mover, await reader.readexactly(length))
-
-
-class FrameDecoder:
-    """Turns received bytes into the session's messages, for the mover."""
-
-    def __init__(self) -> None:
-        self._received = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[ToMover]:
-        """The messages that `data` completes. Raises BadFrame."""
-        self._received += data
-        while len(self._received) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self._received)
-            _check_length(length)
-            end = _LENGTH.size + length
-            if len(self._received) < end:
-                return
-            body = bytes(self._received[_LENGTH.size : end])
-            del self._received[:end]
-            yield _decode(_to_mover, body)
-
-
-def _check_length(length: int) -> None:
-    if not 0 < length <= FRAME_BYTES_MAX:
-        raise BadFrame(why=f"a length of {length} bytes")
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[_T], body: bytes) -> _T:
-    try:
-        return decoder.decode(body)
-    except msgspec.DecodeError as exc:
-        raise BadFrame(why=str(exc)) from exc
+    Pong | Found | Loaded | LoadFailed | ReadDone | ReadFailed | Written | WriteFailed | Verified | VerifyFailed
+    | IndexWritten | IndexFailed | Alerts | Idle | Progress | Unloaded | Fault
+)  # fmt: skip

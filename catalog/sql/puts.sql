@@ -64,7 +64,7 @@ SELECT (SELECT id FROM walk WHERE depth = :depth - 1 AND kind = 'directory') AS 
        (SELECT kind FROM walk WHERE depth = :depth) AS present,
        s.name AS storage_class,
        (SELECT max(v.capacity_bytes) FROM volume v
-        WHERE v.pool = ANY (s.pools) AND v.state IN ('blank', 'active', 'full', 'disabled')) AS volume_bytes_max,
+        WHERE v.pool = ANY (s.pools) AND (v.state = 'blank' OR volume_is_good(v.state))) AS volume_bytes_max,
        CAST(extract(epoch FROM capstan_now()) AS double precision) + CAST(:lifetime_seconds AS double precision)
            AS expires_at
 FROM class LEFT JOIN storage_class s ON s.name = class.name

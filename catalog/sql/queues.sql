@@ -13,8 +13,7 @@ select volume, pool, library from mount where epoch = :epoch for key share;
 select r.file from replica r join cache_server s on s.name = r.cache_server
 where r.file = any(cast(:files as bigint[])) and r.state = 'on_disk'
   and ((s.state = 'up' and s.heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max))
-       or not exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
-                      where c.file = r.file and v.state in ('active', 'full', 'disabled', 'suspect')))
+       or not exists (select from present_copy c where c.file = r.file))
 order by r.id for share of r;
 
 -- recalls_insert --
@@ -22,8 +21,7 @@ order by r.id for share of r;
 insert into recall (file, bytes, owner, grp, activity, priority)
 select f.id, f.size, :owner, :group, :activity, :priority from file f
 where f.id = any(cast(:files as bigint[])) and f.state = 'live'
-  and exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
-              where c.file = f.id and v.state in ('active', 'full', 'disabled', 'suspect'))
+  and exists (select from present_copy c where c.file = f.id)
 order by f.id
 on conflict (file) do update set abandoned = false
 returning file, (xmax = 0) as fresh;
@@ -35,9 +33,8 @@ with added as (
     insert into demand (volume, first_block, file, byte_offset, copy, created_at)
     select c.volume, c.first_block, r.file, c.byte_offset, c.id,
            case when c.volume = :slow_volume then greatest(r.created_at, r.not_before) else r.created_at end
-    from recall r join copy c on c.file = r.file join volume v on v.vid = c.volume and v.generation = c.generation
+    from recall r join present_copy c on c.file = r.file
     where r.file = any(cast(:files as bigint[])) and r.state = 'queued'
-      and v.state in ('active', 'full', 'disabled', 'suspect')
     on conflict do nothing
     returning volume, file
 ), told as (
@@ -155,9 +152,7 @@ with wanted as (
     where f.id = any(cast(:files as bigint[])) and f.state = 'live'
       and exists (select from replica r where r.file = f.id and r.state = 'on_disk')
 ), taken as (
-    select c.file, c.copy_number, v.library from copy c
-    join volume v on v.vid = c.volume and v.generation = c.generation join wanted w on w.file = c.file
-    where v.state in ('active', 'full', 'disabled')
+    select c.file, c.copy_number, c.library from good_copy c join wanted w on w.file = c.file
     union
     select a.file, a.copy_number, p.library from archive a join pool p on p.name = a.pool
     join wanted w on w.file = a.file
@@ -322,8 +317,7 @@ with stuck as (
           select from file f join storage_class s on s.name = f.storage_class
           join pool q on q.name = any(s.pools) join library up on up.name = q.library and up.state = 'up'
           where f.id = a.file
-            and not exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
-                            where c.file = f.id and v.library = up.name and v.state in ('active', 'full', 'disabled'))
+            and not exists (select from good_copy c where c.file = f.id and c.library = up.name)
             and not exists (select from archive b join pool bp on bp.name = b.pool
                             where b.file = f.id and bp.library = up.name))
     order by a.id limit :limit for update of a skip locked
@@ -333,8 +327,7 @@ with stuck as (
         cross join lateral unnest(s.pools) with ordinality as choice (pool, preference)
         join pool q on q.name = choice.pool join library up on up.name = q.library and up.state = 'up'
         where f.id = stuck.file
-          and not exists (select from copy c join volume v on v.vid = c.volume and v.generation = c.generation
-                          where c.file = f.id and v.library = up.name and v.state in ('active', 'full', 'disabled'))
+          and not exists (select from good_copy c where c.file = f.id and c.library = up.name)
           and not exists (select from archive b join pool bp on bp.name = b.pool
                           where b.file = f.id and bp.library = up.name)
         order by choice.preference limit 1)

@@ -12,12 +12,12 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS disk ON true
 LEFT JOIN LATERAL (
-    SELECT count(DISTINCT c.copy_number) FILTER (WHERE v.state IN ('active', 'full', 'disabled')) AS good,
-           count(DISTINCT c.copy_number) FILTER (WHERE v.state IN ('active', 'full', 'disabled')
+    SELECT count(DISTINCT c.copy_number) FILTER (WHERE volume_is_good(v.state)) AS good,
+           count(DISTINCT c.copy_number) FILTER (WHERE volume_is_good(v.state)
                                                  AND l.state = 'up' AND v.state <> 'disabled') AS reachable,
-           count(*) FILTER (WHERE v.state IN ('active', 'full', 'suspect') AND l.state = 'up') AS readable
+           count(*) FILTER (WHERE volume_is_readable(v.state) AND l.state = 'up') AS readable
     FROM copy c JOIN volume v ON v.vid = c.volume AND v.generation = c.generation JOIN library l ON l.name = v.library
-    WHERE c.file = f.id
+    WHERE c.file = f.id AND c.broken_at IS NULL
 ) AS tape ON true
 WHERE f.id = ANY(CAST(:files AS bigint[]))
 
@@ -44,14 +44,15 @@ WHERE n.id = :id AND (n.kind = 'directory' OR f.id IS NOT NULL)
 -- The copies of many files with the state of what they lie on; `readable` as in `places`.
 SELECT c.id AS copy_id, c.file, c.volume, c.generation, v.library, v.pool, c.tape_file, c.first_block, c.byte_offset,
        c.length, v.state AS volume_state, v.reason AS volume_reason, l.state AS library_state, l.reason AS library_reason,
-       v.generation = c.generation AND v.state IN ('active', 'full', 'suspect') AND l.state = 'up' AS readable
+       v.generation = c.generation AND c.broken_at IS NULL AND volume_is_readable(v.state) AND l.state = 'up' AS readable,
+       coalesce(c.broken_why, '') AS broken_why
 FROM copy c JOIN volume v ON v.vid = c.volume JOIN library l ON l.name = v.library
 WHERE c.file = ANY(CAST(:files AS bigint[])) ORDER BY c.file, c.copy_number, c.id
 
 -- cache_places --
 -- Where a process on the cache server's host finds the bytes without asking anybody.
 SELECT r.file, r.id AS replica_id, c.host, c.root, c.name AS cache_server FROM replica r JOIN cache_server c ON c.name = r.cache_server
-WHERE r.file = ANY(CAST(:files AS bigint[])) AND r.state = 'on_disk'
+WHERE r.file = ANY(CAST(:files AS bigint[])) AND r.state = 'on_disk' AND r.checked
   AND c.state = 'up' AND c.heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
 ORDER BY r.file, r.id
 

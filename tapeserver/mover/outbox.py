@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 
-from tapeserver.frames import FromMover, encode
+from tapeserver.frames import FromMover
+from tapeserver.framing import encode
 
 
 class Outbox:

@@ -11,7 +11,6 @@ from collections import deque
 
 from catalog.errors import Retry
 from tapeserver.frames import (
-    BadFrame,
     Committed,
     Drop,
     Flush,
@@ -26,6 +25,7 @@ from tapeserver.frames import (
     WriteFailed,
     WriteItem,
 )
+from tapeserver.framing import BadFrame
 
 PLAN_ITEMS_MAX = 200_000
 """More files than this are refused: a session has no use for a longer plan of one mount."""

@@ -19,7 +19,8 @@ from typing import NoReturn
 import structlog
 
 from catalog.errors import CapstanError
-from tapeserver.frames import BadFrame, Fault, FrameDecoder, Load, Loaded, LoadFailed, Ping, Pong, Unloaded
+from tapeserver.frames import Fault, Load, Loaded, LoadFailed, Ping, Pong, Unloaded
+from tapeserver.framing import BadFrame, FrameDecoder
 from tapeserver.library import Drive, Fenced, open_library
 from tapeserver.mover.archive import Archive
 from tapeserver.mover.outbox import Outbox

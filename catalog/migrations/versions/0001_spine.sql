@@ -46,7 +46,10 @@ create table drive (
     tapeserver text, heartbeat_at timestamptz
 );
 
-create table pool (name text primary key, library text not null references library);
+create table pool (
+    name text primary key, library text not null references library,
+    volumes_open_max smallint check (volumes_open_max between 1 and 64)   -- filled at once; null: the tape server's default
+);
 
 create table volume (
     vid text primary key, library text not null references library, pool text references pool,
@@ -56,11 +59,55 @@ create table volume (
     capacity_bytes bigint not null, written_bytes bigint not null default 0, block_size integer not null default 262144,
     tape_files integer not null default 0,        -- number of the last tape file; 0 on a labelled, empty volume
     end_block bigint not null default 0,          -- logical object number at which the next tape file starts
-    end_verified boolean not null default true,   -- false after a restore: appending checks first in any case
-    full_at timestamptz
+    end_verified boolean not null default true,   -- false after a restore: not written before its end was found on the tape
+    index_block bigint not null default 0,        -- HDR1 of the last index; 0: none yet
+    indexed_tape_files integer not null default 0,   -- the tape files that the chain of indexes tells of
+    full_at timestamptz, closed_at timestamptz, labelled_at timestamptz, written_at timestamptz, read_at timestamptz,
+    verified_at timestamptz                       -- the last time that all that counts on it was read back
 );
 create index volume_pool on volume (pool, state);
 create index volume_library on volume (library);
+
+-- What the states of a volume mean for its copies, in one place. Good: they count towards "safe". Present: they may be
+-- asked for, now or later. Readable: it may be mounted to read.
+create function volume_is_good(state text) returns boolean language sql immutable parallel safe as
+$$ select state in ('active', 'full', 'closed', 'repacking', 'disabled') $$;
+create function volume_is_present(state text) returns boolean language sql immutable parallel safe as
+$$ select state in ('active', 'full', 'closed', 'repacking', 'disabled', 'suspect') $$;
+create function volume_is_readable(state text) returns boolean language sql immutable parallel safe as
+$$ select state in ('active', 'full', 'closed', 'repacking', 'suspect') $$;
+
+-- The suspect matrix: what failed with which volume in which drive. A row counts until it expires or is cleared.
+create table failure (
+    id bigint generated always as identity primary key, at timestamptz not null default capstan_now(),
+    library text not null, drive text not null, volume text not null,
+    kind text not null check (kind in ('load', 'read', 'write', 'stuck')), epoch bigint not null, file bigint,
+    why text not null, expires_at timestamptz not null, cleared_at timestamptz
+);
+create index failure_volume on failure (volume, expires_at) where cleared_at is null;
+create index failure_drive on failure (drive, expires_at) where cleared_at is null;
+
+-- What a library or a drive says of itself (TapeAlert and the like); kept, shown, cleared by an operator.
+create table alert (
+    id bigint generated always as identity primary key, at timestamptz not null default capstan_now(),
+    library text not null, drive text, volume text, code text not null,
+    severity text not null check (severity in ('info', 'warning', 'critical')), text text not null,
+    cleared_at timestamptz, cleared_by text
+);
+create index alert_open on alert (library, at) where cleared_at is null;
+
+-- Long work on media that goes on across restarts: the row is the state, whoever plans the library carries it on.
+create table maintenance (
+    id bigint generated always as identity primary key, kind text not null check (kind in ('verify', 'repack', 'audit')),
+    key text not null,                            -- a volume, or a storage class for an audit
+    state text not null default 'queued', who text not null, reason text not null,
+    options jsonb not null default '{}', cursor jsonb not null default '{}',
+    files bigint not null default 0, bytes bigint not null default 0,            -- what there was to do when it began
+    done_files bigint not null default 0, done_bytes bigint not null default 0, errors bigint not null default 0,
+    note text not null default '',
+    created_at timestamptz not null default capstan_now(), changed_at timestamptz not null default capstan_now()
+);
+create unique index maintenance_live on maintenance (kind, key) where state in ('queued', 'running');
 
 create table storage_class (
     name text primary key, copies smallint not null check (copies between 1 and 8),
@@ -90,9 +137,12 @@ create table file (
     adler32 text not null check (adler32 ~ '^[0-9a-f]{8}$'), digests jsonb not null default '{}',
     mtime_ns bigint not null, mode integer not null default 420, owner text not null, grp text not null,
     storage_class text not null references storage_class, stored_path text not null,
-    created_at timestamptz not null default capstan_now(), deleted_at timestamptz,
+    collocation text not null default '',          -- what the put asked to lie together with; '': its directory
+    created_at timestamptz not null default capstan_now(),
+    deleted_at timestamptz, deleted_path text, deleted_by text,   -- the recycle bin: where it was, who removed it
     check ((state = 'live') = (deleted_at is null))
 );
+create index file_recycle on file (deleted_at) where state = 'deleted';
 
 create table copy (
     id bigint generated always as identity primary key,
@@ -100,9 +150,29 @@ create table copy (
     volume text not null references volume, generation integer not null,
     tape_file integer not null, first_block bigint not null, byte_offset bigint not null, length bigint not null,
     epoch bigint not null, created_at timestamptz not null default capstan_now(),
+    broken_at timestamptz, broken_why text,        -- read wrong in several drives: it counts no more
     unique (volume, generation, first_block, byte_offset, file)
 );
 create index copy_file on copy (file);
+
+-- A copy counts when its volume carries the generation it was written under, the volume is in a good state, and nobody
+-- has found it broken. A present one may be asked for; whether it can be read now is the volume's and library's state.
+create view good_copy as
+select c.*, v.library, v.state as volume_state from copy c
+join volume v on v.vid = c.volume and v.generation = c.generation
+where volume_is_good(v.state) and c.broken_at is null;
+
+create view present_copy as
+select c.*, v.library, v.state as volume_state from copy c
+join volume v on v.vid = c.volume and v.generation = c.generation
+where volume_is_present(v.state) and c.broken_at is null;
+
+-- Where the files of one collocation key went last in a pool, so that what comes later joins them.
+create table collocation (
+    pool text not null references pool, key text not null, volume text not null references volume,
+    at timestamptz not null default capstan_now(), primary key (pool, key)
+);
+create index collocation_age on collocation (at);
 
 create table dead_extent (
     volume text not null references volume, generation integer not null, tape_file integer not null,
@@ -136,6 +206,7 @@ create index reservation_epoch on reservation (epoch) where epoch is not null;
 create table replica (
     id bigint primary key, file bigint not null references file, cache_server text not null references cache_server,
     state text not null default 'on_disk', size bigint not null, origin text not null check (origin in ('put', 'recall')),
+    checked boolean not null default true,         -- false after an unclean stop, until its bytes were checksummed again
     created_at timestamptz not null default capstan_now(), last_used_at timestamptz not null default capstan_now(),
     why text not null default ''
 );
@@ -154,7 +225,7 @@ create index pin_expiry on pin (expires_at);
 
 create table stage_request (
     id bigint generated always as identity primary key, owner text not null, token bigint,
-    origin text not null default 'stage' check (origin in ('stage', 'get')),
+    origin text not null default 'stage' check (origin in ('stage', 'get', 'repair')),
     state text not null default 'submitted', activity text not null default '', priority smallint not null default 50,
     items bigint not null, items_live bigint not null,
     created_at timestamptz not null default capstan_now(), started_at timestamptz, completed_at timestamptz
@@ -195,6 +266,7 @@ create table archive (
     id bigint generated always as identity primary key, file bigint not null references file, copy_number smallint not null,
     pool text not null references pool, state text not null default 'queued', bytes bigint not null,
     owner text not null, grp text not null, urgent boolean not null default false,
+    collocation text not null default '',          -- its key: what has the same lies together
     epoch bigint, attempts smallint not null default 0, last_error text not null default '',
     created_at timestamptz not null default capstan_now(), not_before timestamptz not null default capstan_now(),
     unique (file, copy_number)
@@ -203,6 +275,7 @@ create table archive (
 create index archive_pool on archive (pool, urgent desc, created_at) where state = 'queued';
 create index archive_epoch on archive (epoch) where epoch is not null;
 create index archive_age on archive (created_at);
+create index archive_collocation on archive (pool, collocation, created_at) where state = 'queued';
 
 -- Never one hot row: changes are inserted here in the transaction that makes them; the planner folds them.
 create table queue_delta (
@@ -228,7 +301,7 @@ create table mount (
     epoch bigint generated always as identity primary key,
     drive text not null unique references drive, volume text not null unique references volume,
     library text not null references library, pool text references pool,
-    purpose text not null check (purpose in ('recall', 'archive', 'label')), state text not null default 'planned',
+    purpose text not null check (purpose in ('recall', 'archive', 'label', 'verify')), state text not null default 'planned',
     reason_code text not null, reason_arguments jsonb not null default '{}',
     tapeserver text, files bigint not null default 0, bytes bigint not null default 0, stop_wanted text,
     created_at timestamptz not null default capstan_now(), changed_at timestamptz not null default capstan_now()
@@ -269,6 +342,29 @@ create table audit (
 );
 create index audit_object on audit (object, id);
 
+-- Backups of this catalog that were made, and read back. Reclaiming a volume asks for one newer than its last deletion.
+create table catalog_backup (
+    id bigint generated always as identity primary key, began_at timestamptz not null,
+    path text not null, bytes bigint not null, sha256 text not null, verified_at timestamptz, removed_at timestamptz
+);
+
+-- Changes of the namespace, by id and never by path, so that the last one of a node or file is all that is true of it.
+-- Written by triggers, in the transaction that makes the change and under the lock of the row: of one object, the order
+-- of seq is the order of the changes. Read like the outbox of events: below the oldest transaction under way.
+create table journal (
+    seq bigint generated always as identity primary key, transaction xid8 not null default pg_current_xact_id(),
+    at timestamptz not null default capstan_now(),
+    kind text not null check (kind in ('node', 'directory', 'file')), id bigint not null,
+    removed boolean not null default false, entry jsonb not null default '{}'
+);
+
+-- Parts of the journal that lie outside the database: below the configured path, and as a file of the system class.
+create table journal_segment (
+    number bigint primary key, first_seq bigint not null, last_seq bigint not null, entries bigint not null,
+    bytes bigint not null, adler32 text not null, path text not null, file bigint references file,
+    made_at timestamptz not null default capstan_now()
+);
+
 create table event (
     id bigint generated always as identity, transaction xid8 not null default pg_current_xact_id(),
     at timestamptz not null default capstan_now(), kind text not null, subject text not null, data jsonb not null default '{}',
@@ -277,10 +373,8 @@ create table event (
 
 -- ------------------------------------------------------------------ derived in one place
 
--- A copy counts when its volume carries the generation it was written under and is in a good state.
 create function file_good_copies(wanted bigint) returns bigint language sql stable as $$
-    select count(distinct c.copy_number) from copy c join volume v on v.vid = c.volume and v.generation = c.generation
-    where c.file = wanted and v.state in ('active', 'full', 'disabled')
+    select count(distinct copy_number) from good_copy where file = wanted
 $$;
 
 create function file_is_safe(wanted bigint) returns boolean language sql stable as $$
@@ -289,9 +383,9 @@ $$;
 
 -- Degraded: all copies are good, but not all of them can be reached now.
 create function file_is_degraded(wanted bigint) returns boolean language sql stable as $$
-    select count(distinct c.copy_number) filter (where l.state = 'up' and v.state <> 'disabled') < count(distinct c.copy_number)
-    from copy c join volume v on v.vid = c.volume and v.generation = c.generation join library l on l.name = v.library
-    where c.file = wanted and v.state in ('active', 'full', 'disabled')
+    select count(distinct c.copy_number) filter (where l.state = 'up' and c.volume_state <> 'disabled')
+         < count(distinct c.copy_number)
+    from good_copy c join library l on l.name = c.library where c.file = wanted
 $$;
 
 create function file_is_evictable(wanted bigint) returns boolean language sql stable as $$
@@ -310,6 +404,72 @@ create function node_path(wanted bigint) returns text language sql stable as $$
     )
     select case when path = '' then '/' else path end from up where parent is null
 $$;
+
+-- ------------------------------------------------------------------ the journal of the namespace, written by triggers
+
+-- Statement triggers, so that a bulk insert costs one call; only what a rebuild wants is told.
+create function journal_nodes() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'DELETE' then
+        insert into journal (kind, id, removed) select 'node', id, true from gone order by id;
+    elsif tg_op = 'INSERT' then
+        insert into journal (kind, id, entry)
+        select 'node', id, jsonb_build_object('parent', parent, 'name', name, 'kind', kind) from come order by id;
+    else
+        insert into journal (kind, id, entry)
+        select 'node', c.id, jsonb_build_object('parent', c.parent, 'name', c.name, 'kind', c.kind)
+        from come c join gone g on g.id = c.id where (c.parent, c.name) is distinct from (g.parent, g.name) order by c.id;
+    end if;
+    return null;
+end $$;
+
+create trigger node_comes after insert on node referencing new table as come
+    for each statement execute function journal_nodes();
+create trigger node_moves after update on node referencing old table as gone new table as come
+    for each statement execute function journal_nodes();
+create trigger node_goes after delete on node referencing old table as gone
+    for each statement execute function journal_nodes();
+
+create function journal_directories() returns trigger language plpgsql as $$
+begin
+    insert into journal (kind, id, entry)
+    select 'directory', node, jsonb_build_object('owner', owner, 'grp', grp, 'mode', mode, 'mtime_ns', mtime_ns,
+                                                 'storage_class', storage_class) from come order by node;
+    return null;
+end $$;
+
+create trigger directory_comes after insert on directory referencing new table as come
+    for each statement execute function journal_directories();
+create trigger directory_changes after update on directory referencing new table as come
+    for each statement execute function journal_directories();
+
+create function journal_files() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'DELETE' then
+        insert into journal (kind, id, removed) select 'file', id, true from gone order by id;
+    elsif tg_op = 'INSERT' then
+        insert into journal (kind, id, entry) select 'file', id, file_entry(c) from come c order by id;
+    else
+        insert into journal (kind, id, entry)
+        select 'file', c.id, file_entry(c) from come c join gone g on g.id = c.id
+        where file_entry(c) is distinct from file_entry(g) order by c.id;
+    end if;
+    return null;
+end $$;
+
+-- What may change of a file, or is not on its tapes.
+create function file_entry(f file) returns jsonb language sql immutable as $$
+    select jsonb_build_object('node', f.node, 'state', f.state, 'owner', f.owner, 'grp', f.grp, 'mode', f.mode,
+        'mtime_ns', f.mtime_ns, 'storage_class', f.storage_class, 'collocation', f.collocation,
+        'deleted_at', f.deleted_at, 'deleted_path', f.deleted_path, 'deleted_by', f.deleted_by)
+$$;
+
+create trigger file_comes after insert on file referencing new table as come
+    for each statement execute function journal_files();
+create trigger file_changes after update on file referencing old table as gone new table as come
+    for each statement execute function journal_files();
+create trigger file_goes after delete on file referencing old table as gone
+    for each statement execute function journal_files();
 
 -- ------------------------------------------------------------------ history is dropped by partition
 

@@ -34,9 +34,8 @@ from tapeserver.frames import (
     WriteItem,
     Written,
     WrittenItem,
-    _from_mover,
-    encode,
 )  # fmt: skip
+from tapeserver.framing import _from_mover, encode
 from tapeserver.library.virtual import VirtualLibrary
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan

@@ -12,16 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tapeserver.frames import (
-    FrameDecoder,
-    Load,
-    Loaded,
-    Ping,
-    Pong,
-    Stop,
-    Unloaded,
-    encode,
-)
+from tapeserver.frames import Load, Loaded, Ping, Pong, Stop, Unloaded
+from tapeserver.framing import FrameDecoder, encode
 from tapeserver.library.virtual import VirtualLibrary
 from tests.unit.mover.harness import CATALOG_ID, MoverProcess, mount
 
