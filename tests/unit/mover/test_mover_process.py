@@ -54,7 +54,8 @@ session, other = socket.socketpair()
 mover = subprocess.Popen([sys.executable, "-m", "tapeserver.mover", "--fd", str(other.fileno())],
                          pass_fds=[other.fileno(), session.fileno()])
 import struct
-from tapeserver.frames import Ping, encode
+from tapeserver.frames import Ping
+from tapeserver.framing import encode
 session.sendall(encode(Ping(n=1)))
 session.recv(100)
 print(mover.pid, flush=True)
