@@ -1,7 +1,7 @@
 """The index of a volume as bytes: gzip of JSON lines, a head, an entry for each copy by position, the dead tape files.
 
-Pure, and strict in both directions: what is not exactly an index raises BadIndex, however it is broken, and no more than
-a piece of it is held at a time. What stands in an index is `catalog.tapeindex`'s matter, where on tape the mover's.
+Pure, and strict in both directions: what is not exactly an index raises BadIndex, however it is broken, and no
+more than a piece of it is held at a time. What stands in an index is `catalog.tapeindex`'s matter, where on tape the mover's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BadIndex(TapeError):
 
 
 class IndexHead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Which volume it is of, and which of its tape files it tells of: all from the first to the last one, both inclusive."""
+    """Which volume it is of, and which of its tape files it tells of: all from the first to the last one."""
 
     format: Literal["capstan-index 1"] = FORMAT
     volume: Annotated[str, msgspec.Meta(pattern="^[A-Z0-9]{1,6}$")]
@@ -69,7 +69,7 @@ def member_name(volume: str, generation: int, tape_file: int) -> str:
 
 
 def build(head: IndexHead, entries: Iterable[IndexEntry], dead: Iterable[IndexDead] = ()) -> Iterator[bytes]:
-    """The index in pieces of about PIECE_BYTES. `head.entries` entries, by position; the same input gives the same bytes.
+    """The index in pieces of about PIECE_BYTES. `head.entries` entries, by position; same input, same bytes.
 
     Raises BadIndex for what `parse` would not take.
     """
@@ -187,7 +187,7 @@ def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
         while chunk and not stretch.eof:
             try:
                 piece = stretch.decompress(chunk, PIECE_BYTES)
-            except isal_zlib.error as exc:
+            except isal_zlib.IsalError as exc:
                 raise BadIndex(why=f"it is not gzip: {exc}") from exc
             chunk = stretch.unconsumed_tail
             yield piece
