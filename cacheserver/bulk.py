@@ -1,34 +1,38 @@
-"""The streams of movers: recalled files in, files to archive out, many in one request, answered while they arrive.
+"""The streams of movers: recalled files in, files to archive out, many over one connection, answered while they pass.
 
-One request a mount and direction. Bytes are handled in batches, whatever arrived together, one visit to a thread for
-each batch; the catalog is asked when a mount has new reservations, never for a file. A recalled file gets no fsync
-(its copy is on tape, and an unclean stop makes us checksum it before use): temporary name, checksum, rename, ACK.
+One connection a mount and direction, taken over from HTTP (client/takeover.py) and worked by its own threads, so that
+bytes pass neither a parser nor the event loop. What becomes of arriving files is in `arrivals`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
-from aiohttp import StreamReader, web
+from aiohttp import web
 
+from cacheserver.arrivals import Arrivals
 from cacheserver.checksums import adler32
 from cacheserver.service import Service
-from cacheserver.store import Incoming
-from catalog import replicas
-from catalog.errors import BadRequest, CapstanError, NotOnline, ShortBody, TimedOut, Unavailable, WrongState
+from cacheserver.threads import in_thread
+from catalog.errors import BadRequest, CapstanError, NotOnline, Unavailable
 from catalog.signing import BulkClaims
 from client import bulkframes
-from client.bulkframes import BadFrames, Frame, FrameReader, Kind
+from client.bulkframes import BadFrames, FrameDecoder, Kind
+from client.takeover import Channel, nothing_more, taken_over
 
 log = structlog.get_logger(__name__)
 CHUNK_BYTES = 1024 * 1024
-#: small files that are read in one visit to a thread
-READ_TOGETHER_FILES = 128
-READ_TOGETHER_BYTES = 4 * 1024 * 1024
+#: received and not yet written, for each stream
+BUFFERS = 8
+#: small files that are sent together
+TOGETHER_BYTES = 1024 * 1024
 
 
 class BulkStreams:
@@ -36,50 +40,39 @@ class BulkStreams:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._threads = ThreadPoolExecutor(service.config.bulk_streams_max, thread_name_prefix="bulk")
+        self._open: set[Channel] = set()
 
     def add_routes(self, app: web.Application) -> None:
+        app.on_shutdown.append(self._end)
         app.router.add_post("/bulk/write", self.write)
         app.router.add_post("/bulk/read", self.read)
 
     async def write(self, request: web.Request) -> web.StreamResponse:
         """Mover -> disk. Answers ACK (with the checksum of what is on the disk) or ERROR for each file, in order."""
         claims = await self._claims(request)
-        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         with self._service.bulk_stream(claims.epoch):
-            await response.prepare(request)
-            arrivals = Arrivals(self._service, claims.epoch)
-            self._service.forgetters.add(arrivals.forget)
-            try:
-                async for frames in _batches(request.content, self._service.config.mover_idle_seconds_max):
-                    await arrivals.learn(frames)
-                    answer = await self._service.on_disk(arrivals.take, frames)
-                    if answer:
-                        await response.write(answer)
-                    if arrivals.ended:
-                        break
-            finally:
-                self._service.forgetters.discard(arrivals.forget)
-                await self._service.on_disk(arrivals.close)
-            await _bye(response)
-        return response
+            async with taken_over(request, idle_seconds_max=self._idle_seconds_max) as channel:
+                arrivals = Arrivals(self._service, claims.epoch, asyncio.get_running_loop())
+                self._service.forgetters.add(arrivals.forget)
+                try:
+                    await self._to_its_end(channel, lambda: _receive_files(channel, arrivals))
+                finally:
+                    self._service.forgetters.discard(arrivals.forget)
+        return nothing_more()
 
     async def read(self, request: web.Request) -> web.StreamResponse:
         """Disk -> mover: DATA_BEGIN, DATA…, DATA_END with the checksum of what was read, or ERROR, for each WANT."""
         claims = await self._claims(request)
-        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
         with self._service.bulk_stream(claims.epoch):
-            await response.prepare(request)
-            wants: asyncio.Queue[int | None] = asyncio.Queue(self._service.config.wants_max)
-            reader = asyncio.create_task(self._read_wants(request.content, wants), name="bulk-wants")
-            try:
-                while (wanted := await _some(wants)) is not None:
-                    await self._send(response, wanted)
-                await reader
-            finally:
-                reader.cancel()
-                await asyncio.wait([reader])
-            await _bye(response)
-        return response
+            async with taken_over(request, idle_seconds_max=self._idle_seconds_max) as channel:
+                departures = Departures(self._service, channel)
+                await self._to_its_end(channel, departures.run)
+        return nothing_more()
+
+    @property
+    def _idle_seconds_max(self) -> float:
+        return self._service.config.mover_idle_seconds_max
 
     async def _claims(self, request: web.Request) -> BulkClaims:
         claims = await self._service.claims(request.query.get("sig", ""), BulkClaims)
@@ -87,262 +80,192 @@ class BulkStreams:
             raise BadRequest(why=f"the URL is for cache server {claims.cache_server}, this is {self._service.name}")
         return claims
 
-    async def _read_wants(self, body: StreamReader, wants: asyncio.Queue[int | None]) -> None:
+    async def _to_its_end(self, channel: Channel, work: Callable[[], None]) -> None:
+        """Run the stream's thread. Its end is waited for in any case: it works on a descriptor that is closed next."""
+        self._open.add(channel)
         try:
-            async for frames in _batches(body, self._service.config.mover_idle_seconds_max):
-                for frame in frames:
-                    if frame.kind is Kind.BYE:
-                        break
-                    if frame.kind is not Kind.WANT:
-                        raise BadFrames(why=f"a {frame.kind.name} frame has no business here")
-                    await wants.put(frame.id)
-        except asyncio.CancelledError:
-            # Nobody takes from the queue any more; a word of farewell could wait for ever.
-            raise
-        except BaseException:
-            await wants.put(None)
-            raise
-        await wants.put(None)
-
-    async def _send(self, response: web.StreamResponse, wanted: Sequence[int]) -> None:
-        """Small files together, large ones in chunks of which the next is read while the last one is sent."""
-        start = 0
-        while start < len(wanted):
-            taken, answer, large = await self._service.on_disk(self._read_together, wanted[start:])
-            start += taken
-            if answer:
-                self._service.metrics.sent_bytes.labels("archive").inc(len(answer))
-                await response.write(answer)
-            if large is not None:
-                start += 1
-                await self._send_large(response, wanted[start - 1], large)
-
-    def _read_together(self, wanted: Sequence[int]) -> tuple[int, bytes, int | None]:
-        """(how many are answered, the frames, the open descriptor of a large file that comes next)."""
-        parts: list[bytes] = []
-        count = total = 0
-        for replica_id in wanted:
-            if total >= READ_TOGETHER_BYTES:
-                break
-            try:
-                descriptor = self._service.store.open(replica_id)
-            except OSError as exc:
-                parts.append(bulkframes.error(replica_id, self._unreadable(replica_id, exc)))
-                count += 1
-                continue
-            if os.fstat(descriptor).st_size > CHUNK_BYTES:
-                return count, b"".join(parts), descriptor
-            try:
-                data = os.pread(descriptor, CHUNK_BYTES, 0)
-            except OSError as exc:
-                parts.append(bulkframes.error(replica_id, self._unreadable(replica_id, exc)))
-            else:
-                parts.append(bulkframes.begin(replica_id, len(data)))
-                if data:
-                    parts += (bulkframes.data_header(replica_id, len(data)), data)
-                parts.append(bulkframes.end(replica_id, adler32(data)))
-                total += len(data)
-            finally:
-                os.close(descriptor)
-            count += 1
-        return count, b"".join(parts), None
-
-    async def _send_large(self, response: web.StreamResponse, replica_id: int, descriptor: int) -> None:
-        size, offset, value = os.fstat(descriptor).st_size, 0, 1
-
-        def read(at: int, before: int) -> tuple[bytes, int]:
-            data = os.pread(descriptor, CHUNK_BYTES, at)
-            return data, adler32(data, before)
-
-        ahead: asyncio.Task[tuple[bytes, int]] | None = None
-        try:
-            await response.write(bulkframes.begin(replica_id, size))
-            ahead = asyncio.create_task(self._service.on_disk(read, offset, value))
-            while offset < size:
-                data, value = await ahead
-                if not data:
-                    raise OSError("the file became shorter")
-                offset += len(data)
-                ahead = asyncio.create_task(self._service.on_disk(read, offset, value))
-                await response.write(bulkframes.data_header(replica_id, len(data)))
-                await response.write(data)
-                self._service.metrics.sent_bytes.labels("archive").inc(len(data))
-            await response.write(bulkframes.end(replica_id, value))
-        except ConnectionError:
-            raise
-        except OSError as exc:
-            await response.write(bulkframes.error(replica_id, self._unreadable(replica_id, exc)))
+            await in_thread(self._threads, work)
         finally:
-            if ahead is not None:
-                # It reads from the descriptor that is closed next.
-                await asyncio.wait([ahead])
-                if not ahead.cancelled():
-                    ahead.exception()
-            os.close(descriptor)
+            self._open.discard(channel)
 
-    def _unreadable(self, replica_id: int, exc: OSError) -> CapstanError:
-        if isinstance(exc, FileNotFoundError):
-            return NotOnline(path=f"replica {replica_id}", why="the disk does not have it")
-        return Unavailable(what=f"replica {replica_id}", why=os.strerror(exc.errno) if exc.errno else str(exc))
+    async def _end(self, _: web.Application) -> None:
+        """The server ends: a stream may be waiting for its mover for hours."""
+        for channel in self._open:
+            channel.shut_down()
 
 
-class Arrivals:
-    """The files of one stream on their way in. `take` runs in a thread, one batch after the other."""
+# ------------------------------------------------------------------ mover -> disk
 
-    def __init__(self, service: Service, epoch: int) -> None:
-        self._service = service
-        self._epoch = epoch
-        #: reservation id -> bytes
-        self._room: dict[int, int] = {}
-        self._present: Incoming | None = None
-        self._expected = 0
-        self._adler32 = 1
-        #: the file that is being skipped after an ERROR
-        self._refused: int | None = None
-        #: reservations that ended while the stream goes on: what still comes for them is refused
-        self._over: set[int] = set()
-        self.ended = False
 
-    async def learn(self, frames: Sequence[Frame]) -> None:
-        """Read the mount's reservations again when a file begins that none is known for."""
-        if all(frame.id in self._room for frame in frames if frame.kind is Kind.DATA_BEGIN):
-            return
-        async with self._service.database.connection() as connection:
-            promised = await replicas.reservations_of(connection, self._service.name, epoch=self._epoch)
-        self._room = {one.id: one.bytes for one in promised if one.kind == "recall" and one.id not in self._over}
-
-    def forget(self, ids: Collection[int]) -> None:
-        """These reservations ended: nothing more is published for them, whatever is on its way."""
-        self._over.update(ids)
-        for id in ids:
-            self._room.pop(id, None)
-
-    def take(self, frames: Sequence[Frame]) -> bytes:
-        """Work off a batch; the frames of the answer. Raises BadFrames."""
-        answers: list[bytes] = []
-        for frame in frames:
-            try:
-                answer = self._take(frame)
-            except BadFrames:
-                raise
-            except OSError as exc:
-                why = os.strerror(exc.errno) if exc.errno else str(exc)
-                answer = self._refuse(frame, Unavailable(what="the disk", why=why))
-            except CapstanError as exc:
-                answer = self._refuse(frame, exc)
+def _receive_files(channel: Channel, arrivals: Arrivals) -> None:
+    """Until BYE or the end. Raises BadFrames, TimedOut, OSError."""
+    receiver = _Receiver(channel)
+    decoder = FrameDecoder(split_data=True)
+    try:
+        while (received := receiver.get()) is not None:
+            buffer, length = received
+            frames = list(decoder.feed(memoryview(buffer)[:length]))
+            arrivals.learn(frames)
+            answer = arrivals.take(frames)
+            # Only now: the frames are views of it.
+            receiver.give_back(buffer)
             if answer:
-                answers.append(answer)
-        return b"".join(answers)
+                channel.send([answer])
+            if arrivals.ended:
+                channel.send([bulkframes.bye()])
+                return
+        if not decoder.between_frames:
+            raise BadFrames(why="it ends within a frame")
+    finally:
+        arrivals.close()
+        receiver.close()
+
+
+class _Receiver:
+    """Receives while the last bytes are being written: a thread that fills a bounded number of buffers."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._empty: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[bytearray, int] | BaseException] = queue.SimpleQueue()
+        self._made = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="bulk-receive", daemon=True)
+        self._thread.start()
+
+    def get(self) -> tuple[bytearray, int] | None:
+        """The next bytes, None at the end. Raises TimedOut, OSError."""
+        found = self._full.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found if found[1] else None
+
+    def give_back(self, buffer: bytearray) -> None:
+        self._empty.put(buffer)
 
     def close(self) -> None:
-        """The stream ended: what was not finished goes."""
-        self._drop()
+        """The connection is not received from any more."""
+        self._closed = True
+        self._empty.put(None)
+        if self._thread.is_alive():
+            self._channel.stop_receiving()
+        self._thread.join()
 
-    def _take(self, frame: Frame) -> bytes:
-        match frame.kind:
-            case Kind.DATA_BEGIN:
-                self._begin(frame)
-            case Kind.DATA if frame.id == self._refused:
-                pass
-            case Kind.DATA:
-                self._append(frame)
-            case Kind.DATA_END | Kind.ABORT if frame.id == self._refused:
-                self._refused = None
-            case Kind.DATA_END:
-                return self._end(frame)
-            case Kind.ABORT:
-                self._drop()
-            case Kind.BYE:
-                self.ended = True
-            case _:
-                raise BadFrames(why=f"a {frame.kind.name} frame has no business here")
-        return b""
-
-    def _begin(self, frame: Frame) -> None:
-        if self._present is not None:
-            raise BadFrames(why="a file begins within another")
-        self._refused = None
-        room = self._room.get(frame.id)
-        if room is None:
-            raise WrongState(object=f"reservation {frame.id}", state="gone", action="an arrival")
-        if frame.length > room:
-            raise BadRequest(why=f"{frame.length} bytes do not fit the {room} that are reserved")
-        self._present = self._service.store.receive(frame.id)
-        self._expected, self._adler32 = frame.length, 1
-
-    def _append(self, frame: Frame) -> None:
-        incoming = self._of(frame)
-        if incoming.size + frame.length > self._expected:
-            raise BadRequest(why=f"the file is longer than the {self._expected} bytes that were announced")
-        self._adler32 = adler32(frame.payload, self._adler32)
-        incoming.write([frame.payload])
-
-    def _end(self, frame: Frame) -> bytes:
-        incoming = self._of(frame)
-        if incoming.size != self._expected:
-            raise ShortBody(received=incoming.size, expected=self._expected)
-        if frame.adler32 != self._adler32:
-            raise BadRequest(why=f"adler32 {frame.adler32:08x} was sent, {self._adler32:08x} arrived")
-        self._present = None
-        incoming.publish(durable=False)
-        # Asked after the rename: `forget` comes before the removal, so one of the two sees the other.
-        if self._room.pop(frame.id, None) is None:
-            self._service.store.remove(frame.id)
-            raise WrongState(object=f"reservation {frame.id}", state="gone", action="an arrival")
-        self._service.metrics.received_bytes.labels("recall").inc(incoming.size)
-        self._service.metrics.files_received.labels("recall").inc()
-        return bulkframes.ack(frame.id, self._adler32)
-
-    def _of(self, frame: Frame) -> Incoming:
-        if self._present is None or self._present.replica_id != frame.id:
-            raise BadFrames(why=f"{frame.kind.name} of {frame.id}, which has not begun")
-        return self._present
-
-    def _refuse(self, frame: Frame, error: CapstanError) -> bytes:
-        """One answer for the file; what still comes of it is skipped."""
-        self._drop()
-        if frame.kind is not Kind.DATA_END:
-            self._refused = frame.id
-        self._service.metrics.failures.labels("recall", error.code).inc()
-        log.warning("an arrival was refused", reservation=frame.id, epoch=self._epoch, code=error.code, why=str(error))
-        return bulkframes.error(frame.id, error)
-
-    def _drop(self) -> None:
-        present, self._present = self._present, None
-        if present is not None:
-            present.discard()
-
-
-async def _batches(body: StreamReader, idle_seconds_max: float) -> AsyncIterator[list[Frame]]:
-    """What arrives together, until the end. Raises BadFrames, TimedOut, ConnectionError."""
-    reader = FrameReader(body)
-    while True:
+    def _run(self) -> None:
         try:
-            async with asyncio.timeout(idle_seconds_max):
-                frames = await reader.batch()
-        except TimeoutError as exc:
-            raise TimedOut(what="the next frame", seconds=idle_seconds_max) from exc
-        if not frames:
+            while not self._closed:
+                buffer = self._buffer()
+                if buffer is None:
+                    return
+                length = self._channel.receive_into(buffer)
+                self._full.put((buffer, length))
+                if not length:
+                    return
+        except (CapstanError, OSError) as exc:
+            self._full.put(exc)
+
+    def _buffer(self) -> bytearray | None:
+        if self._made < BUFFERS and self._empty.empty():
+            self._made += 1
+            return bytearray(CHUNK_BYTES)
+        return self._empty.get()
+
+
+# ------------------------------------------------------------------ disk -> mover
+
+
+class Departures:
+    """What one mover wants, in the order in which it asks. `run` in a thread."""
+
+    def __init__(self, service: Service, channel: Channel) -> None:
+        self._service, self._channel = service, channel
+        self._decoder = FrameDecoder()
+        self._received = bytearray(64 * 1024)
+        self._buffer = bytearray(CHUNK_BYTES)
+        self._wanted: deque[int] = deque()
+        #: frames of small files that go together
+        self._parts: list[bytes] = []
+        self._parts_bytes = 0
+        self._over = False
+
+    def run(self) -> None:
+        """Until BYE or the end. Raises BadFrames, TimedOut, OSError."""
+        while self._more_wanted():
+            while self._wanted:
+                self._send_file(self._wanted.popleft())
+                if self._channel.readable():
+                    self._receive()
+        self._channel.send([bulkframes.bye()])
+
+    def _more_wanted(self) -> bool:
+        self._flush()
+        while not self._wanted and not self._over:
+            self._receive()
+        return bool(self._wanted)
+
+    def _receive(self) -> None:
+        if self._over or len(self._wanted) >= self._service.config.wants_max:
             return
-        yield frames
+        length = self._channel.receive_into(self._received)
+        if not length:
+            if not self._decoder.between_frames:
+                raise BadFrames(why="it ends within a frame")
+            self._over = True
+        for frame in self._decoder.feed(memoryview(self._received)[:length]):
+            if frame.kind is Kind.WANT:
+                self._wanted.append(frame.id)
+            elif frame.kind is Kind.BYE:
+                self._over = True
+            else:
+                raise BadFrames(why=f"a {frame.kind.name} frame has no business here")
+
+    def _send_file(self, replica_id: int) -> None:
+        try:
+            descriptor = self._service.store.open(replica_id)
+        except OSError as exc:
+            self._add(bulkframes.error(replica_id, _unreadable(replica_id, exc)))
+            return
+        try:
+            size = os.fstat(descriptor).st_size
+            self._add(bulkframes.begin(replica_id, size))
+            self._send_bytes(replica_id, descriptor, size)
+        finally:
+            os.close(descriptor)
+
+    def _send_bytes(self, replica_id: int, descriptor: int, size: int) -> None:
+        offset, value = 0, 1
+        view = memoryview(self._buffer)
+        while offset < size:
+            try:
+                length = os.preadv(descriptor, [view[: min(size - offset, CHUNK_BYTES)]], offset)
+                if not length:
+                    raise OSError("the file became shorter")
+            except OSError as exc:
+                self._add(bulkframes.error(replica_id, _unreadable(replica_id, exc)))
+                return
+            data = view[:length]
+            value, offset = adler32(data, value), offset + length
+            self._service.metrics.sent_bytes.labels("archive").inc(length)
+            if size <= TOGETHER_BYTES // 4:
+                self._add(bulkframes.data_header(replica_id, length) + data)
+            else:
+                self._flush(bulkframes.data_header(replica_id, length), data)
+        self._add(bulkframes.end(replica_id, value))
+
+    def _add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._parts_bytes += len(part)
+        if self._parts_bytes >= TOGETHER_BYTES:
+            self._flush()
+
+    def _flush(self, *more: bytes | memoryview) -> None:
+        pieces = [*self._parts, *more]
+        self._parts, self._parts_bytes = [], 0
+        if pieces:
+            self._channel.send(pieces)
 
 
-async def _bye(response: web.StreamResponse) -> None:
-    # A mover that has got its last answer may be gone already: nothing is lost by that.
-    with contextlib.suppress(ConnectionResetError):
-        await response.write_eof(bulkframes.bye())
-
-
-async def _some(wants: asyncio.Queue[int | None]) -> list[int] | None:
-    """All that is wanted now, at most so many; None after the last."""
-    first = await wants.get()
-    if first is None:
-        return None
-    found = [first]
-    while len(found) < READ_TOGETHER_FILES and not wants.empty():
-        following = wants.get_nowait()
-        if following is None:
-            wants.put_nowait(None)
-            break
-        found.append(following)
-    return found
+def _unreadable(replica_id: int, exc: OSError) -> CapstanError:
+    if isinstance(exc, FileNotFoundError):
+        return NotOnline(path=f"replica {replica_id}", why="the disk does not have it")
+    return Unavailable(what=f"replica {replica_id}", why=os.strerror(exc.errno) if exc.errno else str(exc))

@@ -129,9 +129,16 @@ def _text(kind: Kind, id: int, payload: bytes) -> bytes:
 
 
 class FrameDecoder:
-    """Turns received bytes into frames, whatever the cuts. Holds at most one payload and one header."""
+    """Turns received bytes into frames, whatever the cuts. Holds at most one payload and one header.
 
-    def __init__(self) -> None:
+    `split_data`: a DATA frame of which only a part was received is told in parts, each a frame whose `length` is that
+    of its payload, so that no byte is copied. Its frames are views of what was fed and live as long as that.
+    """
+
+    def __init__(self, *, split_data: bool = False) -> None:
+        self._split_data = split_data
+        #: id and the bytes to come of a DATA frame that is told in parts
+        self._rest: tuple[int, int] | None = None
         self._head = bytearray()
         self._pending: tuple[Kind, int, int] | None = None
         self._payload = bytearray()
@@ -140,12 +147,19 @@ class FrameDecoder:
     @property
     def between_frames(self) -> bool:
         """Whether the stream may end here."""
-        return self._pending is None and not self._head
+        return self._pending is None and self._rest is None and not self._head
 
-    def feed(self, received: bytes) -> Iterator[Frame]:
+    def feed(self, received: bytes | memoryview) -> Iterator[Frame]:
         """The frames that `received` completes, in order. Consume it whole. Raises BadFrames."""
         view, at = memoryview(received), 0
         while at < len(view):
+            if self._rest is not None:
+                id, wanted = self._rest
+                taken = min(wanted, len(view) - at)
+                self._rest = (id, wanted - taken) if wanted > taken else None
+                yield Frame(Kind.DATA, id, taken, view[at : at + taken])
+                at += taken
+                continue
             if self._pending is None:
                 if not self._head and len(view) - at >= HEADER_BYTES:
                     kind, id, length = parse_header(view[at : at + HEADER_BYTES])
@@ -163,6 +177,9 @@ class FrameDecoder:
                     # The whole payload is here: a view, no copy.
                     yield Frame(kind, id, length, view[at : at + wanted] if wanted else b"")
                     at += wanted
+                    continue
+                if self._split_data and kind is Kind.DATA:
+                    self._rest = (id, length)
                     continue
                 self._pending, self._payload, self._filled = (kind, id, length), bytearray(wanted), 0
             taken = min(len(self._payload) - self._filled, len(view) - at)

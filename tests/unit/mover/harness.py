@@ -10,6 +10,8 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from catalog.errors import Damaged
 from catalog.model import FileRecord
 from client import bulkframes
 from client.bulkframes import FrameReader, Kind
+from client.takeover import nothing_more, taken_over
 from tapeserver.frames import (
     FromMover,
     Idle,
@@ -45,6 +48,26 @@ from tapeserver.tapeformat import adler32, adler32_text
 ROOT = Path(__file__).parents[3]
 CATALOG_ID = "0f8c1d2e"
 PATIENCE_SECONDS = 10
+
+
+@asynccontextmanager
+async def frames_of(request: web.Request) -> AsyncIterator[tuple[FrameReader, Callable[[bytes], Awaitable[None]]]]:
+    """The frames of a connection that is taken over, and how to answer; leaving it ends the connection."""
+    async with taken_over(request, idle_seconds_max=PATIENCE_SECONDS) as channel:
+        reader, writer = await asyncio.open_connection(sock=channel.socket.dup())
+
+        class Stream:
+            async def readany(self) -> bytes:
+                return await reader.read(1 << 20)
+
+        async def send(data: bytes) -> None:
+            writer.write(data)
+            await writer.drain()
+
+        try:
+            yield FrameReader(Stream()), send
+        finally:
+            writer.close()
 
 
 class TinyCache:
@@ -85,44 +108,39 @@ class TinyCache:
         self._loop.call_soon_threadsafe(self.hold.clear if held else self.hold.set)
 
     async def _write(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        reader, data = FrameReader(request.content), bytearray()
-        while (frame := await reader.next()) is not None:
-            match frame.kind:
-                case Kind.DATA_BEGIN:
-                    data = bytearray()
-                case Kind.DATA:
-                    data += frame.payload
-                    if frame.id in self.breaks_at:
-                        assert request.transport is not None
-                        request.transport.abort()
-                case Kind.DATA_END if frame.id in self.refuses:
-                    await response.write(bulkframes.error(frame.id, Damaged(what="it", why="refused")))
-                case Kind.DATA_END:
-                    self.stored[frame.id] = bytes(data)
-                    await response.write(bulkframes.ack(frame.id, adler32(data)))
-        return response
+        async with frames_of(request) as (reader, send):
+            data = bytearray()
+            while (frame := await reader.next()) is not None:
+                match frame.kind:
+                    case Kind.DATA_BEGIN:
+                        data = bytearray()
+                    case Kind.DATA:
+                        data += frame.payload
+                        if frame.id in self.breaks_at:
+                            break
+                    case Kind.DATA_END if frame.id in self.refuses:
+                        await send(bulkframes.error(frame.id, Damaged(what="it", why="refused")))
+                    case Kind.DATA_END:
+                        self.stored[frame.id] = bytes(data)
+                        await send(bulkframes.ack(frame.id, adler32(data)))
+        return nothing_more()
 
     async def _read(self, request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        reader = FrameReader(request.content)
-        while (frame := await reader.next()) is not None and frame.kind is Kind.WANT:
-            await self.hold.wait()
-            data = self.lies.get(frame.id, self.replicas.get(frame.id))
-            if data is None:
-                await response.write(bulkframes.error(frame.id, Damaged(what="replica", why="it is absent")))
-                continue
-            await response.write(bulkframes.begin(frame.id, len(data)))
-            for at in range(0, len(data), 100_000):
-                part = data[at : at + 100_000]
-                await response.write(bulkframes.data_header(frame.id, len(part)) + part)
-                if frame.id in self.breaks_at:
-                    assert request.transport is not None
-                    request.transport.abort()
-            await response.write(bulkframes.end(frame.id, adler32(data)))
-        return response
+        async with frames_of(request) as (reader, send):
+            while (frame := await reader.next()) is not None and frame.kind is Kind.WANT:
+                await self.hold.wait()
+                data = self.lies.get(frame.id, self.replicas.get(frame.id))
+                if data is None:
+                    await send(bulkframes.error(frame.id, Damaged(what="replica", why="it is absent")))
+                    continue
+                await send(bulkframes.begin(frame.id, len(data)))
+                for at in range(0, len(data), 100_000):
+                    part = data[at : at + 100_000]
+                    await send(bulkframes.data_header(frame.id, len(part)) + part)
+                    if frame.id in self.breaks_at:
+                        return nothing_more()
+                await send(bulkframes.end(frame.id, adler32(data)))
+        return nothing_more()
 
     # -- items that go with it --
 
