@@ -155,11 +155,13 @@ file = Table(
     column("mtime_ns", BigInteger), number("mode", 420, Integer), *columns(Text, "owner", "grp"),
     column("storage_class", Text, ForeignKey("storage_class.name")), column("stored_path", Text),
     word("collocation", ""), now("created_at"), optional("deleted_at", TIME),
-    *columns(Text, "deleted_path", "deleted_by", nullable=True),
+    optional("deleted_path", Text(collation="C")), optional("deleted_by", Text),
     CheckConstraint("size >= 0", name="file_size_check"),
     CheckConstraint("adler32 ~ '^[0-9a-f]{8}$'", name="file_adler32_check"),
     CheckConstraint("(state = 'live') = (deleted_at is null)", name="file_check"),
     Index("file_recycle", "deleted_at", postgresql_where=text("state = 'deleted'")),
+    Index("file_recycle_path", text('"left"(deleted_path, 200)'), "id", postgresql_where=text("state = 'deleted'")),
+    Index("file_purged", "deleted_at", postgresql_where=text("state = 'purged'")),
 )
 
 copy = Table(
@@ -221,6 +223,7 @@ replica = Table(
     CheckConstraint("origin in ('put', 'recall')", name="replica_origin_check"),
     Index("replica_one_a_server", "file", "cache_server", unique=True,
           postgresql_where=text("state in ('on_disk', 'lost')")),
+    Index("replica_file", "file"),
     Index("replica_age", "cache_server", "last_used_at", postgresql_where=text("state = 'on_disk'")),
     Index("replica_evicting", "cache_server", postgresql_where=text("state = 'evicting'")),
 )
@@ -250,7 +253,7 @@ stage_item = Table(
     "stage_item", metadata,
     column("request", BigInteger, ForeignKey("stage_request.id", ondelete="CASCADE"), primary_key=True),
     column("number", Integer, primary_key=True), column("path", Text),
-    optional("file", BigInteger, ForeignKey("file.id")), word("state", "submitted"),
+    optional("file", BigInteger), word("state", "submitted"),
     column("lifetime_seconds", Double), *columns(Text, "error_code", "error", nullable=True),
     *columns(TIME, "started_at", "finished_at", nullable=True),
     Index("stage_item_file", "file", postgresql_where=text("state in ('submitted', 'started')")),

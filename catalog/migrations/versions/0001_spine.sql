@@ -139,10 +139,13 @@ create table file (
     storage_class text not null references storage_class, stored_path text not null,
     collocation text not null default '',          -- what the put asked to lie together with; '': its directory
     created_at timestamptz not null default capstan_now(),
-    deleted_at timestamptz, deleted_path text, deleted_by text,   -- the recycle bin: where it was, who removed it
+    deleted_at timestamptz, deleted_path text collate "C", deleted_by text,   -- the recycle bin: where it was, who removed it
     check ((state = 'live') = (deleted_at is null))
 );
 create index file_recycle on file (deleted_at) where state = 'deleted';
+-- The bin by path. A path has up to 4,096 bytes, an index row at most a third of a page: so its beginning.
+create index file_recycle_path on file ("left"(deleted_path, 200), id) where state = 'deleted';
+create index file_purged on file (deleted_at) where state = 'purged';
 
 create table copy (
     id bigint generated always as identity primary key,
@@ -211,6 +214,7 @@ create table replica (
     why text not null default ''
 );
 create unique index replica_one_a_server on replica (file, cache_server) where state in ('on_disk', 'lost');
+create index replica_file on replica (file);
 create index replica_age on replica (cache_server, last_used_at) where state = 'on_disk';
 create index replica_evicting on replica (cache_server) where state = 'evicting';
 
@@ -235,7 +239,8 @@ create index stage_request_submitted on stage_request (id) where state = 'submit
 
 create table stage_item (
     request bigint not null references stage_request on delete cascade, number integer not null, path text not null,
-    file bigint references file, state text not null default 'submitted', lifetime_seconds double precision not null,
+    -- No foreign key: what has ended speaks by its path, and a file that is gone for good must not look through all items.
+    file bigint, state text not null default 'submitted', lifetime_seconds double precision not null,
     error_code text, error text, started_at timestamptz, finished_at timestamptz,
     primary key (request, number)
 );
