@@ -60,7 +60,7 @@ class BulkRequest:
         except (OSError, http.client.HTTPException) as exc:
             self._socket.close()
             raise CacheStreamBroken(place=self.place, why=repr(exc)) from exc
-        self._received = self._socket.makefile("rb", buffering=READ_AHEAD_BYTES)
+        self._received = io.BufferedReader(self._socket.makefile("rb", buffering=0), READ_AHEAD_BYTES)
 
     def _ask(self, target: str) -> None:
         head = [f"POST {target} HTTP/1.1", f"Host: {self.place}", "Connection: Upgrade", f"Upgrade: {PROTOCOL}"]
