@@ -1,8 +1,9 @@
 """The data of a tape file: a POSIX pax archive that any `tar` reads. Building and parsing of its headers, pure.
 
 Each member is an extended header (typeflag x) with what Capstan knows of the file, a ustar header, and the file's bytes
-padded to 512; two zero blocks of 512 end the archive. The path is the namespace path without its leading slash. Parsing
-is strict: a header that this module would not have built, or a checksum that does not fit, raises BadMember.
+padded to 512; two zero blocks of 512 end the archive. The path is the namespace path without its leading slash. What is
+no file of the namespace (the list of a bundle, an index) is an OwnMember. Parsing is strict: a header that this module
+would not have built, or a checksum that does not fit, raises BadMember.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from catalog.errors import Retry, TapeError
 
@@ -25,6 +27,10 @@ _KEYWORD = re.compile(r"[a-z0-9-]{1,32}")
 _MTIME = re.compile(r"(-?)(0|[1-9][0-9]{0,17})(?:\.([0-9]{0,8}[1-9]))?")
 _STANDARD = ("path", "size", "mtime", "uname", "gname")
 _OWN = ("file_id", "generation", "catalog_id", "copy_number", "storage_class", "adler32")
+OWN_HEADER_BYTES = 3 * RECORD
+"""The headers of an OwnMember are always so long: what stands in them is short."""
+
+OwnKind = Literal["bundle-list", "index"]
 
 
 class BadMember(TapeError):
@@ -52,6 +58,20 @@ class Member:
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnMember:
+    """What Capstan puts into an archive beside the files. `path` without a slash in front; `members` of a bundle-list:
+    how many files follow it."""
+
+    path: str
+    kind: OwnKind
+    size: int
+    mtime_ns: int
+    generation: int
+    catalog_id: str
+    members: int = 0
+
+
 def padding(size: int) -> int:
     """Zero bytes behind a member of `size` bytes."""
     return -size % RECORD
@@ -77,6 +97,21 @@ def build_member(member: Member) -> bytes:
     )  # fmt: skip
 
 
+def build_own(member: OwnMember) -> bytes:
+    """The headers of `member`, OWN_HEADER_BYTES of them. Raises ValueError for what does not fit."""
+    _check_texts(member.path, member.catalog_id)
+    if not member.path.isascii() or member.path.startswith("/") or not 0 < len(member.path) <= 100:
+        raise ValueError(f"{member.path!r} is not the name of something of ours")
+    if min(member.size, member.generation, member.members) < 0 or (member.kind == "index") != (member.members == 0):
+        raise ValueError("a negative number, or members where there are none")
+    records = b"".join(_record(keyword, value) for keyword, value in _own_keywords(member).items())
+    if len(records) > RECORD:
+        raise ValueError(f"the extended header of {member.path!r} has {len(records)} bytes")
+    extended = _ustar("PaxHeaders/capstan", len(records), b"x", mode=0o644, mtime=0, owner="", group="")
+    plain = _ustar(member.path, member.size, b"0", mode=0o444, mtime=_seconds(member.mtime_ns), owner="", group="")
+    return extended + records + bytes(padding(len(records))) + plain
+
+
 def header_bytes(start: bytes) -> int:
     """The length of a member's headers, from their first 512 bytes. Raises BadMember."""
     typeflag, size, _ = _parse_ustar(start[:RECORD])
@@ -88,14 +123,24 @@ def header_bytes(start: bytes) -> int:
 
 
 def parse_member(headers: bytes) -> Member:
-    """The member whose headers are exactly `headers`. Raises BadMember, and nothing else, for any bytes."""
+    """The file whose headers are exactly `headers`. Raises BadMember, and nothing else, for any bytes."""
+    member = parse_any(headers)
+    if isinstance(member, OwnMember):
+        raise BadMember(why=f"it is no file but a {member.kind}")
+    return member
+
+
+def parse_any(headers: bytes) -> Member | OwnMember:
+    """What `headers` are the headers of, a file or something of ours. Raises BadMember, and nothing else."""
     length = header_bytes(headers)
     if len(headers) != length:
         raise BadMember(why=f"it has {len(headers)} bytes, not {length}")
     _, size, _ = _parse_ustar(headers[:RECORD])
-    member = _from_keywords(_parse_records(headers[RECORD : RECORD + size]), mode=_parse_ustar(headers[-RECORD:])[2])
+    found = _parse_records(headers[RECORD : RECORD + size])
+    mode = _parse_ustar(headers[-RECORD:])[2]
+    member = _own_from_keywords(found) if _PREFIX + "kind" in found else _from_keywords(found, mode=mode)
     try:
-        rebuilt = build_member(member)
+        rebuilt = build_own(member) if isinstance(member, OwnMember) else build_member(member)
     except ValueError as exc:
         raise BadMember(why=str(exc)) from exc
     if rebuilt != headers:
@@ -103,10 +148,15 @@ def parse_member(headers: bytes) -> Member:
     return member
 
 
-def _check(member: Member) -> None:
-    texts = (member.path, member.owner, member.group, member.storage_class, member.catalog_id, *member.digests.values())
+def _check_texts(*texts: str) -> None:
     if any("\0" in text or "\n" in text for text in texts):
         raise ValueError("a NUL or a line end cannot stand in a header")
+
+
+def _check(member: Member) -> None:
+    _check_texts(
+        member.path, member.owner, member.group, member.storage_class, member.catalog_id, *member.digests.values()
+    )
     if not member.path.startswith("/") or member.path == "/":
         raise ValueError(f"{member.path!r} is not the path of a file")
     if not _ADLER32.fullmatch(member.adler32):
@@ -149,6 +199,33 @@ def _from_keywords(found: dict[str, str], mode: int) -> Member:
         catalog_id=own["catalog_id"],
         copy_number=_number("copy_number", own["copy_number"]),
         digests={key.removeprefix("digest."): value for key, value in own.items() if key.startswith("digest.")},
+    )
+
+
+def _own_keywords(member: OwnMember) -> dict[str, str]:
+    found = {"path": member.path, "size": str(member.size), "mtime": _decimal(member.mtime_ns)}
+    own = {"kind": member.kind} | ({"members": str(member.members)} if member.members else {})
+    own |= {"catalog_id": member.catalog_id, "generation": str(member.generation)}
+    return found | {_PREFIX + name: value for name, value in own.items()}
+
+
+def _own_from_keywords(found: dict[str, str]) -> OwnMember:
+    wanted = ("path", "size", "mtime", *(_PREFIX + name for name in ("kind", "catalog_id", "generation")))
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise BadMember(why=f"the keyword {missing[0]} is missing")
+    kinds: dict[str, OwnKind] = {kind: kind for kind in get_args(OwnKind)}
+    kind = kinds.get(found[_PREFIX + "kind"])
+    if kind is None:
+        raise BadMember(why=f"there is no kind {found[_PREFIX + 'kind']!r}")
+    return OwnMember(
+        path=found["path"],
+        kind=kind,
+        size=_number("size", found["size"]),
+        mtime_ns=_nanoseconds(found["mtime"]),
+        generation=_number("generation", found[_PREFIX + "generation"]),
+        catalog_id=found[_PREFIX + "catalog_id"],
+        members=_number("members", found.get(_PREFIX + "members", "0")),
     )
 
 
