@@ -20,9 +20,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tapeserver.library.alerts import Alert
 from tapeserver.library.sense import (
     BeginningOfMedium,
     BlockTooLong,
+    ChangerFault,
     ChangerRefusal,
     DriveBusy,
     DriveFault,
@@ -126,8 +128,9 @@ class Library(Protocol):
         is. The same volume in the same drive under a higher epoch changes hands without being moved.
 
         Raises Fenced (a higher epoch has been seen for the drive or the volume), DriveBusy (another volume is in
-        the drive), VolumeBusy (the volume is in another drive), VolumeMissing, DriveMissing, HardwareError,
-        LibraryUnreachable. After an error the volume is where `inventory()` says.
+        the drive), VolumeBusy (the volume is in another drive), VolumeMissing, DriveMissing, HardwareError (the drive
+        does not load), ChangerFault (nothing can be moved now), LibraryUnreachable. After an error the volume is where
+        `inventory()` says.
         """
 
     def dismount(self, drive: str, epoch: int) -> str | None:
@@ -138,7 +141,9 @@ class Library(Protocol):
         left alone.
 
         Raises Fenced (the drive has seen a higher epoch: the volume in it is somebody else's), DriveMissing,
-        DriveBusy (a flush under way did not end in time), HardwareError, LibraryUnreachable.
+        DriveBusy (a flush under way did not end in time), HardwareError (the drive does not let go), ChangerFault,
+        LibraryUnreachable. After an error the volume is where `inventory()` says; the epochs are fenced all the same,
+        unless the error is Fenced.
         """
 
     def fence(self, drive: str, epoch: int) -> None:
@@ -152,7 +157,14 @@ class Library(Protocol):
         """The drive, to be used by this process until `Drive.close`. The head stands where it was left or at block 0.
 
         Raises Fenced (the mount in this drive is not `epoch`), NotReady (empty), DriveBusy (another process has it
-        open under the same epoch), DriveMissing, LibraryUnreachable.
+        open under the same epoch), DriveMissing, HardwareError, LibraryUnreachable.
+        """
+
+    def alerts(self) -> tuple[Alert, ...]:
+        """What the changer has to complain of now: of itself, and of drives as it sees them from outside.
+
+        Safe to repeat: what goes on being so is told each time. Blocks for seconds. Raises LibraryUnreachable,
+        LibraryDamaged.
         """
 
 
@@ -248,6 +260,13 @@ class Drive(Protocol):
         Raises WriteError, VolumeOverflow.
         """
 
+    def alerts(self) -> tuple[Alert, ...]:
+        """What the drive reports of itself and of the medium in it (TapeAlert), since it was opened.
+
+        To be asked once, before `close`: a real drive forgets a flag when it has told it, so that a repeat may say
+        less. Moves nothing, and never raises anything: a drive that cannot even say this says nothing.
+        """
+
     def close(self) -> None:
         """Give the drive back. Flushes nothing: what was not flushed may be lost. Safe to repeat, raises nothing."""
 
@@ -284,8 +303,10 @@ def open_library(spec: Mapping[str, Any], *, delay: Delay | None = None, trace: 
 
 __all__ = [
     "BLOCK_BYTES_MAX",
+    "Alert",
     "BeginningOfMedium",
     "BlockTooLong",
+    "ChangerFault",
     "ChangerRefusal",
     "Delay",
     "Drive",

@@ -164,6 +164,22 @@ class Cartridge:
         self._tail.clear()
         self._appending = self._unflushed = False
 
+    def lose_power(self, kept: float) -> None:
+        """The unflushed end as a loss of power leaves it: the first `kept` (0..1) of its bytes are in the image.
+
+        Never fewer than nothing and never a later byte without an earlier one; the last record may be torn, which a
+        scan passes over. Raises what the guard raises.
+        """
+        flushed = self._index.image_bytes
+        if self._unflushed:
+            there = flushed + int((self._end - flushed) * kept)
+            with self._guard():
+                if there > self._written:
+                    self._tail.write_some(self._image, self._written, there - self._written)
+                else:
+                    os.ftruncate(self._image, there)
+        self.forget_unflushed()
+
     def close(self) -> None:
         os.close(self._image)
         self._index.close()

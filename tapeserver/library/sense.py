@@ -11,7 +11,8 @@ raise the same classes at the same places. Nothing here decides what to do about
     ├── DriveFault           the operation failed
     │   ├── MediumError          a block cannot be read (key 3)
     │   ├── WriteError           a block cannot be written (key 3, ASC 0C)
-    │   ├── HardwareError        the drive or the changer is broken (key 4)
+    │   ├── HardwareError        the drive is broken, or has lost its power (key 4)
+    │   │   └── ChangerFault         the changer cannot move: jammed, door open, arm lost (key 4, ASC 15, 53, 83)
     │   ├── BlockTooLong         the block is longer than the buffer (key 0, ILI bit)
     │   └── VolumeOverflow       there is no room behind the end of the medium (key D)
     └── ChangerRefusal       not now, or not by this caller
@@ -77,6 +78,12 @@ class HardwareError(DriveFault):
     """The device {drive} reports a hardware fault: {why}."""
 
     code = "hardware_error"
+
+
+class ChangerFault(HardwareError):
+    """The changer of library {library} cannot move: {why}."""
+
+    code, retry = "changer_fault", Retry.LATER
 
 
 class BlockTooLong(DriveFault):

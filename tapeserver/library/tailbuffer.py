@@ -70,6 +70,18 @@ class TailBuffer:
         self._filled = 0
         return length
 
+    def write_some(self, descriptor: int, offset: int, count: int) -> None:
+        """Write the first `count` bytes to the file, and drop everything. Raises OSError."""
+        vector = [memoryview(chunk) for chunk in self._full]
+        if self._filling is not None:
+            vector.append(memoryview(self._filling)[: self._filled])
+        kept: list[memoryview] = []
+        for view in vector:
+            kept.append(view[:count])
+            count -= len(kept[-1])
+        _write_vector(descriptor, [view for view in kept if view], offset)
+        self.clear()
+
     def clear(self) -> None:
         """Forget everything."""
         self._free.extend(self._full)

@@ -17,10 +17,13 @@ from typing import Any
 import msgspec
 
 from tapeserver.library import (
+    Alert,
+    ChangerFault,
     Delay,
     DriveBusy,
     DriveStatus,
     Fenced,
+    HardwareError,
     Inventory,
     LibraryDamaged,
     Motion,
@@ -28,6 +31,7 @@ from tapeserver.library import (
     SlotStatus,
     Trace,
     VolumeBusy,
+    faults,
 )
 from tapeserver.library.storage import LockTimeout, locked, sync_directory, try_lock
 from tapeserver.library.virtualdrive import MEMORY_BYTES_MAX, VirtualDrive
@@ -84,6 +88,7 @@ class VirtualLibrary:
             cartridges = self._places.cartridges()
         home = {state.volume: state.slot for state in cartridges}
         away = {state.volume for state in drives}
+        dead = self._dead_drives()
         inside = {state.slot: state.volume for state in cartridges if state.volume not in away}
         return Inventory(
             slots=tuple(SlotStatus(slot, inside.get(slot)) for slot in range(record.slots)),
@@ -93,6 +98,8 @@ class VirtualLibrary:
                     volume=state.volume,
                     epoch=_highest(state),
                     home_slot=home.get(state.volume) if state.volume else None,
+                    working=state.drive not in dead,
+                    detail=dead.get(state.drive, ""),
                 )
                 for state in drives
             ),
@@ -100,9 +107,13 @@ class VirtualLibrary:
 
     def mount(self, volume: str, drive: str, epoch: int) -> None:
         cartridge = self._places.read_cartridge(volume)
+        self._hang("load", drive, volume)
         with self._holding(drive) as state, self._moving():
             self._refuse_mount(volume, state, epoch)
             moved = state.volume is None
+            self._refuse_dead(drive)
+            if moved:
+                self._refuse_jammed(drive, volume)
             if cartridge.epoch != epoch:
                 # The volume first: if the process dies in between, no lower epoch gets it, and a repeat goes on.
                 self._places.write_cartridge(msgspec.structs.replace(cartridge, epoch=epoch))
@@ -112,14 +123,20 @@ class VirtualLibrary:
             self._delay(Motion.LOAD, volume, 0, 0)
 
     def dismount(self, drive: str, epoch: int) -> str | None:
+        self._hang("unload", drive, self._places.read_drive(drive).volume)
         with self._holding(drive) as state:
             if state.volume is None and epoch <= state.fenced:
                 return None
             if state.volume is not None and epoch < _highest(state):
                 raise Fenced(drive=drive, epoch=epoch, why=f"it has seen epoch {_highest(state)}")
             self._places.forget_open_locks(drive)
+            fenced = max(epoch, state.fenced)
+            if state.volume is not None and fenced > state.fenced:
+                # Before the volume moves, and whether or not it does.
+                self._places.write_drive(msgspec.structs.replace(state, fenced=fenced))
+            if state.volume is not None:
+                self._refuse_jammed(drive, state.volume)
             with self._moving():
-                fenced = max(epoch, state.fenced)
                 self._places.write_drive(DriveState(drive=drive, volume=None, epoch=None, fenced=fenced))
         if state.volume is not None and self._delay:
             self._delay(Motion.UNLOAD, state.volume, 0, 0)
@@ -132,6 +149,7 @@ class VirtualLibrary:
 
     def open(self, drive: str, epoch: int) -> VirtualDrive:
         self._refuse_open(self._places.read_drive(drive), epoch)
+        self._refuse_dead(drive)
         lock = self._lock_for_this_process(drive, epoch)
         try:
             # Again under the lock: a dismount in between has removed the file that was locked.
@@ -149,6 +167,35 @@ class VirtualLibrary:
         except BaseException:
             os.close(lock)
             raise
+
+    def alerts(self) -> tuple[Alert, ...]:
+        found = [
+            Alert(code="drive_failed", severity="critical", text=why, drive=drive)
+            for drive, why in sorted(self._dead_drives().items())
+        ]
+        for fault in faults.read_faults(self._places.root):
+            if fault.kind == "jam":
+                found.append(Alert(code="changer_jam", severity="critical", text=fault.text))
+            elif fault.kind == "alert" and fault.drive is None and fault.volume is None:
+                found.append(Alert(code=fault.code, severity=fault.severity, text=fault.text))
+        return tuple(found)
+
+    def _dead_drives(self) -> dict[str, str]:
+        known = faults.read_faults(self._places.root)
+        return {one.drive: one.text for one in known if one.kind == "dead" and one.drive is not None}
+
+    def _refuse_dead(self, drive: str) -> None:
+        why = self._dead_drives().get(drive)
+        if why is not None:
+            raise HardwareError(drive=drive, why=why)
+
+    def _refuse_jammed(self, drive: str, volume: str) -> None:
+        jam = faults.find(self._places.root, "jam", drive=drive, volume=volume)
+        if jam is not None and faults.use_up(self._places.root, jam):
+            raise ChangerFault(library=self.name, drive=drive, volume=volume, why=jam.text)
+
+    def _hang(self, at: faults.At, drive: str, volume: str | None) -> None:
+        faults.hang(lambda: faults.find(self._places.root, "hang", drive=drive, volume=volume, at=at))
 
     def _record(self) -> LibraryRecord:
         record = self._places.read_library()

@@ -1,4 +1,4 @@
-"""A drive of the virtual library: the head, the epoch, and what a drive refuses.
+"""A drive of the virtual library: the head, the epoch, what a drive refuses, and where its faults strike.
 
 The medium itself is in `cartridge`, the changer in `virtual`. Before each read the drive looks whether it still has its
 volume under its epoch; each change of the medium happens under the drive's lock after comparing the epoch.
@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Iterator
 
 from tapeserver.library import (
+    Alert,
     BeginningOfMedium,
     Delay,
     DriveBusy,
     EndOfData,
     Fenced,
+    HardwareError,
     MediumError,
     Motion,
     NotReady,
@@ -23,8 +25,9 @@ from tapeserver.library import (
     Trace,
     WriteError,
 )
+from tapeserver.library.alerts import tape_alert
 from tapeserver.library.cartridge import Cartridge
-from tapeserver.library.faults import FaultWatch
+from tapeserver.library.faults import At, FaultWatch
 from tapeserver.library.storage import LockTimeout, locked
 from tapeserver.library.virtualstate import DriveState, Places
 
@@ -36,6 +39,9 @@ RESERVE_BYTES_MAX = 64 * 1024 * 1024
 
 RESERVE_BYTES_MIN = 2 * 1024 * 1024
 """Some blocks must fit behind the warning; an eighth of a volume too small even for this."""
+
+HARD_ERROR, WRITE_FAILURE, HARDWARE_A = 3, 6, 30
+"""The TapeAlert flags that it raises by itself."""
 
 
 class VirtualDrive:
@@ -63,11 +69,14 @@ class VirtualDrive:
         self._on_close = on_close
         self._faults = FaultWatch(places.root, self.name, self.volume)
         self._cartridge = Cartridge(
-            places.cartridge_stem(self.volume), guard=self._guard, memory_bytes_max=memory_bytes_max, trace=trace
+            places.cartridge_stem(self._faults.image), guard=self._guard, memory_bytes_max=memory_bytes_max, trace=trace
         )
         self._block: int | None = 0
         self._warning = False
         self._open = True
+        #: the power was lost: this drive answers again once it is opened anew
+        self._dark = False
+        self._flags: set[int] = set()
 
     # -- what the drive knows --
 
@@ -86,7 +95,16 @@ class VirtualDrive:
         self._faults.refresh()
         return max(0, self._warning_offset() - self._cartridge.offset(self._block))
 
+    def alerts(self) -> tuple[Alert, ...]:
+        own = [tape_alert(flag, drive=self.name, volume=self.volume) for flag in sorted(self._flags)]
+        told = [
+            Alert(code=one.code, severity=one.severity, text=one.text, drive=self.name, volume=self.volume)
+            for one in self._faults.alerts()
+        ]
+        return (*own, *told)
+
     def position(self) -> Position | None:
+        self._enter("locate")
         self._check_mine()
         if self._block is None:
             return None
@@ -142,8 +160,10 @@ class VirtualDrive:
         return length
 
     def write_block(self, data: bytes | bytearray | memoryview) -> None:
+        self._enter("write")
         block = self._known_block()
         if self._faults.write_fails():
+            self._flags.add(WRITE_FAILURE)
             self._lose()
             raise WriteError(volume=self.volume, block=block, why="fault on demand")
         with self._losing_on_failure():
@@ -153,6 +173,7 @@ class VirtualDrive:
 
     def write_marks(self, count: int) -> None:
         for _ in range(count):
+            self._enter("mark")
             block = self._known_block()
             with self._losing_on_failure():
                 self._cartridge.append_mark(block, self._faults.capacity_bytes(self._nominal_bytes))
@@ -161,7 +182,9 @@ class VirtualDrive:
             self._spend(Motion.MARK, block)
 
     def flush(self) -> None:
+        self._enter("flush")
         if self._faults.flush_fails() and self._cartridge.unflushed:
+            self._flags.add(WRITE_FAILURE)
             self._lose()
             raise WriteError(volume=self.volume, block=self._cartridge.count, why="fault on demand")
         with self._losing_on_failure():
@@ -205,6 +228,27 @@ class VirtualDrive:
         newest = max(state.epoch or 0, state.fenced)
         raise Fenced(drive=self.name, epoch=self.epoch, why=f"it has seen epoch {newest}")
 
+    # -- faults --
+
+    def _enter(self, at: At) -> None:
+        """What may come between asking for an operation and its beginning: no power, a dead drive, a hang."""
+        if self._dark:
+            raise HardwareError(drive=self.name, why="it has lost its power; what was not flushed is gone")
+        if not self._faults.refresh():
+            return
+        self._faults.hang(at, self._check_mine)
+        dead = self._faults.of("dead")
+        if dead is not None:
+            self._flags.add(HARDWARE_A)
+            self._block = None
+            raise HardwareError(drive=self.name, why=dead.text)
+        kept = self._faults.power_fails(at)
+        if kept is not None:
+            self._dark = True
+            self._block = None
+            self._cartridge.lose_power(kept)
+            raise HardwareError(drive=self.name, why="it has lost its power")
+
     # -- head --
 
     def _known_block(self) -> int:
@@ -214,6 +258,7 @@ class VirtualDrive:
 
     def _settle(self) -> int:
         """Before any motion: nothing unflushed, and what was lost by an error is read anew. Returns the position."""
+        self._enter("locate")
         self._check_mine()
         if self._block is None:
             self._cartridge.load()
@@ -233,11 +278,13 @@ class VirtualDrive:
         self._warning = False
 
     def _before_read(self) -> int:
+        self._enter("read")
         self._check_mine()
         if self._cartridge.unflushed:
             self.flush()
         block = self._known_block()
         if self._faults.unreadable(block):
+            self._flags.add(HARD_ERROR)
             self._pass(block)
             raise MediumError(volume=self.volume, block=block, drive=self.name)
         if block < self._cartridge.count:
@@ -251,6 +298,7 @@ class VirtualDrive:
 
     def _after_transfer(self, block: int) -> None:
         self._block = block + 1
+        self._faults.slow_down(self._cartridge.offset(block + 1) - self._cartridge.offset(block))
         self._spend(Motion.TRANSFER, block)
 
     def _spend(self, motion: Motion, block: int) -> None:

@@ -41,6 +41,7 @@ class LibraryUnderTest:
     unreadable: Callable[[str, int], None]
     write_error: Callable[[str, int], None]
     full_at: Callable[[str, int], None]
+    fault: Callable[[Fault], None]
     clear: Callable[[], None]
     opened: list[Drive] = field(default_factory=list)
 
@@ -63,6 +64,7 @@ def virtual(path: Path) -> LibraryUnderTest:
         unreadable=lambda volume, block: inject(path, Fault("unreadable", volume=volume, block=block)),
         write_error=lambda volume, after: inject(path, Fault("write_error", volume=volume, after_blocks=after)),
         full_at=lambda volume, at: inject(path, Fault("full", volume=volume, at_bytes=at)),
+        fault=lambda fault: inject(path, fault),
         clear=lambda: clear(path),
     )
 
