@@ -17,6 +17,7 @@ from sqlalchemy import (
     CheckConstraint,
     Double,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -99,7 +100,8 @@ volume = Table(
 failure = Table(
     "failure", metadata,
     identity(), now("at"), *columns(Text, "library", "drive", "volume", "kind"), column("epoch", BigInteger),
-    optional("file", BigInteger), column("why", Text), column("expires_at", TIME), optional("cleared_at", TIME),
+    optional("file", BigInteger), flag("copy_is_good"), column("why", Text), column("expires_at", TIME),
+    optional("cleared_at", TIME),
     CheckConstraint("kind in ('load', 'read', 'write', 'stuck')", name="failure_kind_check"),
     Index("failure_volume", "volume", "expires_at", postgresql_where=text("cleared_at is null")),
     Index("failure_drive", "drive", "expires_at", postgresql_where=text("cleared_at is null")),
@@ -110,7 +112,10 @@ alert = Table(
     identity(), now("at"), column("library", Text), *columns(Text, "drive", "volume", nullable=True),
     *columns(Text, "code", "severity", "text"), optional("cleared_at", TIME), optional("cleared_by", Text),
     CheckConstraint("severity in ('info', 'warning', 'critical')", name="alert_severity_check"),
-    Index("alert_open", "library", "at", postgresql_where=text("cleared_at is null")),
+    Index(
+        "alert_open", "library", text("coalesce(drive, '')"), text("coalesce(volume, '')"), "code", unique=True,
+        postgresql_where=text("cleared_at is null"),
+    ),
 )
 
 maintenance = Table(
@@ -118,7 +123,7 @@ maintenance = Table(
     identity(), *columns(Text, "kind", "key"), word("state", "queued"), *columns(Text, "who", "reason"),
     json("options"), json("cursor"), number("files", 0), number("bytes", 0), number("done_files", 0),
     number("done_bytes", 0), number("errors", 0), word("note", ""), now("created_at"), now("changed_at"),
-    CheckConstraint("kind in ('verify', 'repack', 'audit')", name="maintenance_kind_check"),
+    CheckConstraint("kind in ('verify', 'repack', 'audit', 'label')", name="maintenance_kind_check"),
     Index("maintenance_live", "kind", "key", unique=True, postgresql_where=text("state in ('queued', 'running')")),
 )
 
@@ -375,16 +380,18 @@ catalog_backup = Table(
 
 journal = Table(
     "journal", metadata,
-    identity("seq"), column("transaction", Xid8, server_default=text("pg_current_xact_id()")), now("at"),
-    column("kind", Text), column("id", BigInteger), flag("removed"), json("entry"),
+    identity("seq", primary_key=False), column("transaction", Xid8, server_default=text("pg_current_xact_id()")),
+    now("at"), column("kind", Text), column("id", BigInteger), flag("removed"), json("entry"),
     CheckConstraint("kind in ('node', 'directory', 'file')", name="journal_kind_check"),
+    PrimaryKeyConstraint("transaction", "seq"),
 )
 
 journal_segment = Table(
     "journal_segment", metadata,
-    column("number", BigInteger, primary_key=True, autoincrement=False),
-    *columns(BigInteger, "first_seq", "last_seq", "entries", "bytes"), *columns(Text, "adler32", "path"),
-    optional("file", BigInteger, ForeignKey("file.id")), now("made_at"),
+    column("number", BigInteger, Identity(always=False), primary_key=True),
+    *columns(BigInteger, "first_seq", "last_seq", "entries"), column("until_transaction", Xid8),
+    *columns(BigInteger, "until_seq", "bytes"), *columns(Text, "adler32", "path"),
+    optional("file", BigInteger, ForeignKey("file.id")), now("made_at"), optional("closed_at", TIME),
 )
 
 event = Table(
