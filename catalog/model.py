@@ -13,8 +13,8 @@ from catalog.errors import BadPath, Denied
 
 COMPONENT_BYTES_MAX = 255
 PATH_BYTES_MAX = 4096
-#: first names of the namespace that the door keeps for itself
-RESERVED_FIRST_NAMES = frozenset({".well-known", "api", "ui", "metrics", "healthz"})
+#: first names of the namespace that the door, and the system's own files, keep for themselves
+RESERVED_FIRST_NAMES = frozenset({".capstan", ".well-known", "api", "ui", "metrics", "healthz"})
 BLOCK_SIZE = 256 * 1024
 
 

