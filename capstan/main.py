@@ -21,6 +21,7 @@ COMMANDS = {
     "volume": ("media", "list volumes and their files; disable or enable one"),
     "pool": ("media", "list pools"),
     "storage-class": ("media", "list storage classes"),
+    "recycle": ("recycle", "what was removed and is still on tape: list, restore, purge"),
     "request": ("request", "list, show or cancel stage requests"),
     "cache": ("cache", "cache servers; drop what is safe from the disk"),
     "token": ("token", "show the recorded token; make or revoke tokens"),

@@ -1,7 +1,7 @@
 """The namespace: names, directories, and which file a name means. Paths come in as components (`model.parse_path`).
 
 Says nothing of rights (the door does), and nothing of where a file's bytes are (see localities). A file's row is
-made by `puts.commit`; here it only loses its name. Listing in pages is in listing.py.
+made by `puts.commit`; here it only loses its name. What becomes of it then is in recycle.py, listing in listing.py.
 """
 
 from __future__ import annotations
@@ -190,8 +190,18 @@ async def make_directory(
     return node
 
 
-async def remove(connection: AsyncConnection, components: Sequence[str]) -> int | None:
-    """Remove a file or an empty directory; the file's id. Raises NotFound, NotADirectory, NotEmpty, Refused (root)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    file_id: int
+    #: in the recycle bin; False: it was on no tape and is gone for good
+    recycled: bool
+
+
+async def remove(connection: AsyncConnection, components: Sequence[str], *, by: str) -> Removed | None:
+    """Remove a file, or an empty directory (None); `by` is who does it.
+
+    Raises NotFound, NotADirectory, NotEmpty, Refused (root).
+    """
     if not components:
         raise Refused(why="/ is the root of the namespace")
     path = join_path(components)
@@ -205,26 +215,29 @@ async def remove(connection: AsyncConnection, components: Sequence[str]) -> int 
     file_id: int | None = await connection.scalar(sa.select(tables.file.c.id).where(tables.file.c.node == node.id))
     if file_id is None:
         raise NotFound(what=path)
-    await remove_file(connection, file_id)
+    removed = await remove_file(connection, file_id, by=by)
     await connection.execute(tables.node.delete().where(tables.node.c.id == node.id))
     await events.emit(connection, "file.removed", path, {"file_id": file_id})
-    return file_id
+    return removed
 
 
-async def remove_file(connection: AsyncConnection, file_id: int) -> bool:
-    """Make a live file deleted and end everything under way for it; False when it was no longer live.
+async def remove_file(connection: AsyncConnection, file_id: int, *, by: str) -> Removed | None:
+    """Make a live file deleted and end everything under way for it; None when it was no longer live.
 
-    Its node is the caller's: `remove` deletes it, a replacing put gives it to the new file. Copies on tape stay.
-    The caller wakes the planner and the cache.
+    With a copy on tape it is in the recycle bin from then on; without one nothing of it is left to restore, and it is
+    purged at once. Its node is the caller's: `remove` deletes it, a replacing put gives it to the new file. Copies on
+    tape stay. The caller wakes the planner and the cache.
     """
-    if await connection.scalar(sa.text(SQL["delete_file"]), {"file": file_id}) is None:
-        return False
+    if await connection.scalar(sa.text(SQL["delete_file"]), {"file": file_id, "by": by}) is None:
+        return None
     await connection.execute(sa.text(SQL["evict_deleted"]), {"file": file_id})
     await connection.execute(sa.text(SQL["drop_pins"]), {"file": file_id})
     await stage_items.fail_items(connection, [(file_id, "not_found", "The file was removed.")])
     await queues.drop_recalls(connection, [file_id])
     await queues.drop_archives(connection, [file_id])
-    return True
+    # Last: without its archives nobody adds a copy any more, and what was added before is seen by this statement.
+    gone = await connection.scalar(sa.text(SQL["purge_without_copies"]), {"file": file_id})
+    return Removed(file_id=file_id, recycled=gone is None)
 
 
 async def move(connection: AsyncConnection, source: Sequence[str], target: Sequence[str]) -> Node:

@@ -283,7 +283,7 @@ async def _take_name(connection: AsyncConnection, claims: PutClaims) -> int:
         if not claims.replace:
             raise Exists(path=claims.path)
         if present.file is not None:
-            await namespace.remove_file(connection, present.file)
+            await namespace.remove_file(connection, present.file, by=claims.owner)
         return int(present.id)
     raise Exists(path=claims.path)
 

@@ -192,7 +192,7 @@ async def commit_recalled(connection: AsyncConnection, arrivals: Sequence[Recall
     await connection.execute(_SQL["lock_servers_of_reservations"], {"ids": ids})
     await connection.execute(_SQL["drop_lost"], {"ids": ids})
     arrived = list((await connection.execute(_SQL["arrive"], {"ids": ids, "files": files})).scalars())
-    deleted = {row.id for row in states if row.state == "deleted"}
+    deleted = {row.id for row in states if row.state != "live"}
     if deleted:
         await connection.execute(_SQL["evict_arrivals_of_deleted"], {"ids": ids, "files": sorted(deleted)})
     if arrived:
@@ -269,7 +269,7 @@ async def mark_absent(connection: AsyncConnection, replica_id: int, why: str) ->
     if row is None or row.state not in ("on_disk", "evicting"):
         return False
     await connection.execute(_SQL["lock_servers_of_replicas"], {"ids": [replica_id]})
-    if row.safe or row.file_state == "deleted" or row.state == "evicting":
+    if row.safe or row.file_state != "live" or row.state == "evicting":
         await connection.execute(_SQL["drop_absent"], {"id": replica_id})
         await events.emit(connection, "replica.gone", str(row.file), {"file_id": row.file, "why": why})
         return False

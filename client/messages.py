@@ -187,6 +187,70 @@ class ArchiveWait(Answer):
     files: list[ArchiveWaitFile]
 
 
+# ---- the recycle bin -------------------------------------------------------------------------------------------------
+
+
+class RecycleListBody(OurRequest):
+    """recycle/list: what was removed at and below `prefix`, by path; `after` is the last answer's `next`."""
+
+    prefix: str = "/"
+    after: tuple[str, int] = ("", 0)
+    limit: int = LIST_LIMIT_MAX
+
+
+class RecycledFile(Answer):
+    """A removed file whose bytes are still on tape. Times are seconds since 1970."""
+
+    file_id: int
+    path: str
+    size: int
+    owner: str
+    group: str
+    storage_class: str
+    deleted_at: float
+    deleted_by: str | None = None
+    #: no reclaim takes it before
+    kept_until: float = 0.0
+    #: on volumes that are there
+    copies: int = 0
+
+
+class Recycled(Answer):
+    files: list[RecycledFile]
+    #: None at the end
+    next: tuple[str, int] | None = None
+
+
+class RestoreBody(OurRequest):
+    """recycle/restore: by id, or by path (of several the newest); `to`: under another name."""
+
+    file_id: int | None = None
+    path: str | None = None
+    to: str | None = None
+    parents: bool = False
+
+
+class Restored(Answer):
+    file_id: int
+    path: str
+    #: writes of missing copies that were queued
+    queued: int = 0
+
+
+class PurgeBody(OurRequest):
+    """recycle/purge: all that the given conditions choose."""
+
+    reason: str
+    file_ids: list[int] | None = None
+    prefix: str | None = None
+    older_than_seconds: float | None = None
+
+
+class Purged(Answer):
+    files: int
+    bytes: int
+
+
 # ---- pins, tokens, explanations --------------------------------------------------------------------------------------
 
 

@@ -4,8 +4,8 @@
         await session.put(Path("f"), "/exp/f")
         await session.get("/exp/f", Path("copy"))
 
-`session.staging`, `.jobs` and `.operators` hold the other APIs; many files at a time are in `fetching`. It prints
-nothing and keeps nothing between sessions.
+`session.staging`, `.jobs`, `.recycle` and `.operators` hold the other APIs; many files at a time are in `fetching`. It
+prints nothing and keeps nothing between sessions.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import os
 import posixpath
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -45,6 +46,7 @@ from client.messages import (
     WhoAmI,
 )
 from client.operators import Operators
+from client.recycling import Recycle
 from client.staging import OnWaiting, Staging, no_waiting
 from client.transfer import Progress, Put, no_progress, receive_file, send_file
 from client.transport import FIRST_CONTACT_SECONDS, PATIENCE_SECONDS, Call, MaybeDone, Transport
@@ -55,6 +57,15 @@ GET_ROUNDS_MAX = 3
 EVENT_SILENCE_SECONDS = 60.0
 #: a GET now would only make the door queue the recall, and pin it for longer than this needs
 _ON_TAPE = frozenset({"TAPE", "UNAVAILABLE"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What became of a name: a file that is on tape can be restored, at least until then (seconds since 1970)."""
+
+    #: 0: a directory, or a file that was on no tape and is gone
+    file_id: int = 0
+    restorable_until: float = 0.0
 
 
 class Session:
@@ -79,6 +90,7 @@ class Session:
         self.staging = Staging(self.transport)
         self.jobs = Jobs(self.transport)
         self.operators = Operators(self.transport)
+        self.recycle = Recycle(self.transport)
 
     async def __aenter__(self) -> Session:
         await self.transport.__aenter__()
@@ -180,9 +192,13 @@ class Session:
             if not (exist_ok and await self.is_directory(path)):
                 raise
 
-    async def remove(self, path: str) -> None:
+    async def remove(self, path: str) -> Removed:
         """Remove a file or an empty directory. Raises NotFound, NotEmpty."""
-        await self._plain(Call(method="DELETE", path=normal(path)))
+        headers = await self._plain(Call(method="DELETE", path=normal(path)))
+        return Removed(
+            file_id=int(headers.get("Capstan-Recycled", "0")),
+            restorable_until=float(headers.get("Capstan-Recycled-Until", "0")),
+        )
 
     async def move(self, source: str, target: str, *, replace: bool = False) -> None:
         """Rename a file or a directory. Raises NotFound, Exists."""
@@ -194,11 +210,15 @@ class Session:
             # It speaks of the header Overwrite, which nobody here wrote.
             raise Exists(path=normal(target)) from exc
 
-    async def _plain(self, call: Call) -> None:
-        async def once() -> None:
-            (await self.transport.send(call)).release()
+    async def _plain(self, call: Call) -> Mapping[str, str]:
+        """The headers of the answer."""
 
-        await self.transport.retry(once, repeatable=call.repeatable)
+        async def once() -> Mapping[str, str]:
+            response = await self.transport.send(call)
+            response.release()
+            return response.headers
+
+        return await self.transport.retry(once, repeatable=call.repeatable)
 
     # ---- bytes --------------------------------------------------------------------------------------------------
 

@@ -65,9 +65,16 @@ SELECT d.storage_class FROM up JOIN directory d ON d.node = up.id
 WHERE d.storage_class IS NOT NULL ORDER BY up.depth LIMIT 1
 
 -- delete_file --
--- The state is the condition: of two removals at once one finds nothing to do.
-UPDATE file SET state = 'deleted', deleted_at = capstan_now(), node = NULL
+-- The state is the condition: of two removals at once one finds nothing to do. The path is what it is now: a file may
+-- have moved since it was stored, and with the node goes the only way to it.
+UPDATE file SET state = 'deleted', deleted_at = capstan_now(), deleted_path = coalesce(node_path(node), stored_path),
+       deleted_by = :by, node = NULL
 WHERE id = :file AND state = 'live' RETURNING id
+
+-- purge_without_copies --
+-- On no tape, so there is nothing to restore.
+UPDATE file f SET state = 'purged' WHERE id = :file AND state = 'deleted'
+  AND NOT EXISTS (SELECT FROM copy c WHERE c.file = f.id) RETURNING id
 
 -- evict_deleted --
 -- A removed file's bytes may go whether safe or not; readers that have it open keep what they have.

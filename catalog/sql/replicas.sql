@@ -182,7 +182,7 @@ WHERE v.id = ANY (CAST(:ids AS bigint[])) AND r.file = v.file AND r.cache_server
 -- evict_arrivals_of_deleted --
 -- The file was removed while it was read: what arrived is nobody's.
 UPDATE replica SET state = 'evicting', why = 'file removed' WHERE id = ANY (CAST(:ids AS bigint[])) AND state = 'on_disk'
-  AND file IN (SELECT id FROM file WHERE id = ANY (CAST(:files AS bigint[])) AND state = 'deleted')
+  AND file IN (SELECT id FROM file WHERE id = ANY (CAST(:files AS bigint[])) AND state <> 'live')
 
 -- eviction_candidates --
 -- Oldest first, by the index on age. The test of each is repeated under its lock by `evict`; this one only saves work.

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from client.serving import problem_middleware
-from tapeserver.door import events, files, information, jobs, monitoring, operators, staging, status, webdav
+from tapeserver.door import events, files, information, jobs, monitoring, operators, recycle, staging, status, webdav
 from tapeserver.door.authentication import authentication_middleware
 from tapeserver.door.context import CONTEXT, DoorContext
 from tapeserver.door.relay import make_session
@@ -98,6 +98,9 @@ def _own_routes() -> list[web.RouteDef]:
         (web.get, "/requests/{id}", operators.request_shown),
         (web.post, "/requests/{id}/cancel", operators.request_cancel),
         (web.post, "/cache/drop", operators.drop),
+        (web.post, "/recycle/list", recycle.listed),
+        (web.post, "/recycle/restore", recycle.restore),
+        (web.post, "/recycle/purge", recycle.purge),
     ]
     return [method(_OURS + path, handler) for method, path, handler in calls]
 

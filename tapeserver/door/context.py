@@ -36,6 +36,8 @@ class DoorContext:
     url_seconds: float = 600.0
     #: a relayed body that brings nothing for so long is given up
     idle_seconds_max: float = 60.0
+    #: for which no reclaim gives up what was removed
+    recycle_seconds: float = 7 * 86400.0
     stage_files_max: int = 1_000_000
     stage_bytes_max: int = 512 << 20
     paths_max: int = 10_000

@@ -200,21 +200,25 @@ put_expect_handler = expect_after(admit)
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Remove a file or an empty directory."""
-    context = context_of(request)
+    """Remove a file or an empty directory; the headers say whether and until when a file can be restored."""
+    context, principal = context_of(request), principal_of(request)
     where = request_path(request.raw_path)
-    authorize(principal_of(request), Action.MODIFY, where.path)
+    authorize(principal, Action.MODIFY, where.path)
 
-    async def remove(connection: AsyncConnection) -> None:
+    async def remove(connection: AsyncConnection) -> tuple[namespace.Removed | None, float]:
         node = await namespace.existing(connection, where.components)
         if not node.is_directory:
             where.refuse_file()
-        await namespace.remove(connection, where.components)
+        removed = await namespace.remove(connection, where.components, by=principal.owner)
+        return removed, await identity.expiry(connection, context.recycle_seconds)
 
-    await context.database.run(remove)
+    removed, until = await context.database.run(remove)
     for channel in (PLANNER, CACHE, EVENTS):
         context.database.wake(channel)
-    return web.Response(status=204)
+    headers = {}
+    if removed is not None and removed.recycled:
+        headers = {"Capstan-Recycled": str(removed.file_id), "Capstan-Recycled-Until": str(int(until))}
+    return web.Response(status=204, headers=headers)
 
 
 def follows_redirects(request: web.Request, context: DoorContext) -> bool:

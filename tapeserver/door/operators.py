@@ -67,7 +67,7 @@ async def shown(request: web.Request) -> web.Response:
 
 async def set_state(request: web.Request) -> web.Response:
     """Up and down, enabled and disabled, with a reason."""
-    context, principal = context_of(request), _administrator(request)
+    context, principal = context_of(request), administrator(request)
     kind, name = _KINDS[request.match_info["what"]], request.match_info["name"]
     body = await json_body(request, messages.StateBody)
     changed = await context.database.run(
@@ -81,7 +81,7 @@ async def set_state(request: web.Request) -> web.Response:
 
 
 async def create_pool(request: web.Request) -> web.Response:
-    principal = _administrator(request)
+    principal = administrator(request)
     body = await json_body(request, PoolBody)
 
     async def create(connection: AsyncConnection) -> None:
@@ -95,7 +95,7 @@ async def create_pool(request: web.Request) -> web.Response:
 
 
 async def create_storage_class(request: web.Request) -> web.Response:
-    principal = _administrator(request)
+    principal = administrator(request)
     body = await json_body(request, StorageClassBody)
 
     async def create(connection: AsyncConnection) -> None:
@@ -134,7 +134,7 @@ async def queue(request: web.Request) -> web.Response:
 
 async def retry(request: web.Request) -> web.Response:
     """What waits for an operator, or for a pause to end, is tried now."""
-    context, principal = context_of(request), _administrator(request)
+    context, principal = context_of(request), administrator(request)
     body = await json_body(request, messages.RetryBody)
     if body.kind not in ("archives", "recalls", "all"):
         raise BadRequest(why=f"{body.kind!r} is not a queue; known are archives, recalls, all")
@@ -200,7 +200,7 @@ async def drop(request: web.Request) -> web.Response:
     With `wait`, archives of files that are not safe become urgent, and the answer comes when all are safe or after
     20 s, whichever is first: `kept_count` then says what is still not, and the client asks again.
     """
-    context, principal = context_of(request), _administrator(request)
+    context, principal = context_of(request), administrator(request)
     body = await json_body(request, messages.DropBody, limit_bytes=context.json_bytes_max)
     if len(body.paths) > context.paths_max:
         raise TooLarge(what="the number of paths", actual=len(body.paths), limit=context.paths_max)
@@ -281,7 +281,8 @@ async def _items(connection: AsyncConnection, what: str) -> list[dict[str, Any]]
     return [reading.row_of(one) for one in found]
 
 
-def _administrator(request: web.Request) -> Principal:
+def administrator(request: web.Request) -> Principal:
+    """Who asks, when he may change what is everybody's. Raises Denied."""
     principal = principal_of(request)
     if not principal.is_admin:
         raise Denied(owner=principal.owner, action=str(Action.ADMIN), path="/")

@@ -1,7 +1,8 @@
 """The loop that resolves stage requests: paths become files, files on disk are pinned, others get their recall.
 
 A chunk of each waiting request in turn, so that one of a million files does not hold up one of ten. Any number of
-doors run it; a request is in one chunk at a time. It also looks, slowly, for items whose recall has gone.
+doors run it; a request is in one chunk at a time. It also looks, slowly, for items whose recall has gone, and for
+rows of purged files that nobody needs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import staging
+from catalog import recycle, staging
 from catalog.database import EVENTS, PLANNER, Database
 from catalog.errors import CapstanError
 
@@ -20,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 1.0
 RECONCILE_SECONDS = 5.0
+FORGET_SECONDS = 60.0
 _PAUSE_AFTER_ERROR_SECONDS = 1.0
 
 
@@ -27,7 +29,8 @@ async def resolve_forever(database: Database) -> None:
     """Until cancelled. Errors are logged and tried again."""
     progress: dict[int, int] = {}
     loop = asyncio.get_running_loop()
-    reconciled_at, behind = loop.time(), 0
+    reconciled_at = forgot_at = loop.time()
+    behind = 0
     async with database.listen([PLANNER]) as wakeups:
         while True:
             try:
@@ -35,6 +38,9 @@ async def resolve_forever(database: Database) -> None:
                 if loop.time() - reconciled_at > RECONCILE_SECONDS or behind:
                     behind = await reconcile(database, behind)
                     reconciled_at = loop.time()
+                if loop.time() - forgot_at > FORGET_SECONDS:
+                    await database.run(recycle.forget)
+                    forgot_at = loop.time()
             except Exception as error:
                 # The loop must outlive any error: requests would be stuck without it.
                 log.warning("resolving failed", why=str(error), exc_info=not isinstance(error, CapstanError))

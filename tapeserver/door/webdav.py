@@ -99,7 +99,7 @@ async def move(request: web.Request) -> web.Response:
         if present.is_directory or (await namespace.existing(connection, source.components)).is_directory:
             raise Exists(path=target.path)
         authorize(principal, Action.MODIFY, target.path)
-        await namespace.remove(connection, target.components)
+        await namespace.remove(connection, target.components, by=principal.owner)
         await namespace.move(connection, source.components, target.components)
         return True
 

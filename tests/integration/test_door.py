@@ -116,7 +116,7 @@ async def test_a_move_obeys_overwrite_and_never_replaces_a_directory(door: Door)
     assert (await door.ask("MOVE", "/d/g", headers={"Destination": "/e/h"})).status == 201
     assert (await door.ask("MOVE", "/e", headers={"Destination": "/e/x"})).code == "refused"
     assert (await door.ask("MOVE", "/e", headers={"Destination": "http://other/x"})).code == "bad_request"
-    assert (await door.sql("select state from file order by id")) == [("live",), ("deleted",)]
+    assert (await door.sql("select state from file order by id")) == [("live",), ("purged",)]
 
 
 async def test_propfind_lists_one_level_and_refuses_infinity(door: Door) -> None:

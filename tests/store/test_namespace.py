@@ -78,24 +78,25 @@ async def test_a_directory_needs_its_parent_unless_parents_are_wanted(world: Wor
 async def test_only_an_empty_directory_can_be_removed(world: World) -> None:
     await world.directory("/a/b")
     with pytest.raises(NotEmpty):
-        await namespace.remove(world.connection, ("a",))
-    await namespace.remove(world.connection, ("a", "b"))
-    await namespace.remove(world.connection, ("a",))
+        await namespace.remove(world.connection, ("a",), by="ann")
+    await namespace.remove(world.connection, ("a", "b"), by="ann")
+    await namespace.remove(world.connection, ("a",), by="ann")
     assert await namespace.resolve(world.connection, ("a",)) is None
     with pytest.raises(Refused):
-        await namespace.remove(world.connection, ())
+        await namespace.remove(world.connection, (), by="ann")
 
 
 async def test_removing_a_file_frees_its_name_its_disk_and_its_pins_and_keeps_its_copies(world: World) -> None:
     file_id = await world.file("/a/f", on_disk=True, volumes=("E00001",))
     await world.run("insert into pin (file, owner, expires_at) values (:f, 'x', capstan_now() + '1 h')", f=file_id)
-    assert await namespace.remove(world.connection, ("a", "f")) == file_id
+    gone = await namespace.remove(world.connection, ("a", "f"), by="ann")
+    assert gone == namespace.Removed(file_id=file_id, recycled=True)
     assert await namespace.resolve(world.connection, ("a", "f")) is None
     assert (await world.run("select state from file where id = :f", f=file_id)).scalar_one() == "deleted"
     assert (await world.run("select state from replica where file = :f", f=file_id)).scalar_one() == "evicting"
     assert (await world.run("select count(*) from pin")).scalar_one() == 0
     assert (await world.run("select count(*) from copy where file = :f", f=file_id)).scalar_one() == 1
-    assert not await namespace.remove_file(world.connection, file_id)
+    assert not await namespace.remove_file(world.connection, file_id, by="ann")
 
 
 async def test_a_move_takes_everything_below_along(world: World) -> None:
@@ -159,7 +160,7 @@ async def test_a_directory_made_in_the_moment_of_its_parents_removal_wins_or_los
     async def remove() -> str:
         try:
             async with database.transaction() as connection:
-                await namespace.remove(connection, ("a",))
+                await namespace.remove(connection, ("a",), by="ann")
         except NotEmpty as error:
             return error.code
         return "removed"

@@ -151,7 +151,8 @@ async def test_who_may_modify_replaces_and_the_old_file_ends_in_the_same_step(co
     assert (await namespace.file_at(connection, ("exp", "f"))).file_id == new.file_id
     assert len(await replicas.evicting(connection, "cache", limit=9)) == 1
     states = await connection.execute(sa.text("select state from file order by id"))
-    assert list(states.scalars()) == ["deleted", "live"]
+    # The old one was on no tape: there is nothing to keep of it.
+    assert list(states.scalars()) == ["purged", "live"]
     assert await connection.scalar(sa.text("select count(*) from archive")) == 1
 
 
@@ -199,7 +200,7 @@ async def test_a_put_is_refused_before_its_body(
 
 async def test_a_directory_removed_meanwhile_refuses_the_commit(connection: AsyncConnection) -> None:
     claims = await claims_for(connection)
-    await namespace.remove(connection, ("exp",))
+    await namespace.remove(connection, ("exp",), by="ann")
     with pytest.raises(ParentMissing):
         await store(connection, claims)
 

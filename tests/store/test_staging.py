@@ -112,7 +112,7 @@ async def test_a_failure_is_told_to_everybody_who_waits(world: World) -> None:
 async def test_removing_a_file_fails_the_items_that_wait_for_it(world: World) -> None:
     await world.file("/d/f", volumes=("E00001",))
     request = await submitted(world, await world.principal(), "/d/f")
-    await namespace.remove(world.connection, ("d", "f"))
+    await namespace.remove(world.connection, ("d", "f"), by="ann")
     assert await states(world, request) == {"/d/f": "not_found"}
     assert (await world.run("select count(*) from recall")).scalar_one() == 0
     assert (await world.run("select count(*) from demand")).scalar_one() == 0
