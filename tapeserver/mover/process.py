@@ -88,7 +88,7 @@ def serve_mount(load: Load, plan: Plan, outbox: Outbox) -> None:
         outbox.send(LoadFailed(code=exc.code, text=str(exc), verdict=verdict))
         return
     try:
-        end = prepare(drive, load)
+        end = prepare(drive, load, outbox.send, alive=lambda: plan.enter("load"))
     except LoadRefused as exc:
         drive.close()
         plan.unloaded()

@@ -1,22 +1,24 @@
 """Is it the right volume, and where does it end: what a mover checks before it trusts or writes anything.
 
 Works on a Drive and on labels; moves no files. The rule for appending is 7a.3 of the design: the trailer of the
-catalog's last tape file must be there, what follows must be whole tape files of ours (reported, never overwritten) and
-at most one that was torn off before its trailer (which the next write may overwrite).
+catalog's last tape file must be there, what follows must be whole tape files of ours (read back and told, never
+overwritten) and at most one that was torn off before its trailer (which the next write may overwrite).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from catalog.errors import TapeError
 from tapeserver import labels
-from tapeserver.frames import DeadExtent, Load
+from tapeserver.frames import DeadExtent, Found, Load
 from tapeserver.labels import BadLabel, FileLabel, Status, VolumeLabel
 from tapeserver.library import Drive, EndOfData, Fenced, Filemark
+from tapeserver.mover.readback import read_back
 from tapeserver.tapeformat import TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent
+from tapeserver.tapereader import expect_mark, read_labels
 
 Verdict = Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "fenced", "io"]
 _T = TypeVar("_T")
@@ -41,10 +43,13 @@ class End:
     dead: list[DeadExtent] = field(default_factory=list)
 
 
-def prepare(drive: Drive, load: Load) -> End:
+def prepare(
+    drive: Drive, load: Load, tell: Callable[[Found], None], *, alive: Callable[[], None] = lambda: None
+) -> End:
     """Check the volume for the purpose of `load`, labelling it first if that was asked. Raises LoadRefused.
 
-    For archives the head stands at the end on return.
+    For archives the head stands at the end on return, and every complete tape file that the catalog lacks was read
+    back and told. That may take hours: `alive` is called while the tape moves.
     """
     try:
         if load.purpose == "label" or load.initialise_label:
@@ -54,7 +59,7 @@ def prepare(drive: Drive, load: Load) -> End:
         if load.purpose != "archive":
             return known
         check_last_trailer(drive, load, known)
-        end = find_end(drive, load, known)
+        end = find_end(drive, load, known, tell, alive)
         drive.locate(end.end_block)
         return end
     except Fenced as exc:
@@ -125,8 +130,8 @@ def check_last_trailer(drive: Drive, load: Load, known: End) -> None:
         return
     try:
         drive.locate(known.end_block - (TRAILER_OBJECTS - 1))
-        trailer = labels.parse_trailer(_read_labels(drive, labels.TRAILER_NAMES))
-        _expect_mark(drive)
+        trailer = labels.parse_trailer(read_labels(drive, labels.TRAILER_NAMES))
+        expect_mark(drive)
     except (EndOfData, Filemark, BadLabel) as exc:
         why = f"the trailer of tape file {known.tape_files} is not before block {known.end_block}: {exc}"
         raise LoadRefused("tape_short", volume=load.volume, why=why) from exc
@@ -135,32 +140,39 @@ def check_last_trailer(drive: Drive, load: Load, known: End) -> None:
         raise LoadRefused("tape_short", volume=load.volume, why=why)
 
 
-def find_end(drive: Drive, load: Load, known: End) -> End:
-    """Pass every whole tape file that follows the catalog's end. Raises LoadRefused(unexpected_data).
+def find_end(drive: Drive, load: Load, known: End, tell: Callable[[Found], None], alive: Callable[[], None]) -> End:
+    """Pass every whole tape file that follows the catalog's end, and read it back. Raises LoadRefused(unexpected_data).
 
     The end is behind the last whole one; what is torn off behind it lies at `end_block` and may be overwritten.
     """
     end = known
-    drive.locate(known.end_block)
     while True:
+        drive.locate(end.end_block)
         try:
-            label, extent = _pass_tape_file(drive, end.end_block)
+            trailer, extent = _pass_tape_file(drive, end.end_block)
         except EndOfData:
             return end
         except (BadLabel, Filemark) as exc:
             why = f"no tape file of ours begins at block {end.end_block}: {exc}"
             raise LoadRefused("unexpected_data", volume=load.volume, why=why) from exc
-        if not _belongs(label, load) or label.sequence != end.tape_files + 1:
-            why = f"tape file {label.sequence} at block {end.end_block} is not the next of this volume"
+        if not _belongs(trailer, load) or trailer.sequence != end.tape_files + 1:
+            why = f"tape file {trailer.sequence} at block {end.end_block} is not the next of this volume"
             raise LoadRefused("unexpected_data", volume=load.volume, why=why)
-        why = "aborted while it was written" if label.status is Status.ABORTED else "not in the catalog"
-        dead = DeadExtent(
-            tape_file=label.sequence,
-            first_block=extent.first_block,
-            blocks=extent.end_block - extent.first_block,
-            why=why,
-        )
-        end = End(label.sequence, extent.end_block, [*end.dead, dead])
+        end = End(trailer.sequence, extent.end_block, end.dead)
+        if trailer.status is Status.ABORTED:
+            end.dead.append(_dead(trailer, extent, "aborted while it was written"))
+        else:
+            for found in read_back(drive, load, trailer, extent, alive):
+                tell(found)
+
+
+def _dead(trailer: FileLabel, extent: Extent, why: str) -> DeadExtent:
+    return DeadExtent(
+        tape_file=trailer.sequence,
+        first_block=extent.first_block,
+        blocks=extent.end_block - extent.first_block,
+        why=why,
+    )
 
 
 def check_header(drive: Drive, load: Load, *, first_block: int, tape_file: int) -> FileLabel:
@@ -170,8 +182,8 @@ def check_header(drive: Drive, load: Load, *, first_block: int, tape_file: int) 
     """
     drive.locate(first_block)
     try:
-        label = labels.parse_header(_read_labels(drive, labels.HEADER_NAMES))
-        _expect_mark(drive)
+        label = labels.parse_header(read_labels(drive, labels.HEADER_NAMES))
+        expect_mark(drive)
     except Filemark as exc:
         raise BadLabel(label="HDR1", why=f"a tape mark stands at block {exc.arguments.get('block')}") from exc
     if not _belongs(label, load) or label.sequence != tape_file:
@@ -182,11 +194,11 @@ def check_header(drive: Drive, load: Load, *, first_block: int, tape_file: int) 
 
 def _pass_tape_file(drive: Drive, first_block: int) -> tuple[FileLabel, Extent]:
     """Its trailer and its extent. Raises EndOfData when it is torn, BadLabel and Filemark when it is not ours."""
-    header = labels.parse_header(_read_labels(drive, labels.HEADER_NAMES))
-    _expect_mark(drive)
+    header = labels.parse_header(read_labels(drive, labels.HEADER_NAMES))
+    expect_mark(drive)
     drive.space_marks(1)
-    trailer = labels.parse_trailer(_read_labels(drive, labels.TRAILER_NAMES))
-    _expect_mark(drive)
+    trailer = labels.parse_trailer(read_labels(drive, labels.TRAILER_NAMES))
+    expect_mark(drive)
     extent = Extent(first_block=first_block, data_blocks=trailer.block_count)
     position = drive.position()
     counted = position is None or position.block == extent.end_block
@@ -202,23 +214,6 @@ def _belongs(label: FileLabel, load: Load) -> bool:
         labels.catalog_mark(load.catalog_id),
         load.block_size,
     )
-
-
-def _read_labels(drive: Drive, names: Sequence[str]) -> list[bytes]:
-    """The next blocks, each looked at before the next is read: what is torn off is ours only as far as it goes."""
-    found = []
-    for name in names:
-        found.append(drive.read_block())
-        labels.expect_name(found[-1], name)
-    return found
-
-
-def _expect_mark(drive: Drive) -> None:
-    try:
-        drive.read_block()
-    except Filemark:
-        return
-    raise BadLabel(label="HDR1", why="more than three blocks stand in a group of labels")
 
 
 def _read_or_nothing(drive: Drive) -> bytes:

@@ -8,6 +8,7 @@ import pytest
 
 from tapeserver import labels
 from tapeserver.frames import (
+    Found,
     Idle,
     Loaded,
     LoadFailed,
@@ -59,18 +60,21 @@ def test_a_blank_volume_is_a_wrong_label_and_an_old_epoch_is_fenced(mover, east)
     assert (type(refused), refused.verdict) == (LoadFailed, "fenced")
 
 
-def test_whole_tape_files_that_the_catalog_lacks_are_dead_and_kept(mover, east, cache):
+def test_whole_tape_files_that_the_catalog_lacks_are_told_and_kept(mover, east, cache):
     labelled(mover, east)
     written = write_files(mover, east, cache, {11: 5000, 12: 100_000, 13: 10})
     mount(east, 3)
     known = written.items[1].first_block
-    loaded = mover.load(3, "archive", known_tape_files=1, known_end_block=known)
+    found = [mover.load(3, "archive", known_tape_files=1, known_end_block=known), mover.next()]
+    assert all(isinstance(one, Found) for one in found)
+    loaded = mover.next()
     assert isinstance(loaded, Loaded)
-    assert (loaded.tape_files, loaded.end_block) == (3, written.end_block)
-    assert [(dead.tape_file, dead.first_block) for dead in loaded.dead] == [
+    assert (loaded.tape_files, loaded.end_block, loaded.dead) == (3, written.end_block, [])
+    assert [(one.tape_file, one.first_block) for one in found] == [
         (item.tape_file, item.first_block) for item in written.items[1:]
     ]
-    assert sum(dead.blocks for dead in loaded.dead) == written.end_block - known
+    assert [(member.record.file_id, member.good) for one in found for member in one.members] == [(12, True), (13, True)]
+    assert sum(one.blocks for one in found) == written.end_block - known
 
 
 def test_a_torn_tape_file_is_written_over(mover, east, cache):
