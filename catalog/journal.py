@@ -117,9 +117,7 @@ async def unwritten(
     )
 
 
-async def head_of(
-    connection: AsyncConnection, number: int, previous: Segment | None, entries: Sequence[Entry]
-) -> Head:
+async def head_of(connection: AsyncConnection, number: int, previous: Segment | None, entries: Sequence[Entry]) -> Head:
     row = (await connection.execute(sa.text("SELECT id, incarnation FROM catalog_identity"))).one()
     return Head(
         catalog_id=row.id,

@@ -1,11 +1,11 @@
-"""A segment of the journal as bytes: gzip of JSON lines, a head and then the changes. Pure; knows no database and no disk.
+"""A segment of the journal as bytes: gzip of JSON lines, a head and then the changes. Pure.
 
     {"format":"capstan-journal 1","catalog_id":…,"incarnation":…,"number":…,"previous":…,"first_seq":…,"last_seq":…}
     {"seq":…,"kind":"node"|"directory"|"file","id":…,"removed":false,"entry":{…}}
 
 Who reads a journal back begins with the segment of the highest number and follows `previous` (0: there is none before
-it). What is not on that way is of a life of the catalog that a restore ended, and does not count. Of each (kind, id) the
-change with the highest seq is all that is true; segments may overlap in seq, and one may be there twice.
+it). What is not on that way is of a life of the catalog that a restore ended, and does not count. Of each (kind, id)
+the change with the highest seq is all that is true; segments may overlap in seq, and one may be there twice.
 """
 
 from __future__ import annotations

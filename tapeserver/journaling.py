@@ -65,9 +65,7 @@ async def journal_forever(database: Database, config: Config, closing: asyncio.E
         )  # fmt: skip
 
 
-async def write_segment(
-    database: Database, directory: Path, config: Config, *, now: bool = False
-) -> Segment | None:
+async def write_segment(database: Database, directory: Path, config: Config, *, now: bool = False) -> Segment | None:
     """Write what is new into the segment that grows, or into a new one; None when nothing is new and none is to close.
 
     It is closed when it is full or old, or `now`; the caller calls again then, for there may be more. Raises OSError.

@@ -1,4 +1,4 @@
-"""Slow work that one tape server of all does, again and again: who holds its lease. What the work is, its owner says."""
+"""Slow work that one of all tape servers does, again and again: who holds its lease. Which work, its owner says."""
 
 from __future__ import annotations
 
