@@ -1,27 +1,28 @@
 """Archives: the one write to tape of one copy of one file. Which pool, who takes them, what becomes of them.
 
-A row lives from the put until its copy is recorded by `commit_written`, the one place where copies come from. When an
-archive is worth a mount is the planner's to say; what bytes are where on the tape is the mover's.
+A row lives from the put until its copy is recorded (`catalog.written`). What has the same collocation key is claimed
+together, so that it lies together. When an archive is worth a mount is the planner's to say; what bytes are where on
+the tape is the mover's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import events
-from catalog.errors import StaleEpoch
 from catalog.model import FileRecord
 from catalog.recalls import HEARTBEAT_SECONDS_MAX, fence
+from catalog.records import record_of
 from catalog.sql import load
-from catalog.states import GOOD_VOLUME_STATES, VolumeState
 
 _SQL = {name: sa.text(statement) for name, statement in load("queues").items()}
 _CLAIM = _SQL["archives_claim"].columns(digests=JSONB)
+#: so long a group is left to the volume on which it began
+HOME_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,27 +35,10 @@ class ClaimedArchive:
     replica_id: int
     cache_server: str
     cache_url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """One archive that lies on the tape behind a good flush."""
-
-    archive_id: int
-    tape_file: int
-    first_block: int
-    byte_offset: int
-    length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadExtent:
-    """Tape files on a volume that the catalog refers to with nothing."""
-
-    tape_file: int
-    first_block: int
-    blocks: int
-    why: str
+    #: what has the same key is read together
+    collocation: str = ""
+    #: somebody waits for it to be safe
+    urgent: bool = False
 
 
 async def enqueue_archives(connection: AsyncConnection, file_ids: Collection[int], *, urgent: bool = False) -> int:
@@ -68,6 +52,17 @@ async def enqueue_archives(connection: AsyncConnection, file_ids: Collection[int
     return int(await connection.scalar(_SQL["archives_enqueue"], arguments) or 0)
 
 
+async def enqueue_rewrites(connection: AsyncConnection, file_ids: Collection[int], volume: str) -> int:
+    """An archive for each copy on `volume` of these files, which are on disk: into that volume's pool; how many.
+
+    For repacking: when the new copy is recorded, the old one goes (`catalog.written`). Safe to repeat.
+    """
+    if not file_ids:
+        return 0
+    arguments = {"files": sorted(set(file_ids)), "volume": volume}
+    return int(await connection.scalar(_SQL["archives_enqueue_rewrites"], arguments) or 0)
+
+
 async def make_urgent(connection: AsyncConnection, file_ids: Collection[int]) -> int:
     """Somebody waits for these files to be safe: their pools are eligible at once."""
     if not file_ids:
@@ -77,18 +72,28 @@ async def make_urgent(connection: AsyncConnection, file_ids: Collection[int]) ->
 
 
 async def claim_archives(
-    connection: AsyncConnection, pool: str, epoch: int, files_max: int, bytes_max: int
+    connection: AsyncConnection,
+    pool: str,
+    epoch: int,
+    files_max: int,
+    bytes_max: int,
+    *,
+    home_seconds: float = HOME_SECONDS,
 ) -> list[ClaimedArchive]:
-    """Take archives of `pool`: urgent ones first, then by age; at most so many files and bytes, but at least one.
+    """Take archives of `pool`, at most so many files and bytes, but at least one; in the order of writing.
 
-    Raises StaleEpoch.
+    Urgent ones first; then the collocation group of the oldest, all of it, then that of the next oldest. A group that
+    has begun on another volume which is mounted for writing is left to that one for `home_seconds`. Nothing for a
+    volume that was closed meanwhile. Raises StaleEpoch.
     """
-    await fence(connection, epoch)
+    volume = await fence(connection, epoch)
     arguments = {
         "pool": pool,
         "epoch": epoch,
+        "volume": volume,
         "files_max": files_max,
         "bytes_max": bytes_max,
+        "home_seconds": home_seconds,
         "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX,
     }
     rows = await connection.execute(_CLAIM, arguments)
@@ -100,112 +105,12 @@ async def claim_archives(
             replica_id=row.replica_id,
             cache_server=row.cache_server,
             cache_url=row.cache_url,
-            file=FileRecord(
-                file_id=row.file_id,
-                path=row.path,
-                size=row.size,
-                adler32=row.adler32,
-                mtime_ns=row.mtime_ns,
-                mode=row.mode,
-                owner=row.owner,
-                group=row.grp,
-                storage_class=row.storage_class,
-                digests=row.digests,
-            ),
+            collocation=row.key,
+            urgent=row.urgent,
+            file=record_of(row, row.stored_path),
         )
         for row in rows
     ]
-
-
-async def commit_written(
-    connection: AsyncConnection,
-    epoch: int,
-    written: Sequence[Written],
-    *,
-    tape_files: int,
-    end_block: int,
-    written_bytes: int,
-    dead: Sequence[DeadExtent] = (),
-) -> list[int]:
-    """Record what lies behind a good flush: copies, the end of the volume, dead extents; the files that are safe now.
-
-    `tape_files`, `end_block` and `written_bytes` are the volume's totals after the flush. One transaction (the
-    caller's); safe to repeat with the same arguments when its outcome is unknown. Raises StaleEpoch: nothing is
-    recorded under a mount that is over.
-    """
-    volume = await fence(connection, epoch)
-    arguments = {
-        "epoch": epoch,
-        "volume": volume,
-        "archives": [one.archive_id for one in written],
-        "tape_files": [one.tape_file for one in written],
-        "first_blocks": [one.first_block for one in written],
-        "byte_offsets": [one.byte_offset for one in written],
-        "lengths": [one.length for one in written],
-    }
-    files = list((await connection.scalars(_SQL["archives_written"], arguments)).all()) if written else []
-    state = await record_end(
-        connection,
-        epoch,
-        volume,
-        tape_files=tape_files,
-        end_block=end_block,
-        written_bytes=written_bytes,
-        dead=dead,
-    )
-    if state not in GOOD_VOLUME_STATES:
-        # The volume was taken out of use while this mount had the archives: these copies do not count.
-        await enqueue_archives(connection, files)
-    safe = (await connection.execute(_SQL["became_safe"], {"files": files})).all() if files else []
-    await events.emit_many(connection, [("file.safe", row.stored_path, {"file_id": row.id}) for row in safe])
-    return [row.id for row in safe]
-
-
-async def record_end(
-    connection: AsyncConnection,
-    epoch: int,
-    volume: str,
-    *,
-    tape_files: int,
-    end_block: int,
-    written_bytes: int,
-    dead: Sequence[DeadExtent] = (),
-) -> VolumeState:
-    """The volume's end moves forward, and dead extents are kept. Raises StaleEpoch when it would move back.
-
-    The state of the volume, which does not change before the transaction ends.
-    """
-    rows = await connection.execute(
-        _VOLUME_END,
-        {"volume": volume, "tape_files": tape_files, "end_block": end_block, "written_bytes": written_bytes},
-    )
-    row = rows.one_or_none()
-    if row is None:
-        raise StaleEpoch(epoch=epoch)
-    for extent in dead:
-        await connection.execute(
-            _DEAD_EXTENT,
-            {
-                "volume": volume,
-                "generation": row.generation,
-                "tape_file": extent.tape_file,
-                "first_block": extent.first_block,
-                "blocks": extent.blocks,
-                "why": extent.why,
-            },
-        )
-    return VolumeState(row.state)
-
-
-_VOLUME_END = sa.text(
-    "update volume set tape_files = :tape_files, end_block = :end_block, written_bytes = :written_bytes, "
-    "end_verified = true where vid = :volume and end_block <= :end_block and tape_files <= :tape_files "
-    "returning generation, state"
-)
-_DEAD_EXTENT = sa.text(
-    "insert into dead_extent (volume, generation, tape_file, first_block, blocks, why) "
-    "values (:volume, :generation, :tape_file, :first_block, :blocks, :why) on conflict do nothing"
-)
 
 
 async def fail_archives(

@@ -74,6 +74,9 @@ class MountWork:
     end_block: int
     written_bytes: int
     capacity_bytes: int
+    #: HDR1 of the last index, 0: none; the chain of indexes tells of the tape files up to `indexed_tape_files`
+    index_block: int
+    indexed_tape_files: int
     catalog_id: str
 
 
@@ -177,7 +180,10 @@ async def work_of(connection: AsyncConnection, epoch: int) -> MountWork | None:
             *(_mount.c[name] for name in ("epoch", "drive", "volume", "library", "pool", "purpose")),
             *(
                 _volume.c[name]
-                for name in ("generation", "block_size", "tape_files", "end_block", "written_bytes", "capacity_bytes")
+                for name in (
+                    *("generation", "block_size", "tape_files", "end_block", "written_bytes", "capacity_bytes"),
+                    *("index_block", "indexed_tape_files"),
+                )
             ),
             _volume.c.state.label("volume_state"),
             _library.c.spec.label("library_spec"),

@@ -10,12 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog.archives import (
     ClaimedArchive,
-    DeadExtent,
-    Written,
     claim_archives,
-    commit_written,
     drop_archives,
     enqueue_archives,
+    enqueue_rewrites,
     fail_archives,
     fail_over_archives,
     make_urgent,
@@ -34,6 +32,7 @@ from catalog.recalls import (
     request_recalls,
     retry_recalls,
 )
+from catalog.written import DeadExtent, Written, commit_written, forget_homes
 
 
 async def retry_held(connection: AsyncConnection, *, kind: str = "all") -> int:
@@ -60,10 +59,12 @@ __all__ = [
     "drop_archives",
     "drop_recalls",
     "enqueue_archives",
+    "enqueue_rewrites",
     "fail_archives",
     "fail_over_archives",
     "finish_recalls",
     "fold_deltas",
+    "forget_homes",
     "make_urgent",
     "release_archives",
     "request_recalls",

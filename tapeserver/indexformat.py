@@ -187,7 +187,7 @@ def _inflate(chunks: Iterable[bytes]) -> Iterator[bytes]:
         while chunk and not stretch.eof:
             try:
                 piece = stretch.decompress(chunk, PIECE_BYTES)
-            except isal_zlib.IsalError as exc:
+            except isal_zlib.IsalError as exc:  # type: ignore[misc]  # the stubs take it for an instance
                 raise BadIndex(why=f"it is not gzip: {exc}") from exc
             chunk = stretch.unconsumed_tail
             yield piece

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import mounts, queues, recalls, replicas, volumes
-from catalog.archives import record_end
+from catalog.written import record_end
 from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry, TapeError
 from catalog.queues import ClaimedArchive, DeadExtent

@@ -146,11 +146,16 @@ where c.volume = :volume and r.state = 'queued' order by r.file for update of r;
 -- archives_enqueue --
 -- A row per missing copy that the disk can still give. Pools in the class's order, one library each, none that holds a
 -- good copy or waits for one already; libraries that are up come first. The unique key makes a repeat harmless.
+-- The files are held: one that is being removed is waited for and then found gone, or else finds this archive to remove.
+-- What is to lie together has one key: the hint of the put, or the directory.
 with wanted as (
-    select f.id as file, f.size, f.owner, f.grp, s.copies, s.pools
+    select f.id as file, f.size, f.owner, f.grp, s.copies, s.pools,
+           case when f.collocation <> '' then 'hint:' || f.collocation
+                else 'dir:' || coalesce((select n.parent from node n where n.id = f.node), 0) end as collocation
     from file f join storage_class s on s.name = f.storage_class
     where f.id = any(cast(:files as bigint[])) and f.state = 'live'
       and exists (select from replica r where r.file = f.id and r.state = 'on_disk')
+    order by f.id for share of f
 ), taken as (
     select c.file, c.copy_number, c.library from good_copy c join wanted w on w.file = c.file
     union
@@ -170,8 +175,8 @@ with wanted as (
     select file, pool, row_number() over (partition by file order by (state <> 'up'), preference) as place
     from one_a_library
 ), added as (
-    insert into archive (file, copy_number, pool, bytes, owner, grp, urgent)
-    select m.file, m.number, o.pool, m.size, m.owner, m.grp, :urgent
+    insert into archive (file, copy_number, pool, bytes, owner, grp, urgent, collocation)
+    select m.file, m.number, o.pool, m.size, m.owner, m.grp, :urgent, m.collocation
     from missing m join offered o on o.file = m.file and o.place = m.place
     order by m.file, m.number
     on conflict (file, copy_number) do nothing
@@ -180,6 +185,30 @@ with wanted as (
     insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
     select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
     from added group by 2, 3, 4
+)
+select count(*) from added;
+
+-- archives_enqueue_rewrites --
+-- A row per copy that counts on this volume and whose bytes the disk has, into the volume's own pool. The library has a
+-- copy already, of course: this one is to take its place. Files are held as by `archives_enqueue`.
+with wanted as (
+    select f.id as file, f.size, f.owner, f.grp,
+           case when f.collocation <> '' then 'hint:' || f.collocation
+                else 'dir:' || coalesce((select n.parent from node n where n.id = f.node), 0) end as collocation
+    from file f where f.id = any(cast(:files as bigint[])) and f.state = 'live'
+      and exists (select from replica r where r.file = f.id and r.state = 'on_disk')
+    order by f.id for share of f
+), added as (
+    insert into archive (file, copy_number, pool, bytes, owner, grp, collocation)
+    select distinct w.file, c.copy_number, v.pool, w.size, w.owner, w.grp, w.collocation
+    from wanted w join good_copy c on c.file = w.file and c.volume = :volume
+    join volume v on v.vid = c.volume and v.pool is not null
+    order by 1, 2
+    on conflict (file, copy_number) do nothing
+    returning pool, owner, grp, bytes
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), 0 from added group by 2, 3, 4
 )
 select count(*) from added;
 
@@ -195,49 +224,112 @@ with marked as (
 select count(*) from marked;
 
 -- archives_claim --
--- SKIP LOCKED: several mounts of one pool share its backlog without waiting. What somebody waits for comes first, then
--- the oldest, by the index; what no live cache server can give now is passed over. The running sum keeps a claim within
--- what the mount may take at once, but the first is always taken.
-with picked as (
-    select a.id, a.bytes, a.urgent, a.created_at, r.id as replica, s.name as cache_server, s.url
+-- SKIP LOCKED: several mounts of one pool share its backlog without waiting. What somebody waits for comes first, by the
+-- index. The oldest of the rest say which groups come next, in which order; they are as many as may be claimed, so their
+-- groups hold enough. Of each group all is taken, by its index, until the claim is full: the loop over the groups stops
+-- there, because both its inputs come in the order that is asked for. What no live cache server can give now is passed
+-- over, and so is a group that has begun on another volume which is filled now, unless it has waited too long for that.
+-- The running sum keeps a claim within what the mount may take at once, but the first is always taken.
+with live as materialized (
+    select name, url from cache_server
+    where state = 'up' and heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
+), open as materialized (
+    select vid from volume where vid = :volume and state in ('active', 'blank')
+), urgent as (
+    select 0::bigint as place, a.id, a.bytes, a.created_at, a.collocation as key
     from archive a
-    cross join lateral (
-        select r.id, r.cache_server from replica r join cache_server s on s.name = r.cache_server
-        where r.file = a.file and r.state = 'on_disk' and s.state = 'up'
-          and s.heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
-        order by r.id limit 1) r
-    join cache_server s on s.name = r.cache_server
-    where a.pool = :pool and a.state = 'queued' and a.not_before <= capstan_now()
-    order by a.urgent desc, a.created_at, a.id limit :files_max
+    where exists (select from open) and a.pool = :pool and a.state = 'queued' and a.urgent
+      and a.not_before <= capstan_now()
+      and exists (select from replica r join live l on l.name = r.cache_server
+                  where r.file = a.file and r.state = 'on_disk')
+    order by a.created_at, a.id limit :files_max
     for update of a skip locked
+), seeds as materialized (
+    select a.collocation, a.created_at, a.id
+    from archive a
+    where exists (select from open) and a.pool = :pool and a.state = 'queued' and not a.urgent
+      and a.not_before <= capstan_now()
+      and exists (select from replica r join live l on l.name = r.cache_server
+                  where r.file = a.file and r.state = 'on_disk')
+    order by a.created_at, a.id limit :files_max
+), filled_elsewhere as materialized (
+    select h.key from mount m join volume v on v.vid = m.volume and v.state = 'active'
+    join collocation h on h.pool = :pool and h.volume = m.volume
+    where m.pool = :pool and m.purpose = 'archive' and m.volume <> :volume and m.state in ('planned', 'loading', 'running')
+      and h.key in (select collocation from seeds)
+), groups as (
+    select collocation as key, row_number() over (order by min(created_at), min(id)) as place
+    from seeds group by collocation
+    having collocation not in (select key from filled_elsewhere)
+        or min(created_at) <= capstan_now() - make_interval(secs => :home_seconds)
+), grouped as (
+    select g.place, a.id, a.bytes, a.created_at, g.key
+    from (select * from groups order by place offset 0) g
+    cross join lateral (
+        select a.id, a.bytes, a.created_at from archive a
+        where a.pool = :pool and a.collocation = g.key and a.state = 'queued' and not a.urgent
+          and a.not_before <= capstan_now()
+          and exists (select from replica r join live l on l.name = r.cache_server
+                      where r.file = a.file and r.state = 'on_disk')
+        order by a.created_at, a.id limit :files_max
+        for update of a skip locked) a
+    order by g.place, a.created_at, a.id limit :files_max
 ), fitting as (
-    select *, sum(bytes) over claiming as so_far, row_number() over claiming as place
-    from picked window claiming as (order by urgent desc, created_at, id)
+    select *, sum(bytes) over claiming as so_far, row_number() over claiming as number
+    from (select * from urgent union all select * from grouped) as picked
+    window claiming as (order by place, created_at, id)
 ), taken as (
     update archive a set state = 'claimed', epoch = :epoch
-    from fitting p where a.id = p.id and (p.so_far <= :bytes_max or p.place = 1)
-    returning a.id, a.file, a.copy_number, a.attempts, a.bytes, a.owner, a.grp, a.urgent, p.place, p.replica,
-              p.cache_server, p.url
+    from fitting p where a.id = p.id and p.number <= :files_max and (p.so_far <= :bytes_max or p.number = 1)
+    returning a.id, a.file, a.copy_number, a.attempts, a.bytes, a.owner, a.grp, a.urgent, p.number, p.key
 ), told as (
     insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
     select 'archive', :pool, owner, grp, '', 0, -count(*), -sum(bytes), -(count(*) filter (where urgent))
     from taken group by 3, 4
 )
-select t.id as archive_id, t.copy_number, t.attempts, t.replica as replica_id, t.cache_server, t.url as cache_url,
-       f.id as file_id, f.stored_path as path, f.size, f.adler32, f.mtime_ns, f.mode, f.owner, f.grp, f.storage_class,
+select t.id as archive_id, t.copy_number, t.attempts, t.key, t.urgent, r.id as replica_id, r.cache_server,
+       r.url as cache_url, f.id, f.stored_path, f.size, f.adler32, f.mtime_ns, f.mode, f.owner, f.grp, f.storage_class,
        f.digests
-from taken t join file f on f.id = t.file order by t.place;
+from taken t join file f on f.id = t.file
+cross join lateral (
+    select r.id, r.cache_server, l.url from replica r join live l on l.name = r.cache_server
+    where r.file = t.file and r.state = 'on_disk' order by r.id limit 1) r
+order by t.number;
+
+-- written_rewrites --
+-- What a mount is about to record of files whose copy of the same number lies on a volume that is being repacked.
+select distinct a.file from archive a
+join copy c on c.file = a.file and c.copy_number = a.copy_number
+join volume v on v.vid = c.volume and v.generation = c.generation and v.state = 'repacking'
+where a.id = any(cast(:archives as bigint[])) and a.epoch = :epoch and a.state = 'claimed' order by a.file;
+
+-- files_lock --
+-- FOR UPDATE: a new recall refers to its file, so none begins until this transaction has ended.
+select id from file where id = any(cast(:files as bigint[])) order by id for update;
+
+-- written_hold --
+-- The lock that every new copy takes on its file, taken before the archive goes and in the order of ids: a removal of
+-- the file, which takes the file first too, is waited for and not met in a deadlock.
+select f.id from file f where f.id in (
+    select a.file from archive a where a.id = any(cast(:archives as bigint[])) and a.epoch = :epoch and a.state = 'claimed')
+order by f.id for key share;
 
 -- archives_written --
 -- One step from "claimed by this mount" to a copy. A row that is gone (its file was removed meanwhile) leaves bytes on
--- the tape that nothing refers to. Repeating it after an unknown outcome finds no row and adds nothing.
+-- the tape that nothing refers to. Repeating it after an unknown outcome finds no row and adds nothing. Where a group lies
+-- is written once, and then rarely: no row is hot.
 with told as (
     select * from unnest(cast(:archives as bigint[]), cast(:tape_files as integer[]), cast(:first_blocks as bigint[]),
                          cast(:byte_offsets as bigint[]), cast(:lengths as bigint[]))
         as t (archive, tape_file, first_block, byte_offset, length)
 ), done as (
     delete from archive a using told t where a.id = t.archive and a.epoch = :epoch and a.state = 'claimed'
-    returning a.file, a.copy_number, t.tape_file, t.first_block, t.byte_offset, t.length
+    returning a.file, a.copy_number, a.pool, a.collocation, t.tape_file, t.first_block, t.byte_offset, t.length
+), homes as (
+    insert into collocation as h (pool, key, volume)
+    select distinct pool, collocation, cast(:volume as text) from done where collocation <> '' order by 1, 2
+    on conflict (pool, key) do update set volume = excluded.volume, at = capstan_now()
+    where h.volume <> excluded.volume or h.at < capstan_now() - make_interval(secs => :home_age_seconds)
 ), added as (
     insert into copy (file, copy_number, volume, generation, tape_file, first_block, byte_offset, length, epoch)
     select d.file, d.copy_number, v.vid, v.generation, d.tape_file, d.first_block, d.byte_offset, d.length, :epoch
@@ -245,6 +337,48 @@ with told as (
     returning file
 )
 select file from added;
+
+-- copies_replaced --
+-- Copies on volumes under repacking whose file has one of the same number on this volume now. The files and their recalls
+-- are locked, so demand for the old copy cannot come after this; what there is goes with its deltas, before the cascade
+-- would take it without them. A recall that a mount has claimed there reads on.
+with old as (
+    select c.id, c.file from copy c
+    join volume v on v.vid = c.volume and v.generation = c.generation and v.state = 'repacking'
+    where c.file = any(cast(:files as bigint[]))
+      and exists (select from good_copy n where n.file = c.file and n.copy_number = c.copy_number and n.volume = :volume
+                  and n.volume_state <> 'repacking')
+), removed as (
+    delete from demand d using old where d.copy = old.id returning d.volume, d.file
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'recall', m.volume, r.owner, r.grp, r.activity, r.priority, -count(*), -sum(r.bytes), 0
+    from removed m join recall r on r.file = m.file group by 2, 3, 4, 5, 6
+), gone as (
+    delete from copy c using old where c.id = old.id returning c.file
+)
+select distinct file from gone;
+
+-- homes_forget --
+-- By age, bounded; what grows again gets a new home.
+delete from collocation where (pool, key) in (
+    select pool, key from collocation where at < capstan_now() - make_interval(secs => :seconds) order by at limit :limit);
+
+-- volume_end --
+-- Never backwards. An index is told of together with the end behind it.
+update volume set tape_files = :tape_files, end_block = :end_block, written_bytes = :written_bytes, end_verified = true,
+       written_at = case when end_block < :end_block then capstan_now() else written_at end,
+       index_block = coalesce(cast(:index_block as bigint), index_block),
+       indexed_tape_files = case when cast(:index_block as bigint) is null then indexed_tape_files else :tape_files end
+where vid = :volume and end_block <= :end_block and tape_files <= :tape_files
+returning generation, state;
+
+-- dead_extents --
+-- What is known already stays as it was first said.
+insert into dead_extent (volume, generation, tape_file, first_block, blocks, why)
+select :volume, :generation, t.* from unnest(cast(:tape_files as integer[]), cast(:first_blocks as bigint[]),
+    cast(:blocks as bigint[]), cast(:whys as text[])) as t (tape_file, first_block, blocks, why)
+on conflict do nothing;
 
 -- archives_fail --
 -- Tried too often: HELD, for an operator's retry. Otherwise back in the queue after a pause, which counts again.
