@@ -216,6 +216,18 @@ class WrongState(Refused):
     code, http_status = "wrong_state", 409
 
 
+class Unsafe(Refused):
+    """Without {what} {files} files are not safe any more, {last} of them without any good copy: this needs force."""
+
+    code, http_status = "unsafe", 409
+
+
+class NotReclaimable(Refused):
+    """Volume {volume} cannot be reclaimed: {why}."""
+
+    code, http_status = "not_reclaimable", 409
+
+
 class StaleEpoch(Refused):
     """The mount with epoch {epoch} is over; nothing may be done under it any more."""
 

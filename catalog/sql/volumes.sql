@@ -10,7 +10,11 @@ select state, reason from drive where name = :name for update;
 
 -- lock_volume --
 -- NO KEY: claims and copies refer to the volume all the time, and its key never changes.
-select state, reason, generation, full_at from volume where vid = :name for no key update;
+select vid, state, reason, generation, full_at, closed_at,
+       tape_files = 0 and (generation = 0 or end_block = 0) as empty,
+       exists (select from maintenance m where m.kind = 'repack' and m.key = volume.vid
+               and m.state in ('queued', 'running')) as repacked
+from volume where vid = :name for no key update;
 
 -- move_library --
 -- Who and why stand in the row: everything that waits for it shows them.
@@ -21,11 +25,30 @@ update library set state = :state, reason = :reason, changed_by = :who, since = 
 update drive set state = :state, reason = :reason, changed_by = :who, since = capstan_now() where name = :name;
 
 -- move_volume --
--- A volume that is full is so from the moment it is first said.
+-- A volume that is full or closed is so from the moment it is first said, until it is written on again.
 update volume set state = :state, reason = :reason, changed_by = :who, since = capstan_now(),
-       full_at = case when :state = 'full' then coalesce(full_at, capstan_now()) when :state = 'blank' then null
-                      else full_at end
+       full_at = case when :state = 'full' then coalesce(full_at, capstan_now())
+                      when :state in ('blank', 'active') then null else full_at end,
+       closed_at = case when :state = 'closed' then coalesce(closed_at, capstan_now())
+                        when :state in ('blank', 'active') then null else closed_at end
 where vid = :name;
+
+-- mounted_in --
+-- Asked under the lock of the volume's row.
+select drive from mount where volume = :vid;
+
+-- unsafe_without --
+-- Live files that are safe now, and would not be without their copy on this volume; of them those whose last it is.
+with here as (
+    select c.file, c.copy_number from good_copy c join file f on f.id = c.file and f.state = 'live' where c.volume = :vid
+), left_over as (
+    select h.file, f.storage_class, (select count(distinct o.copy_number) from good_copy o
+            where o.file = h.file and o.volume <> :vid) as others,
+           (select count(distinct o.copy_number) from good_copy o where o.file = h.file) as good
+    from (select distinct file from here) h join file f on f.id = h.file
+)
+select count(*) filter (where good >= s.copies and others < s.copies) as unsafe, count(*) filter (where others = 0) as last
+from left_over l join storage_class s on s.name = l.storage_class;
 
 -- hold_drive --
 -- Of several tape servers with the same drive one holds it, until its heartbeat has been silent for too long. Taking it
@@ -48,7 +71,8 @@ update volume set state = case when state = 'blank' then 'active' else state end
        changed_by = case when state = 'blank' then 'capstan' else changed_by end,
        since = case when state = 'blank' then capstan_now() else since end,
        pool = coalesce(pool, cast(:pool as text)), tape_files = 0, end_block = :end_block, written_bytes = 0,
-       full_at = null, end_verified = true
+       full_at = null, closed_at = null, end_verified = true, index_block = 0, indexed_tape_files = 0,
+       labelled_at = capstan_now(), written_at = null, read_at = null, verified_at = null
 where vid = :volume and generation < :generation and tape_files = 0
 returning vid;
 
