@@ -35,8 +35,9 @@ PLANNER, SESSIONS, CACHE, EVENTS = "planner", "sessions", "cache", "events"
 CONNECT_SECONDS_MAX = 10.0
 #: no single statement of ours takes longer, the COPY of a stage request of a million files included
 STATEMENT_SECONDS_MAX = 300.0
-#: an open writer holds every later event back, so a forgotten one is ended by the server
-IDLE_IN_TRANSACTION_SECONDS_MAX = 60
+#: an open writer holds every later event back, and its locks: a forgotten one, or one whose process was stopped, is
+#: ended by the server
+IDLE_IN_TRANSACTION_SECONDS_MAX = 60.0
 #: how long a caller waits for a free connection before the catalog counts as unreachable for it
 POOL_WAIT_SECONDS_MAX = 30.0
 #: about this long, times the attempt, before a transaction that lost a deadlock is run again
@@ -55,9 +56,17 @@ class Database:
     out. Close it, or use it as `async with Database(url) as database`.
     """
 
-    def __init__(self, url: str, *, connections_max: int = 10, application_name: str = "capstan") -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connections_max: int = 10,
+        application_name: str = "capstan",
+        idle_in_transaction_seconds_max: float = IDLE_IN_TRANSACTION_SECONDS_MAX,
+    ) -> None:
         self.url = url
         self.application_name = application_name
+        self._idle_seconds_max = idle_in_transaction_seconds_max
         self._engine = create_async_engine(
             url,
             pool_size=connections_max,
@@ -67,7 +76,7 @@ class Database:
             connect_args={
                 "timeout": CONNECT_SECONDS_MAX,
                 "command_timeout": STATEMENT_SECONDS_MAX,
-                "server_settings": _server_settings(application_name),
+                "server_settings": _server_settings(application_name, self._idle_seconds_max),
             },
         )
         event.listen(self._engine.sync_engine, "checkout", _refuse_closed_connection)
@@ -168,7 +177,7 @@ class Database:
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
             **arguments,
             timeout=CONNECT_SECONDS_MAX,
-            server_settings=_server_settings(f"{self.application_name} listener"),
+            server_settings=_server_settings(f"{self.application_name} listener", self._idle_seconds_max),
         )
         return connection
 
@@ -206,14 +215,14 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, CatalogUnreachable) or _is_contention(error)
 
 
-def _server_settings(application_name: str) -> dict[str, str]:
+def _server_settings(application_name: str, idle_seconds_max: float) -> dict[str, str]:
     return {
         "application_name": application_name[:63],
         "timezone": "UTC",
         # Planning cost estimates of our statements are far off for the JIT's taste: it costs more than it brings.
         "jit": "off",
         "synchronous_commit": "on",
-        "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS_MAX}s",
+        "idle_in_transaction_session_timeout": f"{round(idle_seconds_max * 1000)}ms",
     }
 
 

@@ -82,7 +82,8 @@ class DriveLoop:
             await self._rest(self._config.mover_restart_seconds)
             return
         async with self._database.transaction() as connection:
-            held = await volumes.hold_drive(connection, self.drive, self._config.name)
+            silence = self._config.drive_silence_seconds
+            held = await volumes.hold_drive(connection, self.drive, self._config.name, silence_seconds_max=silence)
             found = await mounts.list_mounts(connection, drives=[self.drive]) if held else []
         if not held:
             # Another tape server works it; this one stands by.
@@ -116,10 +117,13 @@ class DriveLoop:
         return self._link
 
     async def _clean_up(self, mount: Mount) -> None:
-        """A mount that nobody runs: of a former life of this tape server, or one whose volume did not come out."""
+        """A mount that nobody runs: of a former life of this tape server, of one that has fallen silent, or one whose
+        volume did not come out."""
         async with self._database.connection() as connection:
             work = await mounts.work_of(connection, mount.epoch)
-        if work is not None and not await unload(self._database, self._config, work, "the tape server was restarted"):
+        mine = mount.tapeserver == self._config.name
+        why = "the tape server was restarted" if mine else f"tape server {mount.tapeserver} fell silent"
+        if work is not None and not await unload(self._database, self._config, work, why):
             await self._rest(CLEAN_UP_SECONDS)
 
     async def _refuse(self, mount: Mount) -> bool:

@@ -1,4 +1,4 @@
-"""What nobody asks for and somebody must do: heartbeats, failover, leftovers of the dead, partitions.
+"""What nobody asks for and somebody must do: states of libraries, failover, leftovers of the dead, partitions.
 
 Slow rounds, each step by itself: one that fails is logged and tried again, and never holds up the others. What needs a
 single actor is done under the lease of its library, or is safe when several do it.
@@ -7,14 +7,12 @@ single actor is done under the lease of its library, or is safe when several do 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, mounts, queues, reading, replicas, volumes
+from catalog import endings, mounts, queues, replicas, volumes
 from catalog.database import PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.states import DriveState, LibraryState, MountState, VolumeState
@@ -27,7 +25,6 @@ from tapeserver.sessions import unload
 log = structlog.get_logger(__name__)
 
 WHO = "capstan"
-HEARTBEAT_SECONDS = 2.0
 PARTITION_ROUNDS = 720
 PROBE_SECONDS_MAX = 30.0
 #: pins that have run out, deleted in one go
@@ -37,7 +34,7 @@ PLANNED_SECONDS_MAX = 30.0
 
 
 class Housekeeping:
-    """Run `run` as a task; `url` is the door's, once it listens."""
+    """Run `run` as a task."""
 
     def __init__(
         self,
@@ -46,27 +43,22 @@ class Housekeeping:
         drives: Sequence[DriveLoop],
         planned_libraries: Callable[[], list[str]],
         *,
-        url: str,
         closing: asyncio.Event,
     ) -> None:
         self._database, self._config, self._drives = database, config, drives
-        self._planned_libraries, self._url, self._closing = planned_libraries, url, closing
+        self._planned_libraries, self._closing = planned_libraries, closing
         self._silent_since: dict[str, float] = {}
 
     async def run(self) -> None:
         rounds = 0
-        next_round = 0.0
         while not self._closing.is_set():
-            await self._try("heartbeat", self.heartbeat)
-            if (now := asyncio.get_running_loop().time()) >= next_round:
-                next_round = now + self._config.housekeeping_seconds
-                if rounds % PARTITION_ROUNDS == 0:
-                    await self._try("partitions", self._partitions)
-                rounds += 1
-                for step in (self._libraries, self._failover, self._leftovers, self._gone_volumes, self._orphans):
-                    await self._try(step.__name__.strip("_"), step)
+            if rounds % PARTITION_ROUNDS == 0:
+                await self._try("partitions", self._partitions)
+            rounds += 1
+            for step in (self._libraries, self._failover, self._leftovers, self._gone_volumes, self._orphans):
+                await self._try(step.__name__.strip("_"), step)
             try:
-                async with asyncio.timeout(min(HEARTBEAT_SECONDS, self._config.housekeeping_seconds)):
+                async with asyncio.timeout(self._config.housekeeping_seconds):
                     await self._closing.wait()
             except TimeoutError:
                 continue
@@ -80,38 +72,20 @@ class Housekeeping:
             else:
                 log.exception("housekeeping failed", step=name)
 
-    async def heartbeat(self) -> None:
-        """This tape server lives, and these of its drives can be used."""
-        usable = [loop.drive for loop in self._drives if loop.usable]
-        movers = {
-            loop.drive: {"ok": loop.usable, "pid": loop.mover_pid, "phase": loop.phase[0], "seconds": loop.phase[1]}
-            for loop in self._drives
-        }
-        detail = {"movers": movers, "libraries": self._planned_libraries()}
-        async with self._database.transaction() as connection:
-            await reading.register_server(
-                connection,
-                kind="tapeserver",
-                name=self._config.name,
-                url=self._url,
-                host=socket.gethostname(),
-                pid=os.getpid(),
-                detail=detail,
-            )
-            if usable:
-                await volumes.attach_drives(connection, usable, self._config.name)
-
     async def _partitions(self) -> None:
         await self._database.run(mounts.make_partitions)
 
     async def _libraries(self) -> None:
         """A library that cannot be used is unreachable; one that can again is up. An operator's "down" stands."""
+        silence = self._config.drive_silence_seconds
         async with self._database.connection() as connection:
             libraries = await volumes.list_libraries(connection)
-            drives = await volumes.list_drives(connection)
+            drives = await volumes.list_drives(connection, silence_seconds_max=silence)
         now = asyncio.get_running_loop().time()
         for library in libraries:
             if library.name not in self._planned_libraries() or library.state is LibraryState.DOWN:
+                # Whoever decides about it again later begins to count anew.
+                self._silent_since.pop(library.name, None)
                 continue
             why = await _why_unreachable(library, [one for one in drives if one.library == library.name])
             if not why:
@@ -144,10 +118,11 @@ class Housekeeping:
 
     async def _leftovers(self) -> None:
         """Mounts that no live tape server runs: planned ones go, begun ones are unloaded by the changer."""
-        mine = {loop.drive for loop in self._drives}
+        mine, silence = {loop.drive for loop in self._drives}, self._config.drive_silence_seconds
         async with self._database.connection() as connection:
             live = await mounts.list_mounts(connection)
-            silent = {one.name for one in await volumes.list_drives(connection) if not one.attached}
+            known = await volumes.list_drives(connection, silence_seconds_max=silence)
+            silent = {one.name for one in known if not one.attached}
             old = await mounts.unchanged_for(connection, PLANNED_SECONDS_MAX)
         for mount in live:
             if mount.drive in mine or mount.drive not in silent or mount.epoch not in old:

@@ -130,7 +130,8 @@ class PlanningLoop:
     async def plan_library(self, library: str, lease: Lease) -> Decision:
         """One decision for one library, carried out under its lease."""
         async with self._database.connection() as connection:
-            snapshot = await take_snapshot(connection, library)
+            silence = self._config.drive_silence_seconds
+            snapshot = await take_snapshot(connection, library, drive_silence_seconds=silence)
         decision = plan(snapshot, policy_of(self._config))
         epochs = await self._carry_out(library, lease, decision)
         if epochs or decision.give_way:
@@ -191,10 +192,12 @@ def policy_of(config: Config) -> Policy:
     )
 
 
-async def take_snapshot(connection: AsyncConnection, library: str) -> Snapshot:
+async def take_snapshot(
+    connection: AsyncConnection, library: str, *, drive_silence_seconds: float = volumes.DRIVE_HEARTBEAT_SECONDS_MAX
+) -> Snapshot:
     """The picture of one library that the planner decides on."""
     [known] = [one for one in await volumes.list_libraries(connection) if one.name == library]
-    drives = await volumes.list_drives(connection, library=library)
+    drives = await volumes.list_drives(connection, library=library, silence_seconds_max=drive_silence_seconds)
     live = [one for one in await mounts.list_mounts(connection) if one.library == library]
     backlog = await queues.backlog(connection)
     wanted = {one.key: one for one in backlog if one.kind == "recall"}

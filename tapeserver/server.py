@@ -16,10 +16,13 @@ from catalog import volumes
 from catalog.database import PLANNER, SESSIONS, Database
 from catalog.errors import BadConfig, CatalogUnreachable
 from client.serving import listen
+from tapeserver.backing_up import backup_forever
 from tapeserver.config import Config
 from tapeserver.door import DoorContext, make_app, resolve_forever
 from tapeserver.drives import DriveLoop
+from tapeserver.heartbeat import Heartbeat
 from tapeserver.housekeeping import Housekeeping
+from tapeserver.journaling import journal_forever
 from tapeserver.planning import PlanningLoop
 
 log = structlog.get_logger(__name__)
@@ -31,8 +34,13 @@ CATALOG_WAIT_SECONDS = 60.0
 async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.Event) -> None:
     """Run until `stop` is set; `ready` is called with the door's port. Raises BadConfig, CatalogUnreachable."""
     closing = asyncio.Event()
-    connections = config.database_connections_max
-    async with Database(config.database_url, connections_max=connections, application_name=config.name) as database:
+    async with Database(
+        config.database_url,
+        connections_max=config.database_connections_max,
+        application_name=config.name,
+        # What this one holds locked must be free when another may take its drives.
+        idle_in_transaction_seconds_max=config.drive_silence_seconds,
+    ) as database:
         drives = [DriveLoop(database, config, name, closing=closing) for name in await _drive_names(database, config)]
         planning = PlanningLoop(database, config, closing=closing)
         context = DoorContext(
@@ -40,11 +48,13 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
             name=config.name,
             site_name=config.site_name,
             get_pin_seconds=config.get_pin_seconds,
+            recycle_seconds=config.recycle_seconds,
             movers=lambda: {loop.drive: loop.mover_answers for loop in drives},
         )
         listener = await listen(make_app(context), host=config.host, port=config.port)
         try:
-            housekeeping = Housekeeping(
+            housekeeping = Housekeeping(database, config, drives, lambda: planning.planned_libraries, closing=closing)
+            heartbeat = Heartbeat(
                 database,
                 config,
                 drives,
@@ -56,6 +66,9 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
                 loops = [group.create_task(loop.run(), name=f"drive-{loop.drive}") for loop in drives]
                 loops.append(group.create_task(planning.run(), name="planning"))
                 loops.append(group.create_task(housekeeping.run(), name="housekeeping"))
+                loops.append(group.create_task(heartbeat.run(), name="heartbeat"))
+                loops.append(group.create_task(journal_forever(database, config, closing), name="journal"))
+                loops.append(group.create_task(backup_forever(database, config, closing), name="backup"))
                 helpers = [
                     group.create_task(resolve_forever(database), name="resolver"),
                     group.create_task(_ring(database, drives, planning), name="bells"),

@@ -11,9 +11,11 @@ on conflict do nothing
 returning epoch;
 
 -- take --
--- Compare-and-set: the tapeserver that has the drive, and only one session of it.
+-- Compare-and-set: the tapeserver that has the drive (one that was stopped may have lost it since it last asked), and
+-- only one session of it.
 update mount set state = 'loading', tapeserver = :tapeserver, changed_at = capstan_now()
 where epoch = :epoch and state = 'planned'
+  and exists (select from drive d where d.name = mount.drive and coalesce(d.tapeserver, :tapeserver) = :tapeserver)
 returning epoch;
 
 -- advance --

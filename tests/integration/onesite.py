@@ -58,6 +58,8 @@ class Site:
         self._tapeserver: tuple[asyncio.Task[None], asyncio.Event] | None = None
         #: tape servers that run as processes of their own, by name
         self.processes: dict[str, asyncio.subprocess.Process] = {}
+        #: their doors, by name
+        self.doors: dict[str, str] = {}
 
     async def prepare(
         self, libraries: tuple[str, ...], cartridges: int, drives: int = 2, capacity_bytes: int = CAPACITY_BYTES
@@ -156,7 +158,7 @@ class Site:
         )  # fmt: skip
         assert process.stdout is not None
         async with asyncio.timeout(60):
-            self.url = f"http://127.0.0.1:{int(await process.stdout.readline())}"
+            self.url = self.doors[name] = f"http://127.0.0.1:{int(await process.stdout.readline())}"
 
     async def kill_tapeserver(self, name: str) -> None:
         """kill -9; its movers die with it."""
