@@ -24,7 +24,7 @@ COMMANDS = {
     "recycle": ("recycle", "what was removed and is still on tape: list, restore, purge"),
     "request": ("request", "list, show or cancel stage requests"),
     "cache": ("cache", "cache servers; drop what is safe from the disk"),
-    "token": ("token", "show the recorded token; make or revoke tokens"),
+    "token": ("token", "show the recorded token; list, make or revoke tokens"),
     "config": ("config", "check a configuration file, or show every setting"),
     "db": ("database", "the catalog's schema"),
     "tapeserver": ("process", "run one tape server"),

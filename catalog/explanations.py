@@ -6,14 +6,17 @@ candidates, whose sentences `catalog.candidates` renders.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import candidates, localities, mounts, namespace, reading, staging, volumes
+from catalog import candidates, localities, mounts, namespace, reading, recycle, staging, volumes
+from catalog.errors import NotFound
 from catalog.localities import Copy, Places
 from catalog.model import FileRecord, join_path
 from catalog.recalls import HEARTBEAT_SECONDS_MAX
@@ -22,6 +25,15 @@ from catalog.units import show_bytes, show_seconds
 
 SQL = load("reading")
 VOLUMES_MAX = 20
+#: state of a volume -> what it means for a copy on it
+_VOLUME_STATES = {
+    "closed": "is closed, which only says that nothing more is written on it",
+    "repacking": "is being repacked; the copy counts until its file has another one",
+    "disabled": "is disabled and not read now, though the copy counts",
+    "suspect": "is suspect, so the copy does not count, but may still be read",
+    "broken": "is broken, so the copy does not count",
+    "exported": "is exported, so the copy does not count",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +48,10 @@ class Explanation:
 async def explain_path(connection: AsyncConnection, components: Sequence[str]) -> Explanation:
     """Raises NotFound, NotADirectory."""
     path = join_path(components)
-    node = await namespace.existing(connection, components)
+    try:
+        node = await namespace.existing(connection, components)
+    except NotFound:
+        return await _deleted(connection, path)
     if node.is_directory:
         chosen = await namespace.storage_class_for(connection, node.id, None)
         sentence = f"{path} is a directory; files put here get storage class {chosen}."
@@ -57,6 +72,22 @@ async def explain_path(connection: AsyncConnection, components: Sequence[str]) -
         sentences.append("It waits for nothing.")
     detail = {"file_id": file.file_id, "locality": str(where.locality), "safe": where.safe, "adler32": file.adler32}
     return Explanation(object=path, kind="file", state=where.label, sentences=sentences, detail=detail)
+
+
+async def _deleted(connection: AsyncConnection, path: str) -> Explanation:
+    """What was there, when it is in the recycle bin. Raises NotFound."""
+    file_id = await recycle.newest_at(connection, path)
+    if file_id is None:
+        raise NotFound(what=path)
+    found = await recycle.deleted_at(connection, file_id)
+    when = found.deleted_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    copies = (await localities.copies(connection, [file_id]))[file_id]
+    sentences = [
+        f"{path} was removed by {found.deleted_by or 'somebody'}; it is in the recycle bin since {when}.",
+        *[_copy(copy) for copy in copies],
+        f"`capstan recycle restore {shlex.quote(path)}` brings it back, until its volumes are reclaimed.",
+    ]
+    return Explanation(object=path, kind="file", state="deleted", sentences=sentences, detail=reading.row_of(found))
 
 
 async def explain_request(connection: AsyncConnection, request_id: int) -> Explanation:
@@ -135,13 +166,15 @@ async def _disk(connection: AsyncConnection, file: FileRecord) -> list[str]:
 
 def _copy(copy: Copy) -> str:
     text = f"A copy is on volume {copy.volume} of library {copy.library}, at block {copy.first_block}"
-    if copy.readable:
-        return text + "."
+    if not copy.current:
+        return text + "; the volume has been labelled anew since, so that copy does not count."
+    if copy.broken_why:
+        return text + f"; it was read wrong and does not count any more: {copy.broken_why}."
     if copy.library_state != "up":
         return text + f"; the library is {copy.library_state}: {copy.library_reason}."
-    if copy.volume_state in ("active", "full", "suspect"):
-        return text + "; the volume has been labelled anew since, so that copy does not count."
-    return text + f"; the volume is {copy.volume_state}: {copy.volume_reason}."
+    because = f": {copy.volume_reason}" if copy.volume_reason else ""
+    meaning = _VOLUME_STATES.get(copy.volume_state)
+    return text + (f"; the volume {meaning}{because}." if meaning else ".")
 
 
 async def _archives(connection: AsyncConnection, file: FileRecord, where: Places) -> list[str]:

@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +26,8 @@ SQL = load("identity")
 #: makes a secret that leaked into a log recognisable
 _PREFIX = "capstan_"
 GRANTS_MAX = 100_000
+#: shown in one list
+TOKENS_MAX = 10_000
 #: a new key signs from this age of the last one on; each stays valid for twice as long
 KEY_AGE_SECONDS_MAX = 7 * 86400
 
@@ -33,6 +36,21 @@ KEY_AGE_SECONDS_MAX = 7 * 86400
 class NewToken:
     token_id: int
     secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What may be shown of a token."""
+
+    token_id: int
+    owner: str
+    groups: list[str]
+    label: str
+    #: [action, path prefix]
+    grants: list[list[str]]
+    created_at: datetime
+    #: None: never
+    expires_at: datetime | None
 
 
 def parse_grants(pairs: Sequence[Sequence[str]]) -> tuple[Grant, ...]:
@@ -77,6 +95,12 @@ async def make_token(
         },
     )
     return NewToken(token_id=int(token_id), secret=secret)
+
+
+async def tokens(connection: AsyncConnection, *, owner: str | None = None, limit: int = TOKENS_MAX) -> list[Token]:
+    """Tokens that can still be used, the newest first; of one owner, or all. Their secrets are nowhere."""
+    rows = await connection.execute(sa.text(SQL["valid_tokens"]), {"owner": owner, "limit": min(limit, TOKENS_MAX)})
+    return [Token(**row._mapping) for row in rows]
 
 
 async def principal_of(connection: AsyncConnection, secret: str) -> Principal:

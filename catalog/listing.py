@@ -1,7 +1,7 @@
 """Directories in pages: one level by name, or whole trees in the order of their paths, with where the bytes are.
 
 Keyset paging: a page starts behind a name, so that a directory of millions costs the same at its end as at its
-beginning, and what is made or removed meanwhile disturbs nothing.
+beginning, and what is made or removed meanwhile disturbs nothing. First names that are Capstan's own are not shown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import localities
 from catalog.localities import Places
+from catalog.model import RESERVED_FIRST_NAMES
 from catalog.namespace import Node
 from catalog.sql import load
 
@@ -54,7 +55,7 @@ async def list_directory(
     connection: AsyncConnection, node: Node, *, after: str = "", limit: int = LIMIT_MAX
 ) -> list[Entry]:
     """The next names of one directory behind the name `after`, in byte order; fewer than `limit` at the end."""
-    rows = await _page(connection, node.id, after, min(limit, LIMIT_MAX))
+    rows = await _page(connection, node.id, after, min(limit, LIMIT_MAX), at_root=node.parent is None)
     return await _with_places(connection, [(row.name, row) for row in rows])
 
 
@@ -67,7 +68,8 @@ async def walk(connection: AsyncConnection, node: Node, *, after: str = "", limi
     while stack and len(found) < limit:
         level = stack[-1]
         if not level.rows:
-            level.rows.extend(await _page(connection, level.node, level.behind, limit - len(found)))
+            at_root = level.node == node.id and node.parent is None
+            level.rows.extend(await _page(connection, level.node, level.behind, limit - len(found), at_root=at_root))
         if not level.rows:
             stack.pop()
             continue
@@ -108,8 +110,11 @@ async def _reopen(connection: AsyncConnection, node: Node, after: str) -> list[_
     return stack
 
 
-async def _page(connection: AsyncConnection, parent: int, after: str, limit: int) -> Sequence[sa.Row[Any]]:
-    values = {"parent": parent, "after": after, "limit": limit}
+async def _page(
+    connection: AsyncConnection, parent: int, after: str, limit: int, *, at_root: bool
+) -> Sequence[sa.Row[Any]]:
+    hidden = sorted(RESERVED_FIRST_NAMES) if at_root else []
+    values = {"parent": parent, "after": after, "limit": limit, "hidden": hidden}
     return (await connection.execute(sa.text(SQL["page"]), values)).all()
 
 

@@ -70,7 +70,11 @@ class Copy:
     volume_reason: str
     library_state: str
     library_reason: str
+    #: it lies on the label that the volume has now
+    current: bool
     readable: bool
+    #: read wrong in several drives; "": not found broken
+    broken_why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

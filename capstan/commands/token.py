@@ -1,21 +1,26 @@
-"""`capstan token`: show the recorded token; make and revoke others."""
+"""`capstan token`: show the recorded token; list, make and revoke others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from capstan.commands.common import add_json, ask, guarded, parser_for, print_json
+from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
 from catalog.errors import BadRequest, NotFound
 from client.cli.common import seconds_argument
+
+COLUMNS = {
+    "token_id": "token", "owner": "owner", "groups": "groups", "label": "label", "grants": "grants",
+    "created_at": "made", "expires_at": "expires",
+}  # fmt: skip
 
 
 def run(command: str, words: Sequence[str]) -> int:
     parser = parser_for(
         command,
-        "Print the token recorded by `capstan up` on this machine, make one, or revoke one.",
+        "Print the token recorded by `capstan up` on this machine; list, make or revoke tokens.",
         "capstan token make --owner ana --group cms --grant read:/exp --grant stage:/exp --lifetime 30d",
     )
-    parser.add_argument("verb", choices=["show", "make", "revoke"])
+    parser.add_argument("verb", choices=["show", "ls", "make", "revoke"])
     parser.add_argument("id", nargs="?", type=int, help="revoke: the token's number")
     parser.add_argument("--owner", help="make: whose it is")
     parser.add_argument("--group", action="append", default=[], help="make: a group; may be repeated")
@@ -42,6 +47,12 @@ def run(command: str, words: Sequence[str]) -> int:
             if found is None or not found.secret():
                 raise NotFound(what="a recorded token (made by `capstan up` on this machine, for this user)")
             print_json({"token": found.secret(), "url": found.url}) if parsed.json else print(found.secret())
+        elif parsed.verb == "ls":
+            rows = ask(lambda session: session.operators.items("tokens"))
+            for row in rows if not parsed.json else []:
+                row["grants"] = [":".join(grant) for grant in row["grants"]]
+                row["expires_at"] = row["expires_at"] or "never"
+            print_json({"items": rows}) if parsed.json else print_table("tokens", rows, COLUMNS)
         elif parsed.verb == "make":
             made = ask(
                 lambda session: session.operators.make_token(

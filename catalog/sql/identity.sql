@@ -11,6 +11,14 @@ SELECT id, owner, groups, grants, recorded, revoked_at IS NOT NULL AS revoked,
        coalesce(expires_at <= capstan_now(), false) AS expired
 FROM token WHERE hash = :hash
 
+-- valid_tokens --
+-- Without the grants beyond a few: a job's token holds one for each of its inputs.
+SELECT id AS token_id, owner, groups, label, expires_at, created_at,
+       (SELECT coalesce(jsonb_agg(g), '[]') FROM (SELECT g FROM jsonb_array_elements(grants) AS g LIMIT 10) AS few) AS grants
+FROM token WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > capstan_now())
+  AND (CAST(:owner AS text) IS NULL OR owner = CAST(:owner AS text))
+ORDER BY id DESC LIMIT :limit
+
 -- revoke_token --
 -- The first revocation counts: repeating it must not move the time.
 UPDATE token SET revoked_at = coalesce(revoked_at, capstan_now()) WHERE id = :id RETURNING owner

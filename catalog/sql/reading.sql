@@ -29,6 +29,7 @@ SELECT n.id, n.parent, n.name, n.kind, f.id AS file_id, f.size, f.adler32, f.dig
        coalesce(f.storage_class, d.storage_class) AS storage_class, f.created_at
 FROM node n LEFT JOIN file f ON f.node = n.id LEFT JOIN directory d ON d.node = n.id
 WHERE n.parent = :parent AND n.name > :after AND (n.kind = 'directory' OR f.id IS NOT NULL)
+  AND n.name <> ALL(CAST(:hidden AS text[]))
 ORDER BY n.name LIMIT :limit
 
 -- one --
@@ -44,6 +45,7 @@ WHERE n.id = :id AND (n.kind = 'directory' OR f.id IS NOT NULL)
 -- The copies of many files with the state of what they lie on; `readable` as in `places`.
 SELECT c.id AS copy_id, c.file, c.volume, c.generation, v.library, v.pool, c.tape_file, c.first_block, c.byte_offset,
        c.length, v.state AS volume_state, v.reason AS volume_reason, l.state AS library_state, l.reason AS library_reason,
+       v.generation = c.generation AS current,
        v.generation = c.generation AND c.broken_at IS NULL AND volume_is_readable(v.state) AND l.state = 'up' AS readable,
        coalesce(c.broken_why, '') AS broken_why
 FROM copy c JOIN volume v ON v.vid = c.volume JOIN library l ON l.name = v.library

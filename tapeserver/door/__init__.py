@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from catalog.errors import NotFound
 from client.serving import problem_middleware
 from tapeserver.door import events, files, information, jobs, monitoring, operators, recycle, staging, status, webdav
 from tapeserver.door.authentication import authentication_middleware
@@ -36,8 +37,21 @@ def make_app(context: DoorContext) -> web.Application:
     app.add_routes(_tape_rest_routes())
     app.add_routes(_own_routes())
     app.router.add_route("*", "/api/jobs/v1/{tail:.*}", jobs.relay)
+    app.router.add_route("*", "/api/{tail:.*}", _no_such_call)
     _add_namespace(app)
     return app
+
+
+async def _no_such_call(request: web.Request) -> web.Response:
+    """An API's path that is none, or not with this method: the namespace would speak of a name that may not be."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource is request.match_info.route.resource:
+            break
+        allowed |= (await resource.resolve(request))[1]
+    if allowed:
+        raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))
+    raise NotFound(what=f"{request.method} {request.path[:200]}")
 
 
 async def _session(app: web.Application) -> AsyncIterator[None]:
@@ -78,6 +92,7 @@ def _own_routes() -> list[web.RouteDef]:
         (web.post, "/archive-wait", information.archive_wait),
         (web.post, "/pins", information.pin),
         (web.delete, "/pins", information.unpin),
+        (web.get, "/tokens", information.tokens),
         (web.post, "/tokens", information.make_token),
         (web.delete, "/tokens/{id}", information.revoke_token),
         (web.get, "/explain", monitoring.explain),

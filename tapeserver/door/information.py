@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import explanations, identity, listing, localities, namespace, queues, replicas
+from catalog import explanations, identity, listing, localities, namespace, queues, reading, replicas
 from catalog.database import CACHE, PLANNER
 from catalog.errors import BadRequest, CapstanError, Denied, IsADirectory, NotFound, TooLarge
 from catalog.listing import Entry
 from catalog.localities import Copy, Places
 from catalog.model import Action, Principal, authorize, join_path, parse_path
 from client import messages
+from client.operatormessages import Items
 from client.serving import json_body, json_response
 from tapeserver.door.context import DoorContext, context_of, principal_of
 
@@ -187,6 +188,14 @@ async def make_token(request: web.Request) -> web.Response:
 
     token = await context.database.run(make)
     return json_response(messages.TokenMade(token=token.secret, token_id=token.token_id), status=201)
+
+
+async def tokens(request: web.Request) -> web.Response:
+    """One's own tokens that can still be used; an administrator sees all. Never a secret."""
+    principal = principal_of(request)
+    async with context_of(request).database.connection() as connection:
+        found = await identity.tokens(connection, owner=None if principal.is_admin else principal.owner)
+    return json_response(Items(items=[reading.row_of(one) for one in found]))
 
 
 async def revoke_token(request: web.Request) -> web.Response:

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import identity, listing, localities, namespace, queues, reading, replicas, staging, volumes
 from catalog.database import CACHE, EVENTS, PLANNER, SESSIONS
 from catalog.errors import BadRequest, Denied, NotFound, TooLarge
-from catalog.model import Action, Principal, grants_cover, join_path, parse_path
+from catalog.model import RESERVED_FIRST_NAMES, Action, Principal, grants_cover, join_path, parse_path
 from client import operatormessages as messages
 from client.messages import OurRequest
 from client.serving import json_body, json_response
@@ -115,8 +115,10 @@ async def volume_files(request: web.Request) -> web.Response:
         await volumes.volume_at(connection, vid)
         files = await localities.volume_files(connection, vid, after=position, limit=limit)
     # Of a page, what the caller may see; the position goes on over the rest.
-    grants = principal_of(request).grants
-    visible = [file for file in files if grants_cover(grants, Action.POLL, file.path)]
+    principal = principal_of(request)
+    visible = [file for file in files if grants_cover(principal.grants, Action.POLL, file.path)]
+    if not principal.is_admin:
+        visible = [file for file in visible if file.path.split("/")[1] not in RESERVED_FIRST_NAMES]
     following = (files[-1].first_block, files[-1].byte_offset) if len(files) >= limit else None
     return json_response(
         messages.VolumeFiles(files=[messages.VolumeFile(**reading.row_of(file)) for file in visible], next=following)

@@ -58,10 +58,76 @@ async def test_basic_with_the_token_as_password_works_too(door: Door) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "MKCOL", "PROPFIND", "DELETE", "MOVE"])
 async def test_a_name_that_may_not_be_is_refused_by_every_method(door: Door, method: str) -> None:
-    bad = ["a/../b", "a/%2e%2e/b", "a%2Fb", "a%00b", "a%0ab", "a%ff", "x" * 300, "api/nothing", "%", "a/./b"]
+    bad = ["a/../b", "a/%2e%2e/b", "a%2Fb", "a%00b", "a%0ab", "a%ff", "x" * 300, ".capstan/f", "%", "a/./b"]
     for name in bad:
         answer = await door.ask(method, f"/{name}", headers={"Depth": "0", "Destination": "/y"})
         assert (answer.status, answer.code) == (400, "bad_path")
+
+
+async def test_a_call_that_is_none_is_not_found_and_one_with_another_method_says_which(door: Door) -> None:
+    for method in ("GET", "POST", "PUT"):
+        answer = await door.ask(method, "/api/nothing")
+        assert (answer.status, answer.code) == (404, "not_found")
+    wrong = await door.ask("PUT", "/api/v1/stage")
+    assert (wrong.status, wrong.code) == (405, "method_not_allowed")
+    assert wrong.json["arguments"]["allowed"] == "POST"
+
+
+async def test_what_capstan_keeps_for_itself_is_in_no_listing(door: Door) -> None:
+    root = (await door.sql("select id from node where parent is null"))[0][0]
+    await door.sql("insert into node (parent, name, kind) values (:r, '.capstan', 'directory')", r=root)
+    own = (await door.sql("select id from node where name = '.capstan'"))[0][0]
+    await door.sql(
+        "insert into directory (node, owner, grp, mtime_ns) select id, 'capstan', 'capstan', 0 from node where id = :n",
+        n=own,
+    )
+    await door.in_catalog(lambda world: world.file("/d/.capstan/f"))
+    for recursive in (False, True):
+        body = {"path": "/", "recursive": recursive, "limit": 2}
+        listed = (await door.ask("POST", "/api/capstan/v1/list", json=body)).json
+        assert [entry["path"] for entry in listed["entries"]] == (["/d", "/d/.capstan"] if recursive else ["/d"])
+    assert b".capstan" not in (await door.ask("PROPFIND", "/", headers={"Depth": "1"})).body
+
+
+async def test_users_list_their_tokens_and_never_see_a_secret(door: Door) -> None:
+    mine = (await door.ask("GET", "/api/capstan/v1/tokens")).json["items"]
+    assert [token["owner"] for token in mine] == ["ann"]
+    everybodys = (await door.ask("GET", "/api/capstan/v1/tokens", token="op")).json["items"]
+    assert {token["owner"] for token in everybodys} == {"ann", "op"}
+    assert door.ann not in str(everybodys)
+
+
+# ------------------------------------------------------------------ the recycle bin
+
+_RECYCLE = "/api/capstan/v1/recycle"
+
+
+async def test_a_removed_file_that_is_on_tape_can_be_had_back_by_who_may_modify_it(door: Door) -> None:
+    file_id = await door.in_catalog(lambda world: world.file("/d/f", volumes=("E00001",)))
+    gone = await door.ask("DELETE", "/d/f")
+    assert (gone.status, gone.headers["Capstan-Recycled"]) == (204, str(file_id))
+    assert int(gone.headers["Capstan-Recycled-Until"]) > 0
+    listed = (await door.ask("POST", f"{_RECYCLE}/list", json={"prefix": "/d"})).json
+    assert [(one["path"], one["deleted_by"]) for one in listed["files"]] == [("/d/f", "ann")]
+    eve = await door.token("eve", ("read", "/"))
+    assert (await door.ask("POST", f"{_RECYCLE}/list", token=eve, json={})).json["files"] == []
+    assert (await door.ask("POST", f"{_RECYCLE}/restore", token=eve, json={"path": "/d/f"})).code == "denied"
+    assert (await door.ask("POST", f"{_RECYCLE}/purge", json={"prefix": "/", "reason": "x"})).code == "denied"
+    restored = await door.ask("POST", f"{_RECYCLE}/restore", json={"path": "/d/f"})
+    assert restored.json == {"file_id": file_id, "path": "/d/f", "queued": 0}
+    assert (await door.ask("HEAD", "/d/f")).status == 200
+    assert (await door.ask("POST", f"{_RECYCLE}/restore", json={"path": "/d/f"})).code == "not_found"
+
+
+async def test_a_purge_takes_what_it_is_told_and_no_more(door: Door) -> None:
+    for name in ("f", "g"):
+        await door.in_catalog(lambda world, name=name: world.file(f"/d/{name}", volumes=("E00001",)))
+        await door.ask("DELETE", f"/d/{name}")
+    done = await door.ask("POST", f"{_RECYCLE}/purge", token="op", json={"prefix": "/d/f", "reason": "privacy"})
+    assert done.json == {"files": 1, "bytes": 10}
+    listed = (await door.ask("POST", f"{_RECYCLE}/list", json={})).json
+    assert [one["path"] for one in listed["files"]] == ["/d/g"]
+    assert await door.sql("select who, reason from audit where action = 'recycle purge'") == [("op", "privacy")]
 
 
 async def test_empty_parts_collapse(door: Door) -> None:
