@@ -1,7 +1,7 @@
 """Media: libraries, drives, pools, volumes and storage classes; what there is and who may change its state.
 
-Every change of state goes through `set_state`: checked against the machine, with a reason, audited, and with all that
-follows from it in the same transaction. Nothing here moves a cartridge.
+The states of media and what follows from a change of them are in `catalog.volumestates`, giving up what is on a volume
+in `catalog.reclaiming`, both offered here too. Nothing here moves a cartridge.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import archives, endings, events, identity, mounts, recalls, tables
+from catalog import audits, identity, tables
 from catalog.errors import BadRequest, NotFound, UnknownStorageClass
+from catalog.reclaiming import Reclaimed as Reclaimed
+from catalog.reclaiming import reclaim as reclaim
+from catalog.reclaiming import relabel as relabel
+from catalog.reclaiming import remove as remove
 from catalog.sql import load
-from catalog.states import GOOD_VOLUME_STATES, DriveState, LibraryState, VolumeState, advance
+from catalog.states import DriveState, LibraryState, VolumeState
+from catalog.volumestates import set_state as set_state
 
 _SQL = {name: sa.text(statement) for name, statement in load("volumes").items()}
 #: a drive that no tape server has reported for longer is not attached, unless the tape servers are told otherwise
 DRIVE_HEARTBEAT_SECONDS_MAX = 30.0
-_GONE = frozenset({VolumeState.BROKEN, VolumeState.EXPORTED})
-_STOPPED = frozenset({VolumeState.DISABLED, VolumeState.SUSPECT, *_GONE})
+COPIES_MAX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,14 @@ class Volume:
     tape_files: int
     end_block: int
     end_verified: bool
+    index_block: int
+    indexed_tape_files: int
     full_at: datetime | None
+    closed_at: datetime | None
+    labelled_at: datetime | None
+    written_at: datetime | None
+    read_at: datetime | None
+    verified_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,18 +153,44 @@ async def create_storage_class(
     is_default: bool = False,
 ) -> None:
     """Add a storage class; a known one stays as it is. Raises BadRequest when its pools cannot hold its copies."""
-    libraries = (
-        await connection.scalars(sa.select(tables.pool.c.library).where(tables.pool.c.name.in_(list(pools))))
-    ).all()
-    if len(libraries) != len(set(pools)) or len(set(libraries)) < copies:
-        raise BadRequest(
-            why=f"storage class {name} wants {copies} copies, each in a library of its own, in known pools"
-        )
+    await _check_pools(connection, name, copies, pools)
     await connection.execute(
         insert(tables.storage_class)
         .values(name=name, copies=copies, pools=list(pools), evict_degraded=evict_degraded, is_default=is_default)
         .on_conflict_do_nothing()
     )
+
+
+async def change_storage_class(
+    connection: AsyncConnection,
+    name: str,
+    *,
+    who: str,
+    reason: str,
+    copies: int | None = None,
+    pools: Sequence[str] | None = None,
+    evict_degraded: bool | None = None,
+) -> int | None:
+    """Change what a class asks for; None leaves it. When copies or pools change, an audit makes what is missing of the
+    files it has: its id. Copies that are more than wanted stay. Raises UnknownStorageClass, BadRequest, ReasonRequired.
+    """
+    reason = identity.reason_given(reason, object=f"storage class {name}")
+    present = next((one for one in await list_storage_classes(connection) if one.name == name), None)
+    if present is None:
+        raise await _unknown_class(connection, name)
+    copies = present.copies if copies is None else copies
+    pools = list(present.pools if pools is None else pools)
+    await _check_pools(connection, name, copies, pools)
+    values = {
+        "copies": copies,
+        "pools": pools,
+        "evict_degraded": present.evict_degraded if evict_degraded is None else evict_degraded,
+    }
+    await connection.execute(tables.storage_class.update().where(tables.storage_class.c.name == name).values(values))
+    await identity.audit(connection, who=who, action="storage class changed", object=name, reason=reason, detail=values)
+    if (copies, pools) == (present.copies, present.pools):
+        return None
+    return await audits.want_audit(connection, name, who=who, reason=reason)
 
 
 async def list_libraries(connection: AsyncConnection) -> list[Library]:
@@ -230,8 +267,7 @@ async def largest_volume_bytes(connection: AsyncConnection, storage_class: str) 
         sa.select(tables.storage_class.c.pools).where(tables.storage_class.c.name == storage_class)
     )
     if pools is None:
-        known = [one.name for one in await list_storage_classes(connection)]
-        raise UnknownStorageClass(name=storage_class, known=", ".join(known))
+        raise await _unknown_class(connection, storage_class)
     volume = tables.volume
     query = sa.select(sa.func.max(volume.c.capacity_bytes)).where(volume.c.pool.in_(pools))
     return int(await connection.scalar(query) or 0)
@@ -279,70 +315,19 @@ async def labelled(
     return await connection.scalar(_SQL["labelled"], arguments) is not None
 
 
-async def set_state(connection: AsyncConnection, kind: str, name: str, wanted: str, *, who: str, reason: str) -> bool:
-    """Move a library, drive or volume to `wanted`, with all that follows from it; False when it was there already.
-
-    A volume may also be "enabled": back from disabled or suspect to what it was. Mounts concerned are asked to stop.
-    The caller wakes PLANNER and SESSIONS. Raises NotFound, WrongState, ReasonRequired, BadRequest.
-    """
-    if kind not in ("library", "drive", "volume"):
-        raise BadRequest(why=f"{kind!r} has no state that can be set")
-    reason = identity.reason_given(reason, object=f"{kind} {name}")
-    row = (await connection.execute(_SQL[f"lock_{kind}"], {"name": name})).one_or_none()
-    if row is None:
-        raise NotFound(what=f"{kind} {name}")
-    target = _target(kind, wanted, row)
-    if target == row.state:
-        return False
-    advance(kind, _state_of(kind, row.state), _state_of(kind, target), object=f"{kind} {name}")
-    arguments = {"name": name, "state": target, "reason": "" if _is_good(kind, target) else reason, "who": who}
-    await connection.execute(_SQL[f"move_{kind}"], arguments)
-    if kind == "volume":
-        await _volume_moved(connection, name, VolumeState(row.state), VolumeState(target), reason)
-    elif target != "up":
-        await mounts.want_stop(connection, f"{kind} {target}: {reason}", **{kind: name})
-    detail = {"from": row.state, "to": target}
-    await identity.audit(connection, who=who, action=f"{kind} {target}", object=name, reason=reason, detail=detail)
-    await events.emit(connection, f"{kind}.state", name, {**detail, "reason": reason, "who": who})
-    return True
+async def _check_pools(connection: AsyncConnection, name: str, copies: int, pools: Sequence[str]) -> None:
+    libraries = (
+        await connection.scalars(sa.select(tables.pool.c.library).where(tables.pool.c.name.in_(list(pools))))
+    ).all()
+    if not 1 <= copies <= COPIES_MAX or len(libraries) != len(set(pools)) or len(set(libraries)) < copies:
+        raise BadRequest(
+            why=f"storage class {name} wants {copies} copies, each in a library of its own, in known pools"
+        )
 
 
-async def _volume_moved(
-    connection: AsyncConnection, name: str, present: VolumeState, target: VolumeState, reason: str
-) -> None:
-    if target in _STOPPED:
-        await mounts.want_stop(connection, f"volume {target}: {reason}", volume=name)
-    if target in _GONE:
-        await endings.copies_gone(connection, name)
-    elif present in _GONE:
-        await recalls.offer_volume(connection, name)
-    if present in GOOD_VOLUME_STATES and target not in GOOD_VOLUME_STATES:
-        # In this very transaction its files are no longer safe; those still on disk are written again.
-        await archives.repair_copies_of(connection, name)
-
-
-def _target(kind: str, wanted: str, row: sa.Row[Any]) -> str:
-    states = {"library": LibraryState, "drive": DriveState, "volume": VolumeState}[kind]
-    if kind == "volume" and wanted == "enabled":
-        if row.state not in (VolumeState.DISABLED, VolumeState.SUSPECT):
-            return str(row.state)
-        if row.generation == 0:
-            return VolumeState.BLANK.value
-        return (VolumeState.FULL if row.full_at is not None else VolumeState.ACTIVE).value
-    if wanted not in list(states):
-        known = ", ".join([*states, *(["enabled"] if kind == "volume" else [])])
-        raise BadRequest(why=f"{wanted!r} is not a state of a {kind}; known are {known}")
-    return wanted
-
-
-def _state_of(kind: str, state: str) -> LibraryState | DriveState | VolumeState:
-    if kind == "library":
-        return LibraryState(state)
-    return DriveState(state) if kind == "drive" else VolumeState(state)
-
-
-def _is_good(kind: str, state: str) -> bool:
-    return state in ("up", "active", "blank")
+async def _unknown_class(connection: AsyncConnection, name: str) -> UnknownStorageClass:
+    known = [one.name for one in await list_storage_classes(connection)]
+    return UnknownStorageClass(name=name, known=", ".join(known))
 
 
 def _select(table: sa.Table, shape: Any) -> sa.Select[Any]:
