@@ -72,6 +72,8 @@ class TapeData:
         self._held, self._length = -1, 0
         #: the block before which the head stands; None: unknown
         self._head: int | None = None
+        #: whether the mark behind the data has been passed, which was not meant
+        self.passed_mark = False
 
     def take(self, offset: int, count: int) -> bytes:
         """Exactly these bytes. Raises Unreadable, and what the drive raises when it can do no more."""
@@ -104,7 +106,7 @@ class TapeData:
         self._held = -1
         head = self._head
         if head is None or not head <= number <= head + READ_THROUGH_BLOCKS:
-            self._head = None
+            self._head, self.passed_mark = None, False
             self._drive.locate(self._start + number)
             head = number
         for passed in range(head, number + 1):
@@ -122,7 +124,7 @@ class TapeData:
                 raise Unreadable(offset=offset, why=str(exc), resume=offset + self._block_size) from exc
             return
         except (Filemark, EndOfData, BlockTooLong) as exc:
-            self._head = None
+            self._head, self.passed_mark = None, isinstance(exc, Filemark)
             raise Unreadable(offset=offset, why=str(exc)) from exc
         if self._length < self._block_size and self._blocks is not None and number < self._blocks - 1:
             raise Unreadable(offset=offset, why=f"a block within has {self._length} bytes")
