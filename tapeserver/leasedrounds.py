@@ -28,15 +28,18 @@ async def rounds_under_lease(
     lease_seconds: float,
     round_seconds: float,
     closing: asyncio.Event,
+    first_seconds: float = 0.0,
 ) -> None:
     """Call `work` every `round_seconds` while the lease is ours, until `closing`; then a call under way is cancelled.
+
+    The first call comes after `first_seconds`.
 
     `work` has to be safe when two do it at once: a lease that is lost is not noticed in the middle of a call.
     """
     lease = HeldLease(database, name, holder, seconds=lease_seconds)
     loop = asyncio.get_running_loop()
     present: asyncio.Task[None] | None = None
-    due = 0.0
+    due = loop.time() + first_seconds
     try:
         while not closing.is_set():
             with suppress(CapstanError, OSError):

@@ -1,0 +1,34 @@
+-- began --
+-- Not later than the oldest change that the snapshot may lack: a change carries the time at which it was made, and may
+-- be committed after the snapshot was taken. So what is older than this is surely in the backup.
+SELECT least(capstan_now(), (SELECT min(xact_start) FROM pg_stat_activity
+                             WHERE datname = current_database() AND backend_xid IS NOT NULL))
+
+-- record --
+-- The file is under its name, and its sum was taken from what the disk gave back.
+INSERT INTO catalog_backup (began_at, path, bytes, sha256) VALUES (:began_at, :path, :bytes, :sha256) RETURNING id
+
+-- verified --
+-- Only behind a look at all that is in it.
+UPDATE catalog_backup SET verified_at = capstan_now() WHERE id = :id
+
+-- surplus --
+-- All but the newest, counted among those that were verified; what was never verified goes with its elders.
+SELECT id, path FROM catalog_backup
+WHERE removed_at IS NULL AND began_at < coalesce(
+    (SELECT began_at FROM catalog_backup WHERE removed_at IS NULL AND verified_at IS NOT NULL
+     ORDER BY began_at DESC, id DESC OFFSET :keep - 1 LIMIT 1), '-infinity')
+ORDER BY id
+
+-- removed --
+-- Behind the unlink; the row stays for the record.
+UPDATE catalog_backup SET removed_at = capstan_now() WHERE id = :id
+
+-- newest_verified --
+-- What may be relied upon.
+SELECT id, began_at, path, bytes, sha256, verified_at, extract(epoch FROM capstan_now() - began_at) AS age_seconds
+FROM catalog_backup WHERE verified_at IS NOT NULL AND removed_at IS NULL ORDER BY began_at DESC, id DESC LIMIT 1
+
+-- anything_on_tape --
+-- Before the first copy there is nothing that a backup could bring back and a new first start could not.
+SELECT EXISTS (SELECT FROM copy)
