@@ -10,6 +10,7 @@ writes. The labels are in `labels`, the archive in `paxformat`; docs/storage.md 
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
 from isal import isal_zlib
@@ -70,3 +71,8 @@ def data_blocks(archive_bytes: int, block_size: int = BLOCK_SIZE) -> int:
 def trailer_fits(header: FileLabel, trailer: FileLabel, extent: Extent) -> bool:
     """Whether `trailer` closes `header` around exactly these blocks."""
     return header.opens(trailer) and trailer.block_count == extent.data_blocks
+
+
+def days_ns(day: datetime.date) -> int:
+    """The beginning of a day (UTC) as a modification time in nanoseconds, for what has no time of its own."""
+    return (day - datetime.date(1970, 1, 1)).days * 86_400 * 10**9

@@ -1,7 +1,8 @@
 """Cache to tape: write the files of the plan as tape files, flush by policy, report only what a flush has made sure.
 
-The thread of the drive runs this. A file that goes wrong midway is closed with an ABORTED trailer and is dead; nothing
-is ever written over it. After a write or flush error everything since the last good flush is reported as failed.
+The thread of the drive runs this. A bundle ends at the first member that goes wrong, and keeps those before it. A tape
+file without a good member is closed with an ABORTED trailer and is dead; nothing is ever written over it. After a write
+or flush error everything since the last good flush is reported as failed.
 """
 
 from __future__ import annotations
@@ -9,29 +10,33 @@ from __future__ import annotations
 import datetime
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from catalog.errors import CapstanError, Retry, TapeError
-from tapeserver import labels, paxformat
-from tapeserver.frames import DeadExtent, Idle, Load, Progress, WriteFailed, WriteItem, Written, WrittenItem
-from tapeserver.labels import FileLabel
-from tapeserver.library import Drive, HardwareError, VolumeOverflow
+from catalog.errors import CapstanError, TapeError
+from tapeserver import bundleformat, paxformat
+from tapeserver.bundleformat import MEMBERS_MAX
+from tapeserver.frames import Idle, IndexFailed, Load, Progress, WriteFailed, WriteItem
+from tapeserver.labels import FileLabel, Kind
+from tapeserver.library import Drive, VolumeOverflow
 from tapeserver.mover.bulkhttp import place_of
-from tapeserver.mover.fetchers import Begun, Block, CacheFetcher, Ended, Message, Refused
+from tapeserver.mover.fetchers import CacheFetcher
+from tapeserver.mover.incoming import Begun, Block, Ended, Message, Over, Part, Refused, part_of
+from tapeserver.mover.indexing import write_index
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
+from tapeserver.mover.unflushed import Unflushed, recorded
 from tapeserver.mover.volume import End
-from tapeserver.paxformat import Member, archive_bytes
-from tapeserver.tapeformat import Extent, data_blocks
+from tapeserver.mover.volumeend import VolumeEnd, VolumeFull
+from tapeserver.tapeformat import days_ns
 
-FILES_AHEAD_MAX = 256
+FILES_AHEAD_MAX = 1000
+"""Whole tape files are taken from the plan while fewer files than this are ahead of the drive. So at most 999 +
+MEMBERS_MAX files are, with their archive headers (about 2 KiB each, and plan.PATHS_BYTES_MAX of long paths at most);
+of their data fetchers.BUFFER_BYTES_MAX for each cache server."""
+
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
-LABEL_ROOM_BYTES = 4096
-"""What the labels and marks of a tape file may take on the medium, generously."""
-
-BLOCK_ROOM_BYTES = 16
-"""What a block may take on the medium beyond its data."""
 
 
 class Dropped(CapstanError):
@@ -40,10 +45,13 @@ class Dropped(CapstanError):
     code = "dropped"
 
 
-class VolumeFull(TapeError):
-    """Volume {volume} has no room for {size} bytes."""
+@dataclass(slots=True)
+class _Ahead:
+    """What was given to a fetcher together: the files that are not reported yet."""
 
-    code, retry = "volume_full", Retry.NEVER
+    items: dict[int, WriteItem]
+    files: int
+    fetcher: CacheFetcher
 
 
 class Archive:
@@ -58,29 +66,26 @@ class Archive:
         end: End,
         *,
         today: Callable[[], datetime.date],
+        previous_index: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`previous_index`: HDR1 of the newest index on the volume, 0 when there is none."""
         self._drive, self._load, self._plan, self._outbox = drive, load, plan, outbox
-        self._today, self._clock = today, clock
-        self._tape_files, self._end_block = end.tape_files, end.end_block
+        self._clock = clock
+        self._end = VolumeEnd(drive, load, end, previous_index=previous_index, today=today)
         self._fetchers: dict[str, CacheFetcher] = {}
-        self._ahead: deque[tuple[WriteItem, CacheFetcher, int]] = deque()  # with the length of the archive header
+        self._ahead: deque[_Ahead] = deque()
+        self._files_ahead = 0
         self._full: VolumeFull | None = None
         self._batch = 0
         self._progress_at = clock()
-        self._start_batch()
-
-    def _start_batch(self) -> None:
-        self._unflushed: list[WrittenItem] = []
-        self._dead: list[DeadExtent] = []
-        self._unflushed_bytes = 0
-        self._unflushed_since = 0.0
+        self._unflushed = Unflushed(load, clock)
 
     def run(self) -> None:
         """Until the session says Stop. Raises what the drive raises when it can do no more."""
         while not self._plan.stopping:
             self._fetch_ahead()
-            if self._flush_due():
+            if self._unflushed and (self._unflushed.due() or self._plan.flush_wanted()):
                 self._flush()
             elif not self._ahead:
                 self._rest()
@@ -90,6 +95,7 @@ class Archive:
             else:
                 self._write_next()
         self._flush()
+        self._write_indexes()  # one that came whole before Stop was asked for
 
     def close(self) -> None:
         for fetcher in self._fetchers.values():
@@ -98,174 +104,174 @@ class Archive:
     # -- what comes in --
 
     def _fetch_ahead(self) -> None:
-        while len(self._ahead) < FILES_AHEAD_MAX:
-            item = self._plan.next_write()
-            if item is None:
+        while self._files_ahead < FILES_AHEAD_MAX:
+            items = self._plan.next_writes(MEMBERS_MAX)
+            if not items:
                 return
             if self._full is not None:
-                self._refuse(item, self._full)
+                self._refuse(items, self._full)
                 continue
-            try:
-                header = paxformat.build_member(_member(item, self._load))
-                fetcher = self._fetcher(item.cache_url)
-            except ValueError as exc:
-                self._refuse(item, paxformat.BadMember(why=str(exc)))
-            except CapstanError as exc:
-                self._refuse(item, exc)
-            else:
-                fetcher.add(item, header)
-                self._ahead.append((item, fetcher, len(header)))
+            # What one cache server has of a bundle comes in one stream, and goes into one tape file.
+            places: dict[str, list[WriteItem]] = {}
+            for item in items:
+                places.setdefault(place_of(item.cache_url), []).append(item)
+            for place, group in places.items():
+                self._fetch(place, group)
 
-    def _fetcher(self, url: str) -> CacheFetcher:
-        place = place_of(url)
+    def _fetch(self, place: str, items: Sequence[WriteItem]) -> None:
+        parts: list[Part] = []
+        for item in items:
+            try:
+                parts.append(part_of(item, self._load))
+            except ValueError as exc:
+                self._refuse([item], paxformat.BadMember(why=str(exc)))
+        if not parts:
+            return
+        try:
+            fetcher = self._fetcher(place, items[0].cache_url)
+        except CapstanError as exc:
+            self._refuse([part.item for part in parts], exc)
+            return
+        fetcher.add(parts)
+        self._ahead.append(_Ahead({part.item.archive_id: part.item for part in parts}, len(parts), fetcher))
+        self._files_ahead += len(parts)
+
+    def _fetcher(self, place: str, url: str) -> CacheFetcher:
         found = self._fetchers.get(place)
-        idle = not any(fetcher is found for _, fetcher, _ in self._ahead)
+        idle = not any(ahead.fetcher is found for ahead in self._ahead)
         if found is not None and idle and not found.usable:
             found.close()
             found = None
         if found is None:
-            found = self._fetchers[place] = CacheFetcher(url, self._load.block_size)
+            found = CacheFetcher(url, self._load.block_size, dropped=self._plan.write_dropped)
+            self._fetchers[place] = found
         return found
 
-    def _refuse(self, item: WriteItem, error: CapstanError) -> None:
-        self._outbox.send(
-            WriteFailed(
-                archive_ids=[item.archive_id],
-                code=error.code,
-                text=str(error),
-                volume_full=isinstance(error, VolumeFull),
-                retry=error.retry.value,
-            )
+    def _refuse(self, items: Iterable[WriteItem], error: CapstanError) -> None:
+        refused = WriteFailed(
+            archive_ids=[item.archive_id for item in items],
+            code=error.code,
+            text=str(error),
+            volume_full=isinstance(error, VolumeFull),
+            retry=error.retry.value,
         )
+        if refused.archive_ids:
+            self._outbox.send(refused)
 
     def _rest(self) -> None:
-        if self._has_unflushed():
+        if self._unflushed:
             self._flush()  # nothing is left to write: what is there becomes safe now
             return
+        self._write_indexes()
         self._plan.enter("idle")
         if self._plan.ran_empty():
             self._outbox.send(Idle())
         self._plan.wait(POLL_SECONDS)
 
-    # -- one file --
+    # -- one tape file --
 
     def _write_next(self) -> None:
-        item, fetcher, header_bytes = self._ahead[0]
-        message = fetcher.get(POLL_SECONDS)
-        if message is None:
-            self._plan.enter("wait")
-            return
-        self._ahead.popleft()
-        if isinstance(message, Refused):
-            if not self._plan.write_dropped(item.archive_id):
-                self._refuse(item, message.error)
-            return
-        assert isinstance(message, Begun), message
-        assert message.item is item, "the fetcher gives the files in the order in which they were added"
-        if self._plan.write_dropped(item.archive_id):
-            self._discard(fetcher)
+        ahead = self._ahead[0]
+        message = ahead.fetcher.get(POLL_SECONDS)
+        match message:
+            case None:
+                self._plan.enter("wait")
+            case Over():
+                # Those that are left were dropped before they were asked for: nobody waits for a word of them.
+                self._ahead.popleft()
+                self._files_ahead -= ahead.files
+            case Refused():
+                for item in message.items:
+                    del ahead.items[item.archive_id]
+                wanted = [item for item in message.items if not self._plan.write_dropped(item.archive_id)]
+                self._refuse(wanted, message.error)
+            case Begun():
+                self._begin(ahead, message)
+            case _:
+                raise AssertionError(f"{message} came before a tape file began")
+
+    def _begin(self, ahead: _Ahead, begun: Begun) -> None:
+        if _dropped(begun, self._plan):
+            del ahead.items[begun.parts[0].item.archive_id]
+            self._discard(ahead.fetcher)
             return
         # Asking for the room is a call of the drive too, which may not return.
         self._plan.enter("write")
-        if not self._has_room(item, header_bytes):
-            self._discard(fetcher)
-            self._declare_full(item)
+        if not self._end.has_room(begun.layout.archive_bytes):
+            self._declare_full(begun)
             return
         try:
-            self._write_file(item, fetcher, header_bytes)
+            self._write_tape_file(ahead, begun)
         except TapeError as exc:
-            self._give_up(item, exc)
+            present = [part.item for part in begun.parts if part.item.archive_id in ahead.items]
+            self._give_up([item.archive_id for item in present], exc)
             raise
 
-    def _write_file(self, item: WriteItem, fetcher: CacheFetcher, header_bytes: int) -> None:
-        self._plan.enter("write")
-        label = self._label(item)
-        first_block = self._end_block
+    def _write_tape_file(self, ahead: _Ahead, begun: Begun) -> None:
         try:
-            for block in labels.build_file(label):
-                self._drive.write_block(block)
-            self._drive.write_marks(1)
-            blocks, error = self._write_data(item, fetcher, first_block)
-            trailer = label.closed(block_count=blocks, file_count=0 if error else 1, aborted=error is not None)
-            self._drive.write_marks(1)
-            for block in labels.build_file(trailer):
-                self._drive.write_block(block)
-            self._drive.write_marks(1)
+            label = self._end.begin(Kind.DATA, f"{begun.parts[0].item.record.file_id:016X}")
+            good, written_bytes, error = self._write_data(begun, ahead.fetcher, self._list_headers(begun, label))
+            extent = self._end.close(good)
         except VolumeOverflow:
             # The medium ended without a warning. There is no trailer, so this is no tape file: the next mount writes
             # over it. What was whole before it can still be flushed.
-            self._discard(fetcher)
-            self._declare_full(item)
+            self._declare_full(begun)
             return
-        extent = Extent(first_block=first_block, data_blocks=blocks)
-        self._tape_files, self._end_block = label.sequence, extent.end_block
-        if not self._has_unflushed():
-            self._unflushed_since = self._clock()
-        if error is None:
-            self._keep(item, extent, header_bytes)
-        else:
-            self._bury(item, extent, error)
+        self._unflushed.add(
+            recorded(begun, self._end.tape_files, extent, good=good, written_bytes=written_bytes, error=error)
+        )
+        for part in begun.parts[:good]:
+            del ahead.items[part.item.archive_id]
+        if isinstance(error, VolumeFull):
+            self._declare_full(begun)
+        elif error is not None:
+            # What stood behind it in the bundle comes again, as another tape file.
+            failed = begun.parts[good].item
+            del ahead.items[failed.archive_id]
+            self._refuse([failed], error)
 
-    def _write_data(self, item: WriteItem, fetcher: CacheFetcher, first_block: int) -> tuple[int, CapstanError | None]:
-        """Write the blocks as they come; returns how many, and why the file is not good."""
-        blocks = 0
+    def _write_data(
+        self, begun: Begun, fetcher: CacheFetcher, list_headers: bytes
+    ) -> tuple[int, int, CapstanError | None]:
+        """Write the blocks as they come; returns how many files are good, the bytes, and why the next is not good."""
+        good = written = 0
         while True:
             self._plan.enter("wait")
             message = self._wait_for(fetcher)
             self._plan.enter("write")
             if isinstance(message, Ended):
-                return blocks, message.error
-            assert isinstance(message, Block)
+                return message.good, written, message.error
+            assert isinstance(message, Block), message
+            block = message.buffer[: message.length]
+            if written < len(list_headers):
+                blank = list_headers[written : written + message.length]
+                block[: len(blank)] = blank
             try:
-                self._drive.write_block(memoryview(message.buffer)[: message.length])
+                self._end.write(block)
             finally:
                 fetcher.give_back(message.buffer)
-            blocks += 1
-            self._tell_progress(item, blocks, first_block)
-            if self._drive.end_of_medium_warning and message.length == self._load.block_size:
+            good = message.good
+            written += message.length
+            self._tell_progress(begun, good, written)
+            if self._drive.end_of_medium_warning and good < len(begun.parts):
+                return good, written, self._volume_full(begun)
+            if _dropped(begun, self._plan):
                 self._discard(fetcher)
-                return blocks, VolumeFull(volume=self._load.volume, size=item.record.size)
-            if self._plan.write_dropped(item.archive_id):
-                self._discard(fetcher)
-                return blocks, Dropped()
+                return 0, written, Dropped()
 
-    def _keep(self, item: WriteItem, extent: Extent, header_bytes: int) -> None:
-        self._unflushed.append(
-            WrittenItem(
-                archive_id=item.archive_id,
-                tape_file=self._tape_files,
-                first_block=extent.first_block,
-                byte_offset=header_bytes,
-                length=item.record.size,
-            )
+    def _list_headers(self, begun: Begun, label: FileLabel) -> bytes:
+        """The headers of a bundle's list, for which its first block has room."""
+        if not begun.layout.list_data:
+            return b""
+        member = bundleformat.list_member(
+            begun.layout,
+            volume=label.volume,
+            generation=label.generation,
+            catalog_id=self._load.catalog_id.upper(),
+            tape_file=label.sequence,
+            mtime_ns=days_ns(label.created),
         )
-        self._unflushed_bytes += archive_bytes(header_bytes, item.record.size)
-
-    def _bury(self, item: WriteItem, extent: Extent, error: CapstanError) -> None:
-        self._dead.append(
-            DeadExtent(
-                tape_file=self._tape_files,
-                first_block=extent.first_block,
-                blocks=extent.end_block - extent.first_block,
-                why=f"{error.code}: {error}",
-            )
-        )
-        if isinstance(error, VolumeFull):
-            self._declare_full(item)
-        else:
-            self._refuse(item, error)
-
-    def _label(self, item: WriteItem) -> FileLabel:
-        return FileLabel(
-            volume=self._load.volume,
-            identifier=f"{item.record.file_id:016X}",
-            sequence=self._tape_files + 1,
-            generation=self._load.generation,
-            catalog=labels.catalog_mark(self._load.catalog_id),
-            block_size=self._load.block_size,
-            epoch=self._load.epoch,
-            created=self._today(),
-        )
+        return paxformat.build_own(member)
 
     def _wait_for(self, fetcher: CacheFetcher) -> Message:
         while True:
@@ -274,109 +280,74 @@ class Archive:
                 return message
 
     def _discard(self, fetcher: CacheFetcher) -> None:
-        """Let the rest of the present file pass."""
-        while True:
-            message = self._wait_for(fetcher)
-            if isinstance(message, Block):
-                fetcher.give_back(message.buffer)
-            else:
-                return
+        """Let the rest of the present tape file pass."""
+        while isinstance(message := self._wait_for(fetcher), Block):
+            fetcher.give_back(message.buffer)
 
     # -- the end of the medium --
 
-    def _has_room(self, item: WriteItem, header_bytes: int) -> bool:
-        if self._drive.end_of_medium_warning:
-            return False
-        remaining = self._drive.remaining_bytes
-        size = archive_bytes(header_bytes, item.record.size)
-        blocks = data_blocks(size, self._load.block_size)
-        return remaining is None or size + blocks * BLOCK_ROOM_BYTES + LABEL_ROOM_BYTES <= remaining
+    def _volume_full(self, begun: Begun) -> VolumeFull:
+        return VolumeFull(volume=self._load.volume, size=begun.layout.archive_bytes)
 
-    def _declare_full(self, item: WriteItem) -> None:
-        """Nothing more is written on this volume: make sure of what is there, and refuse the rest."""
-        self._full = VolumeFull(volume=self._load.volume, size=item.record.size)
+    def _declare_full(self, begun: Begun) -> None:
+        """No more files are written on this volume: make sure of what is there, and refuse the rest."""
+        self._full = self._volume_full(begun)
         self._flush()
-        for refused in [item, *(ahead for ahead, _, _ in self._ahead)]:
-            self._refuse(refused, self._full)
+        refused = [item for ahead in self._ahead for item in ahead.items.values()]
         self._ahead.clear()
+        self._files_ahead = 0
         self.close()
         self._fetchers.clear()
+        self._refuse((item for item in refused if not self._plan.write_dropped(item.archive_id)), self._full)
 
     # -- flush and report --
 
-    def _has_unflushed(self) -> bool:
-        return bool(self._unflushed or self._dead)
-
-    def _flush_due(self) -> bool:
-        if not self._has_unflushed():
-            return False
-        load = self._load
-        return (
-            self._unflushed_bytes >= load.flush_bytes
-            or len(self._unflushed) >= load.flush_files
-            or self._clock() - self._unflushed_since >= load.flush_seconds
-            or self._plan.flush_wanted()
-        )
-
     def _flush(self) -> None:
         """Make sure of what was written, then report it. Raises what the drive raises, after reporting the loss."""
-        if not self._has_unflushed():
+        if not self._unflushed:
             return
         self._plan.enter("flush")
         try:
-            self._drive.flush()
-            self._check_position()
+            self._end.flush()
         except TapeError as exc:
-            self._give_up(None, exc)
+            self._give_up([], exc)
             raise
-        self._batch += 1
-        self._outbox.send(
-            Written(
-                batch=self._batch,
-                items=self._unflushed,
-                tape_files=self._tape_files,
-                end_block=self._end_block,
-                written_bytes=self._unflushed_bytes,
-                dead=self._dead,
-            )
-        )
-        self._start_batch()
+        for written in self._unflushed.take(self._batch + 1):
+            self._batch = written.batch
+            self._outbox.send(written)
 
-    def _check_position(self) -> None:
-        position = self._drive.position()
-        if position is not None and position.block != self._end_block and self._full is None:
-            why = f"it stands at block {position.block}, and {self._end_block} was computed"
-            raise HardwareError(drive=self._drive.name, why=why)
-
-    def _give_up(self, item: WriteItem | None, error: TapeError) -> None:
-        """Everything since the last good flush is lost."""
-        lost = [written.archive_id for written in self._unflushed] + ([item.archive_id] if item else [])
-        self._start_batch()
+    def _give_up(self, archive_ids: list[int], error: TapeError) -> None:
+        """Everything since the last good flush is lost, and what is being written."""
+        lost = self._unflushed.archive_ids + archive_ids
+        self._unflushed.clear()
         if lost:
             self._outbox.send(WriteFailed(archive_ids=lost, code=error.code, text=str(error), retry=error.retry.value))
 
-    def _tell_progress(self, item: WriteItem, blocks: int, first_block: int) -> None:
+    def _write_indexes(self) -> None:
+        while (spool := self._plan.next_index()) is not None:
+            self._plan.enter("write")
+            try:
+                self._outbox.send(write_index(self._end, spool, self._load))
+            except CapstanError as exc:
+                self._outbox.send(IndexFailed(code=exc.code, text=str(exc)))
+                if isinstance(exc, TapeError) and not isinstance(exc, VolumeFull):
+                    raise
+            finally:
+                spool.close()
+
+    def _tell_progress(self, begun: Begun, good: int, written: int) -> None:
         now = self._clock()
-        if now - self._progress_at >= PROGRESS_SECONDS:
-            self._progress_at = now
-            count = min(blocks * self._load.block_size, item.record.size)
-            self._outbox.send(Progress(file_id=item.record.file_id, bytes=count, block=first_block + blocks))
+        if now - self._progress_at < PROGRESS_SECONDS:
+            return
+        self._progress_at = now
+        number = min(good, len(begun.parts) - 1)
+        record = begun.parts[number].item.record
+        count = min(max(0, written - begun.layout.offsets[number]), record.size)
+        block = self._end.end_block + written // self._load.block_size
+        self._outbox.send(Progress(file_id=record.file_id, bytes=count, block=block))
 
 
-def _member(item: WriteItem, load: Load) -> Member:
-    record = item.record
-    return Member(
-        path=record.path,
-        size=record.size,
-        mtime_ns=record.mtime_ns,
-        mode=record.mode,
-        owner=record.owner,
-        group=record.group,
-        storage_class=record.storage_class,
-        adler32=record.adler32,
-        file_id=record.file_id,
-        generation=load.generation,
-        catalog_id=load.catalog_id.upper(),
-        copy_number=item.copy_number,
-        digests=record.digests,
-    )
+def _dropped(begun: Begun, plan: Plan) -> bool:
+    """A file that nobody wants any more need not go on; a bundle does, for the others in it."""
+    item = begun.parts[0].item
+    return not item.bundle and plan.write_dropped(item.archive_id)

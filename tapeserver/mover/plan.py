@@ -15,20 +15,31 @@ from tapeserver.frames import (
     Drop,
     Flush,
     FromMover,
+    IndexFailed,
+    IndexPart,
     Load,
     Read,
     ReadFailed,
     ReadItem,
     Stop,
     ToMover,
+    Verify,
+    VerifyFailed,
+    VerifyItem,
     Write,
     WriteFailed,
     WriteItem,
 )
 from tapeserver.framing import BadFrame
+from tapeserver.mover.indexspool import IndexSpool
 
 PLAN_ITEMS_MAX = 200_000
 """More files than this are refused: a session has no use for a longer plan of one mount."""
+
+PATHS_BYTES_MAX = 8 * 1024 * 1024
+"""The files of one tape file have no more in their paths: with their headers they are in memory all at once."""
+
+_TOO_MANY = f"the plan of a mount holds at most {PLAN_ITEMS_MAX} files"
 
 
 class Plan:
@@ -40,15 +51,21 @@ class Plan:
         self._mounted = False
         self._changes = self._changes_seen = 0
         self._phase, self._phase_since = "idle", time.monotonic()
+        self._spool: IndexSpool | None = None
+        self._indexes: deque[IndexSpool] = deque()
         self._reset()
 
     def _reset(self) -> None:
         self._reads: deque[ReadItem] = deque()
         self._writes: deque[WriteItem] = deque()
+        self._verifies: deque[VerifyItem] = deque()
         self._dropped_files: set[int] = set()
         self._dropped_archives: set[int] = set()
         self._stopping = self._flush_wanted = self._told_something = False
         self._committed = 0
+        for spool in [*self._indexes, *([self._spool] if self._spool else [])]:
+            spool.close()
+        self._spool, self._indexes = None, deque()
 
     # -- the session's side --
 
@@ -71,6 +88,10 @@ class Plan:
                 return self._add_reads(message)
             case Write():
                 return self._add_writes(message)
+            case Verify():
+                return self._add_verifies(message)
+            case IndexPart():
+                return self._add_index_part(message)
             case Drop():
                 self._dropped_files.update(message.file_ids)
                 self._dropped_archives.update(message.archive_ids)
@@ -94,7 +115,7 @@ class Plan:
                 file_id=item.file_id,
                 reservation_id=item.reservation_id,
                 code="too_busy",
-                text=f"the plan of a mount holds at most {PLAN_ITEMS_MAX} files",
+                text=_TOO_MANY,
                 retry=Retry.LATER.value,
             )
             for item in message.items[room:]
@@ -108,8 +129,27 @@ class Plan:
         refused = [item.archive_id for item in message.items[room:]]
         if not refused:
             return []
-        text = f"the plan of a mount holds at most {PLAN_ITEMS_MAX} files"
-        return [WriteFailed(archive_ids=refused, code="too_busy", text=text, retry=Retry.LATER.value)]
+        return [WriteFailed(archive_ids=refused, code="too_busy", text=_TOO_MANY, retry=Retry.LATER.value)]
+
+    def _add_verifies(self, message: Verify) -> list[FromMover]:
+        self._dropped_files.difference_update(item.file_id for item in message.items)
+        self._told_something = True
+        room = PLAN_ITEMS_MAX - len(self._verifies)
+        self._verifies.extend(message.items[:room])
+        return [VerifyFailed(file_id=item.file_id, code="too_busy", text=_TOO_MANY) for item in message.items[room:]]
+
+    def _add_index_part(self, message: IndexPart) -> list[FromMover]:
+        if self._spool is None:
+            self._spool = IndexSpool()
+        self._spool.add(message)
+        if not message.last:
+            return []
+        spool, self._spool = self._spool, None
+        if spool.error is not None:
+            spool.close()
+            return [IndexFailed(code=spool.error.code, text=str(spool.error))]
+        self._indexes.append(spool)
+        return []
 
     def phase(self) -> tuple[str, float]:
         """What the drive does now, and for how many seconds it has been doing it."""
@@ -151,14 +191,37 @@ class Plan:
                     return item
             return None
 
-    def next_write(self) -> WriteItem | None:
-        """Take the next file to write; None when there is none now."""
+    def next_writes(self, files_max: int) -> list[WriteItem]:
+        """Take what goes into the next tape file: a file, or the neighbours of one bundle, at most so many.
+
+        Empty when there is nothing now.
+        """
+        taken: list[WriteItem] = []
+        path_bytes = 0
         with self._changed:
-            while self._writes:
+            while self._writes and len(taken) < files_max and path_bytes < PATHS_BYTES_MAX:
+                bundle = self._writes[0].bundle
+                if taken and (bundle == 0 or bundle != taken[0].bundle):
+                    break
                 item = self._writes.popleft()
+                path_bytes += len(item.record.path)
                 if item.archive_id not in self._dropped_archives:
+                    taken.append(item)
+        return taken
+
+    def next_verify(self) -> VerifyItem | None:
+        """Take the next copy to read back; None when there is none now."""
+        with self._changed:
+            while self._verifies:
+                item = self._verifies.popleft()
+                if item.file_id not in self._dropped_files:
                     return item
             return None
+
+    def next_index(self) -> IndexSpool | None:
+        """Take an index that came whole; None when there is none. Who takes it closes it."""
+        with self._changed:
+            return self._indexes.popleft() if self._indexes else None
 
     def read_dropped(self, file_id: int) -> bool:
         return file_id in self._dropped_files
@@ -174,7 +237,7 @@ class Plan:
     def ran_empty(self) -> bool:
         """True once each time nothing is left of what the session told."""
         with self._changed:
-            if self._reads or self._writes or not self._told_something:
+            if self._reads or self._writes or self._verifies or not self._told_something:
                 return False
             self._told_something = False
             return True

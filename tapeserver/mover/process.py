@@ -14,13 +14,14 @@ import socket
 import struct
 import sys
 import threading
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import structlog
 
 from catalog.errors import CapstanError
-from tapeserver.frames import Fault, Load, Loaded, LoadFailed, Ping, Pong, Unloaded
+from tapeserver.frames import Alerts, DriveAlert, Fault, Found, Load, Loaded, LoadFailed, Ping, Pong, Unloaded
 from tapeserver.framing import BadFrame, FrameDecoder
+from tapeserver.labels import Kind
 from tapeserver.library import Drive, Fenced, open_library
 from tapeserver.mover.archive import Archive
 from tapeserver.mover.outbox import Outbox
@@ -87,8 +88,9 @@ def serve_mount(load: Load, plan: Plan, outbox: Outbox) -> None:
         verdict: Verdict = "fenced" if isinstance(exc, Fenced) else "io"
         outbox.send(LoadFailed(code=exc.code, text=str(exc), verdict=verdict))
         return
+    newest = _NewestIndex(load, outbox)
     try:
-        end = prepare(drive, load, outbox.send, alive=lambda: plan.enter("load"))
+        end = prepare(drive, load, newest.tell, alive=lambda: plan.enter("load"))
     except LoadRefused as exc:
         drive.close()
         plan.unloaded()
@@ -98,28 +100,60 @@ def serve_mount(load: Load, plan: Plan, outbox: Outbox) -> None:
         Loaded(tape_files=end.tape_files, end_block=end.end_block, remaining_bytes=drive.remaining_bytes, dead=end.dead)
     )
     try:
-        _work(drive, load, plan, outbox, end)
+        _work(drive, load, plan, outbox, end, newest.block)
     except CapstanError as exc:
         outbox.send(Fault(code=exc.code, text=str(exc)))
     except Exception as exc:
         log.exception("mover failed", volume=load.volume, drive=load.drive, epoch=load.epoch)
         outbox.send(Fault(code="internal", text=repr(exc)))
+    alerts = [DriveAlert(code=one.code, severity=one.severity, text=one.text) for one in drive.alerts()]
+    if alerts:
+        outbox.send(Alerts(alerts=alerts))
     drive.close()
     plan.unloaded()
     outbox.send(Unloaded())
 
 
-def _work(drive: Drive, load: Load, plan: Plan, outbox: Outbox, end: End) -> None:
+class _Work(Protocol):
+    """What a mount is for. `run` until the session says Stop; it raises what ends the mount."""
+
+    def run(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _NewestIndex:
+    """Tells the session what was found beyond the catalog, and remembers which index is the newest then."""
+
+    def __init__(self, load: Load, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.block = load.previous_index
+
+    def tell(self, found: Found) -> None:
+        if found.kind == Kind.INDEX.value:
+            self.block = found.first_block
+        self._outbox.send(found)
+
+
+def _work(drive: Drive, load: Load, plan: Plan, outbox: Outbox, end: End, index_block: int) -> None:
     if load.purpose == "label":
         while not plan.stopping:
             plan.wait(1.0)
         return
-    work: Recall | Archive
+    work: _Work
     if load.purpose == "recall":
         work = Recall(drive, load, plan, outbox)
+    elif load.purpose == "verify":
+        from tapeserver.mover.verify import Verify
+
+        work = Verify(drive, load, plan, outbox)
     else:
-        work = Archive(drive, load, plan, outbox, end, today=lambda: datetime.datetime.now(datetime.UTC).date())
+        work = Archive(drive, load, plan, outbox, end, today=_today, previous_index=index_block)
     try:
         work.run()
     finally:
         work.close()
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()

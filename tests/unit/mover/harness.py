@@ -23,6 +23,7 @@ from client import bulkframes
 from client.bulkframes import FrameReader, Kind
 from client.takeover import nothing_more, taken_over
 from tapeserver.frames import (
+    Found,
     FromMover,
     Idle,
     Load,
@@ -144,12 +145,13 @@ class TinyCache:
 
     # -- items that go with it --
 
-    def write_item(self, number: int, data: bytes, **changes: Any) -> WriteItem:
+    def write_item(self, number: int, data: bytes, *, bundle: int = 0, **changes: Any) -> WriteItem:
         """A file whose archive, replica and file ids are all `number`."""
         self.replicas[number] = data
         return WriteItem(
             archive_id=number, copy_number=1, replica_id=number, record=record(number, data) if not changes else
             FileRecord(**{**_fields(number, data), **changes}), cache_url=f"{self.url}/bulk/read?sig=x", pool="p",
+            bundle=bundle,
         )  # fmt: skip
 
     def read_item(self, written: WrittenItem, data: bytes, **changes: Any) -> ReadItem:
@@ -191,6 +193,7 @@ class MoverInTest:
         self._session.settimeout(PATIENCE_SECONDS)
         self._mine = mine
         self.plan, self.outbox = Plan(), Outbox(mine)
+        self.found: list[Found] = []  # what the last `load` told of before Loaded
         self._thread: threading.Thread | None = None
 
     def send(self, message: ToMover) -> None:
@@ -206,7 +209,10 @@ class MoverInTest:
         load = self.plan.wait_for_load()
         self._thread = threading.Thread(target=serve_mount, args=(load, self.plan, self.outbox), daemon=True)
         self._thread.start()
-        return self.next()
+        self.found = []
+        while isinstance(message := self.next(), Found):
+            self.found.append(message)
+        return message
 
     def next(self) -> FromMover:
         (length,) = struct.unpack("<I", self._receive(4))

@@ -7,6 +7,7 @@ import tarfile
 import pytest
 
 from tapeserver.frames import (
+    Alerts,
     Committed,
     Drop,
     Fault,
@@ -139,7 +140,7 @@ def test_after_a_write_error_everything_since_the_last_flush_is_failed_and_the_m
     inject(east, DriveFaultOnDemand("write_error", volume="A00001", after_blocks=9))
     cache.set_hold(False)
     seen = mover.until(Unloaded)
-    assert [type(message) for message in seen] == [WriteFailed, Fault, Unloaded]
+    assert [type(message) for message in seen] == [WriteFailed, Fault, Alerts, Unloaded]
     assert (seen[0].archive_ids, seen[0].code) == ([3, 4], "write_error")
 
 
@@ -180,7 +181,7 @@ def test_a_file_that_does_not_fit_makes_the_volume_full_after_what_fits_is_safe(
     assert [type(message) for message in kinds][:2] == [Written, WriteFailed]
     assert [item.archive_id for item in kinds[0].items] == [1]
     refused = [message for message in kinds if isinstance(message, WriteFailed)]
-    assert [message.archive_ids for message in refused] == [[2], [3]]
+    assert [number for message in refused for number in message.archive_ids] == [2, 3]
     assert all(message.volume_full for message in refused)
 
 

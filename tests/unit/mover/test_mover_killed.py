@@ -8,7 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from tapeserver.frames import Committed, Fault, Idle, Load, Loaded, Read, ReadDone, Stop, Unloaded, Write, Written
+from tapeserver.frames import (
+    Committed,
+    Fault,
+    Found,
+    Idle,
+    Load,
+    Loaded,
+    Read,
+    ReadDone,
+    Stop,
+    Unloaded,
+    Write,
+    Written,
+    WrittenItem,
+)
 from tapeserver.library.virtual import VirtualLibrary
 from tests.unit.mover.harness import CATALOG_ID, MoverInTest, MoverProcess, TinyCache, data_of, labelled, mount
 
@@ -23,7 +37,7 @@ def process() -> Iterator[MoverProcess]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_what_was_reported_survives_a_kill_and_the_rest_is_dead_or_gone(
+def test_what_was_reported_survives_a_kill_and_the_rest_is_found_dead_or_gone(
     process: MoverProcess, mover: MoverInTest, east: Path, cache: TinyCache, seed: int
 ):
     chance = random.Random(seed)
@@ -55,10 +69,11 @@ def test_what_was_reported_survives_a_kill_and_the_rest_is_dead_or_gone(
     last = reported[-1]
     loaded = mover.load(3, "archive", known_tape_files=last.tape_files, known_end_block=last.end_block)
     assert isinstance(loaded, Loaded), loaded
-    assert bool(loaded.dead) >= seed % 2
-    assert loaded.tape_files == last.tape_files + len(loaded.dead)
-    assert loaded.end_block == last.end_block + sum(dead.blocks for dead in loaded.dead)
-    written = [item for batch in reported for item in batch.items]
+    beyond = [*mover.found, *loaded.dead]
+    assert bool(beyond) >= seed % 2
+    assert loaded.tape_files == last.tape_files + len(beyond)
+    assert loaded.end_block == last.end_block + sum(extent.blocks for extent in beyond)
+    written = [item for batch in reported for item in batch.items] + adopted(mover.found)
     left = [item for item in items if item.archive_id not in {one.archive_id for one in written}]
     mover.send(Write(items=left))
     written += [item for message in mover.until(Idle) if isinstance(message, Written) for item in message.items]
@@ -70,3 +85,18 @@ def test_what_was_reported_survives_a_kill_and_the_rest_is_dead_or_gone(
     mover.send(Read(items=[cache.read_item(one, data_of(one.archive_id, sizes[one.archive_id])) for one in written]))
     assert len([message for message in mover.until(Idle) if isinstance(message, ReadDone)]) == FILES
     assert cache.stored == {1000 + number: data_of(number, size) for number, size in sizes.items()}
+
+
+def adopted(found: list[Found]) -> list[WrittenItem]:
+    assert all(member.good for one in found for member in one.members)
+    return [
+        WrittenItem(
+            archive_id=member.record.file_id,
+            tape_file=one.tape_file,
+            first_block=one.first_block,
+            byte_offset=member.byte_offset,
+            length=member.record.size,
+        )
+        for one in found
+        for member in one.members
+    ]

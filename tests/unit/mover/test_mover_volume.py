@@ -8,7 +8,6 @@ import pytest
 
 from tapeserver import labels
 from tapeserver.frames import (
-    Found,
     Idle,
     Loaded,
     LoadFailed,
@@ -65,10 +64,9 @@ def test_whole_tape_files_that_the_catalog_lacks_are_told_and_kept(mover, east, 
     written = write_files(mover, east, cache, {11: 5000, 12: 100_000, 13: 10})
     mount(east, 3)
     known = written.items[1].first_block
-    found = [mover.load(3, "archive", known_tape_files=1, known_end_block=known), mover.next()]
-    assert all(isinstance(one, Found) for one in found)
-    loaded = mover.next()
+    loaded = mover.load(3, "archive", known_tape_files=1, known_end_block=known)
     assert isinstance(loaded, Loaded)
+    found = mover.found
     assert (loaded.tape_files, loaded.end_block, loaded.dead) == (3, written.end_block, [])
     assert [(one.tape_file, one.first_block) for one in found] == [
         (item.tape_file, item.first_block) for item in written.items[1:]
