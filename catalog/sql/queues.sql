@@ -485,14 +485,14 @@ where c.volume = :volume and c.file > :after
 order by c.file limit :limit;
 
 -- became_safe --
--- Derived in one place, file_is_safe; asked by a statement of its own, which sees the copies that were just added.
-select id, stored_path from file
-where id = any(cast(:files as bigint[])) and state = 'live' and file_is_safe(id) order by id;
+-- Derived in one place, safe_files; asked by a statement of its own, which sees the copies that were just added.
+select f.id, f.stored_path from safe_files(cast(:files as bigint[])) as safe (id)
+join file f on f.id = safe.id and f.state = 'live' order by f.id;
 
 -- lacking_copies --
 -- The other side of `became_safe`.
-select id from file
-where id = any(cast(:files as bigint[])) and state = 'live' and not file_is_safe(id) order by id;
+select id from file where id = any(cast(:files as bigint[])) and state = 'live'
+  and id not in (select * from safe_files(cast(:files as bigint[]))) order by id;
 
 -- orphaned_epochs --
 -- Claims whose mount is over: none should exist, because a mount's end gives them back in its own transaction.
