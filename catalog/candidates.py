@@ -28,7 +28,11 @@ SENTENCES: dict[str, str] = {
     "cache_full": "the cache has no room: {why}; it is tried again when there is, or {cooldown_seconds} after that",
     "no_volume": "pool {pool} has no volume with room",
     "volumes_in_use": "every volume of pool {pool} that has room is mounted or cooling down",
+    "no_idle_drive": "it is to be verified when a drive of library {library} is idle",
+    "verify_waits": "it is to be verified after others: {verifying} are in drives for that",
     # why a mount was begun
+    "verify": "it is to be verified",
+    "label": "it is to be labelled",
     "recalls": "{files} files, {bytes}, wait to be read",
     "bytes": "{bytes} wait to be written",
     "files": "{files} files wait to be written",

@@ -136,6 +136,17 @@ async def live_verify(connection: AsyncConnection, volume: str) -> Maintenance |
     return next(iter(await listed(connection, kind="verify", key=volume, live=True)), None)
 
 
+async def live_label(connection: AsyncConnection, volume: str) -> Maintenance | None:
+    """The label that is wanted for this volume."""
+    return next(iter(await listed(connection, kind="label", key=volume, live=True)), None)
+
+
+async def label_ended(connection: AsyncConnection, row: Maintenance, state: MaintenanceState, note: str) -> None:
+    """It was written (DONE) or refused (FAILED)."""
+    if await maintenancerows.finish(connection, row, state, note):
+        await identity.audit(connection, who=row.who, action=f"label {state}", object=row.key, reason=note)
+
+
 async def copies_to_verify(
     connection: AsyncConnection, row: Maintenance, *, after: tuple[int, int], limit: int
 ) -> list[CopyToVerify]:
@@ -213,6 +224,6 @@ async def _check_volume(connection: AsyncConnection, kind: str, vid: str) -> Non
 
 __all__ = [
     "KINDS", "CopyToVerify", "Maintenance", "VolumeWaiting", "at", "begin", "cancel", "cancel_of_volume",
-    "copies_to_verify", "copies_to_verify_again", "forget", "listed", "live_verify", "verifies_due",
-    "verify_ended", "verify_progress", "volumes_waiting",
+    "copies_to_verify", "copies_to_verify_again", "forget", "label_ended", "listed", "live_label", "live_verify",
+    "verifies_due", "verify_ended", "verify_progress", "volumes_waiting",
 ]  # fmt: skip

@@ -236,9 +236,9 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
         (_library.c.state != "up", "library " + _library.c.state + ": " + _library.c.reason),
         (_drive.c.state != "up", "drive down: " + _drive.c.reason),
         (
-            # A suspect volume is still read: what is on it may be the last copy.
+            # A suspect volume is still read: what is on it may be the last copy. One that is closed is not written.
             _volume.c.state.in_(["disabled", "broken", "exported"])
-            | ((_volume.c.state == "suspect") & (_mount.c.purpose == "archive")),
+            | (_volume.c.state.in_(["suspect", "closed", "repacking"]) & (_mount.c.purpose == "archive")),
             "volume " + _volume.c.state + ": " + _volume.c.reason,
         ),
     )
@@ -250,6 +250,11 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
         .where(_mount.c.epoch.in_(list(epochs)))
     )
     return {row.epoch: row.why for row in await connection.execute(query)}
+
+
+async def background_volumes(connection: AsyncConnection, priority_max: int) -> set[str]:
+    """Volumes from which nothing is wanted but with a priority up to this one: what Capstan does by itself."""
+    return set((await connection.scalars(_SQL["background_volumes"], {"priority_max": priority_max})).all())
 
 
 async def recent_ends(connection: AsyncConnection) -> dict[str, RecentEnd]:

@@ -20,6 +20,7 @@ from catalog.maintenancerows import SQL
 from catalog.states import VolumeState
 from catalog.units import show_seconds
 
+#: of a removed file, when nobody says otherwise
 RECYCLE_DAYS = 30.0
 _RECLAIMABLE = frozenset({VolumeState.FULL, VolumeState.CLOSED, VolumeState.REPACKING, VolumeState.DISABLED})
 #: what may be relabelled as well, when nothing is on it
@@ -50,6 +51,33 @@ async def reclaim(
     ReasonRequired.
     """
     return await _empty(connection, vid, _RECLAIMABLE, "a reclaim", who, reason, recycle_days, needs_backup)
+
+
+async def in_the_way(
+    connection: AsyncConnection, vid: str, *, recycle_days: float = RECYCLE_DAYS, needs_backup: bool = True
+) -> str | None:
+    """Why a reclaim would be refused at this moment, as a sentence; None: it would not be. Locks nothing."""
+    volume = tables.volume
+    row = (
+        await connection.execute(
+            sa.select(volume.c.state, tables.mount.c.drive)
+            .outerjoin_from(volume, tables.mount, tables.mount.c.volume == volume.c.vid)
+            .where(volume.c.vid == vid)
+        )
+    ).one_or_none()
+    if row is None:
+        raise NotFound(what=f"volume {vid}")
+    if row.state not in _RECLAIMABLE:
+        return str(WrongState(object=f"volume {vid}", state=row.state, action="a reclaim"))
+    if row.drive is not None:
+        return str(NotReclaimable(volume=vid, why=f"it is mounted in drive {row.drive}"))
+    wanted = {"volume": vid, "recycle_seconds": recycle_days * 86400}
+    found = (await connection.execute(SQL["in_the_way"], wanted)).one()
+    try:
+        await _refuse(connection, vid, found, recycle_days, needs_backup)
+    except NotReclaimable as refusal:
+        return str(refusal)
+    return None
 
 
 async def relabel(

@@ -29,6 +29,7 @@ _SQL = {name: sa.text(statement) for name, statement in load("volumes").items()}
 #: a drive that no tape server has reported for longer is not attached, unless the tape servers are told otherwise
 DRIVE_HEARTBEAT_SECONDS_MAX = 30.0
 COPIES_MAX = 8
+VOLUMES_OPEN_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +222,22 @@ async def list_pools(connection: AsyncConnection) -> list[tuple[str, str]]:
     pool = tables.pool
     rows = await connection.execute(sa.select(pool.c.name, pool.c.library).order_by(pool.c.name))
     return [(row.name, row.library) for row in rows]
+
+
+async def pools_of(connection: AsyncConnection, library: str) -> dict[str, int | None]:
+    """pool -> how many of its volumes are filled at once, None where the tape server says."""
+    pool = tables.pool
+    query = sa.select(pool.c.name, pool.c.volumes_open_max).where(pool.c.library == library).order_by(pool.c.name)
+    return {row.name: row.volumes_open_max for row in await connection.execute(query)}
+
+
+async def set_volumes_open_max(connection: AsyncConnection, pool: str, volumes_open_max: int | None) -> None:
+    """So many of its volumes are filled at once; None: as the tape servers are told. Raises NotFound, BadRequest."""
+    if volumes_open_max is not None and not 1 <= volumes_open_max <= VOLUMES_OPEN_MAX:
+        raise BadRequest(why=f"a pool fills 1 to {VOLUMES_OPEN_MAX} volumes at once, not {volumes_open_max}")
+    statement = tables.pool.update().where(tables.pool.c.name == pool).values(volumes_open_max=volumes_open_max)
+    if not (await connection.execute(statement)).rowcount:
+        raise NotFound(what=f"pool {pool}")
 
 
 async def list_volumes(

@@ -1,151 +1,38 @@
 """Which volume next, in which drive, and why not the others. Pure: a snapshot of one library in, a decision out.
 
 The first planner: oldest need first, between reads and writes too; a queued recall makes its volume eligible at once, a
-pool becomes so by bytes, files, age, or because somebody waits. A mount that has had its drive for long gives way when
-another needs it. It looks at all free drives at once and writes nothing; `tapeserver.planning` takes the snapshot and
-carries the decision out.
+pool becomes so by bytes, files, age, or because somebody waits. What only Capstan itself wants comes behind, and a
+verify last of all, in a drive that nobody else wants. A mount that has had its drive for long gives way when another
+needs it, one that verifies at once. It looks at all free drives at once and writes nothing; `tapeserver.planning` takes
+the snapshot and carries the decision out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
-READABLE_STATES = frozenset({"active", "full", "suspect"})
+from catalog.states import READABLE_VOLUME_STATES
+from tapeserver.picture import (
+    ArchiveNeed,
+    Decision,
+    EndView,
+    Explanation,
+    GiveWay,
+    MediaNeed,
+    PlannedMount,
+    Policy,
+    RecallNeed,
+    Snapshot,
+)
+
+READABLE_STATES = frozenset(str(state) for state in READABLE_VOLUME_STATES)
+#: a label is written on what has none that counts
+LABELLED_STATES = frozenset({"blank"})
+_WAITED_FOR, _BACKGROUND, _VERIFY = 0, 1, 2
 #: ages in the explanation of what collects are rounded to this part of the limit: it is written on change only
 AGE_STEPS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    collecting_age_seconds: float
-    collecting_bytes: int
-    collecting_files: int
-    volumes_open_max: int
-    volumes_open_bytes: int
-    cooldown_seconds: float
-    #: the cool-down doubles with each fruitless mount, up to this
-    cooldown_seconds_max: float
-    #: how long a mount may keep a drive that another needs
-    mount_seconds_max: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriveView:
-    name: str
-    up: bool
-    #: a live tape server can use it
-    attached: bool
-    #: a mount has it
-    busy: bool
-
-    @property
-    def free(self) -> bool:
-        return self.up and self.attached and not self.busy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountView:
-    volume: str
-    drive: str
-    pool: str | None
-    #: recall, archive or label
-    purpose: str
-    #: it was asked to stop, or unloads already: it takes nothing new
-    ending: bool = False
-    epoch: int = 0
-    age_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndView:
-    """How the last mount of a volume ended."""
-
-    drive: str
-    kind: Literal["well", "failed", "cache_full", "gave_way"]
-    why: str
-    ago_seconds: float
-    #: mounts in a row that brought nothing
-    fruitless: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecallNeed:
-    """What waits to be read from one volume."""
-
-    volume: str
-    volume_state: str
-    volume_reason: str
-    files: int
-    bytes: int
-    #: None: all of it is backing off
-    oldest_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchiveNeed:
-    """What waits to be written to one pool, and the volumes that could take it, best first."""
-
-    pool: str
-    files: int
-    bytes: int
-    urgent: int
-    oldest_seconds: float | None
-    #: not mounted; those that cool down too
-    writable: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    library: str
-    library_state: str
-    library_reason: str
-    drives: Sequence[DriveView]
-    mounts: Sequence[MountView]
-    recalls: Sequence[RecallNeed]
-    archives: Sequence[ArchiveNeed]
-    #: volume -> the end of its last mount, while that is news
-    ends: Mapping[str, EndView] = field(default_factory=dict)
-    #: room for the next file on the emptiest live cache server
-    cache_free_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedMount:
-    drive: str
-    volume: str
-    purpose: str
-    pool: str | None
-    reason_code: str
-    reason_arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GiveWay:
-    """A mount that is to stop, because others wait for its drive."""
-
-    epoch: int
-    drive: str
-    volume: str
-    age_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """`kind` volume or pool; code and arguments are those of `catalog.candidates`."""
-
-    kind: str
-    key: str
-    code: str
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    mounts: Sequence[PlannedMount]
-    candidates: Sequence[Explanation]
-    give_way: Sequence[GiveWay] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,20 +47,15 @@ class _Wish:
     oldest_seconds: float
     reason_code: str
     reason_arguments: Mapping[str, Any]
+    #: who comes first: what somebody waits for, then what only Capstan does, then what may wait for an idle drive
+    rank: int = 0
 
 
 def plan(snapshot: Snapshot, policy: Policy) -> Decision:
     """The mounts to begin now, and an explanation for every volume with recalls and every pool with archives."""
-    wishes: list[_Wish] = []
-    explained: dict[tuple[str, str], Explanation] = {}
-    for recall in snapshot.recalls:
-        found = _judge_recall(recall, snapshot, policy)
-        _sort_in(found, wishes, explained)
-    for archive in snapshot.archives:
-        for found in _judge_archive(archive, snapshot, policy):
-            _sort_in(found, wishes, explained)
+    wishes, explained = _judge(snapshot, policy)
     # Oldest need first; names decide between equals, so that the same picture gives the same plan.
-    wishes.sort(key=lambda wish: (-wish.oldest_seconds, wish.kind, wish.key, wish.volume))
+    wishes.sort(key=lambda wish: (wish.rank, -wish.oldest_seconds, wish.kind, wish.key, wish.volume))
     free = sorted(drive.name for drive in snapshot.drives if drive.free)
     mounts: list[PlannedMount] = []
     waiting: dict[str, _Wish] = {}
@@ -183,7 +65,11 @@ def plan(snapshot: Snapshot, policy: Policy) -> Decision:
             # A volume of a pool that is wanted for reading as well: the one mount serves both.
             explained.setdefault((wish.kind, wish.key), _ready(wish, _drive_of(mounts, wish.volume)))
             continue
-        drive = _pick_drive(free, snapshot.ends.get(wish.volume))
+        if wish.rank == _VERIFY and waiting:
+            # A drive that is free in vain now (a pair that is suspect, a mount that ends) is not idle.
+            explained.setdefault((wish.kind, wish.key), _without_drive(wish, snapshot))
+            continue
+        drive = _pick_drive(free, snapshot.ends.get(wish.volume), snapshot.suspects.get(wish.volume, frozenset()))
         if drive is None:
             waiting.setdefault(wish.volume, wish)
             explained.setdefault((wish.kind, wish.key), _without_drive(wish, snapshot))
@@ -194,30 +80,62 @@ def plan(snapshot: Snapshot, policy: Policy) -> Decision:
     return Decision(
         mounts=mounts,
         candidates=[explained[key] for key in sorted(explained)],
-        give_way=_give_way(list(waiting.values()), snapshot, policy),
+        give_way=_give_way(list(waiting.values()), _blocked_pools(explained), snapshot, policy),
     )
 
 
-def _pick_drive(free: list[str], end: EndView | None) -> str | None:
-    """Takes a drive from `free`: another one than that in which the volume failed last, if there is."""
-    failed_in = end.drive if end is not None and end.kind == "failed" else None
-    drive = next((name for name in free if name != failed_in), free[0] if free else None)
+def _judge(snapshot: Snapshot, policy: Policy) -> tuple[list[_Wish], dict[tuple[str, str], Explanation]]:
+    """Mounts that would be worth it, and why the others are not."""
+    wishes: list[_Wish] = []
+    explained: dict[tuple[str, str], Explanation] = {}
+    for recall in snapshot.recalls:
+        found = _judge_recall(recall, snapshot, policy)
+        _sort_in(found, wishes, explained)
+    for archive in snapshot.archives:
+        for found in _judge_archive(archive, snapshot, policy):
+            _sort_in(found, wishes, explained)
+    verifying = sum(mount.purpose == "verify" for mount in snapshot.mounts)
+    for need in snapshot.media:
+        found = _judge_media(need, snapshot, policy, verifying)
+        verifying += isinstance(found, _Wish) and need.purpose == "verify"
+        if isinstance(found, _Wish) or (found.kind, found.key) not in explained:
+            _sort_in(found, wishes, explained)
+    return wishes, explained
+
+
+def _pick_drive(free: list[str], end: EndView | None, suspects: frozenset[str]) -> str | None:
+    """Takes a drive from `free`: another one than those in which the volume failed, if there is."""
+    failed_in = suspects | ({end.drive} if end is not None and end.kind == "failed" else frozenset())
+    drive = next((name for name in free if name not in failed_in), free[0] if free else None)
     if drive is not None:
         free.remove(drive)
     return drive
 
 
-def _give_way(waiting: Sequence[_Wish], snapshot: Snapshot, policy: Policy) -> list[GiveWay]:
-    """The longest mounts, as many as others wait for drives that will not come free by themselves."""
+def _give_way(waiting: Sequence[_Wish], blocked: frozenset[str], snapshot: Snapshot, policy: Policy) -> list[GiveWay]:
+    """As many mounts as others wait for drives that will not come free by themselves: verifies, then the longest."""
     filling = {mount.pool for mount in snapshot.mounts if mount.purpose == "archive" and not mount.ending}
     # Another volume for a pool that is being filled already is no reason to interrupt anybody.
-    wanted = sum(wish.purpose == "recall" or wish.pool not in filling for wish in waiting)
+    wanted = sum(wish.rank < _VERIFY and (wish.purpose != "archive" or wish.pool not in filling) for wish in waiting)
     wanted -= sum(mount.ending for mount in snapshot.mounts)
-    long = [m for m in snapshot.mounts if not m.ending and m.age_seconds > policy.mount_seconds_max]
+    verifying = [m for m in snapshot.mounts if not m.ending and m.purpose == "verify"]
+    long = [
+        m for m in snapshot.mounts
+        if not m.ending and m.purpose != "verify" and m.age_seconds > policy.mount_seconds_max
+    ]  # fmt: skip
     long.sort(key=lambda mount: (-mount.age_seconds, mount.drive))
+    verifying.sort(key=lambda mount: (mount.pool not in blocked, mount.drive))
+    # A pool whose only volume with room is being verified waits for that volume, whatever drives are free.
+    wanted = max(wanted, sum(mount.pool in blocked for mount in verifying))
     return [
-        GiveWay(epoch=one.epoch, drive=one.drive, volume=one.volume, age_seconds=one.age_seconds)
-        for one in long[: max(0, wanted)]
+        GiveWay(
+            epoch=one.epoch,
+            drive=one.drive,
+            volume=one.volume,
+            age_seconds=one.age_seconds,
+            verifies=one.purpose == "verify",
+        )
+        for one in [*verifying, *long][: max(0, wanted)]
     ]
 
 
@@ -271,6 +189,38 @@ def _judge_recall(need: RecallNeed, snapshot: Snapshot, policy: Policy) -> _Wish
         oldest_seconds=_need_seconds(need.volume, need.oldest_seconds, snapshot),
         reason_code="recalls",
         reason_arguments={"files": need.files, "bytes": need.bytes},
+        rank=_BACKGROUND if need.background and need.oldest_seconds < policy.background_seconds_max else _WAITED_FOR,
+    )
+
+
+def _judge_media(need: MediaNeed, snapshot: Snapshot, policy: Policy, verifying: int) -> _Wish | Explanation:
+    def explain(code: str, **arguments: Any) -> Explanation:
+        return Explanation(kind="volume", key=need.volume, code=code, arguments=arguments)
+
+    mount = next((mount for mount in snapshot.mounts if mount.volume == need.volume), None)
+    wanted_states = READABLE_STATES if need.purpose == "verify" else LABELLED_STATES
+    if snapshot.library_state != "up":
+        return explain("library_down", **_library_arguments(snapshot))
+    if need.volume_state not in wanted_states:
+        reason = need.volume_reason or "no reason"
+        return explain("volume_disabled", volume=need.volume, state=need.volume_state, reason=reason)
+    if mount is not None:
+        return explain("mounted", drive=mount.drive)
+    resting = _resting_seconds(need.volume, snapshot, policy)
+    if resting is not None:
+        return explain("cooling_down", cooldown_seconds=resting)
+    if need.purpose == "verify" and verifying >= policy.verify_drives_max:
+        return explain("verify_waits", verifying=verifying)
+    return _Wish(
+        kind="volume",
+        key=need.volume,
+        volume=need.volume,
+        purpose=need.purpose,
+        pool=need.pool,
+        oldest_seconds=need.age_seconds,
+        reason_code=need.purpose,
+        reason_arguments={},
+        rank=_VERIFY if need.purpose == "verify" else _WAITED_FOR,
     )
 
 
@@ -281,7 +231,8 @@ def _judge_archive(need: ArchiveNeed, snapshot: Snapshot, policy: Policy) -> Ite
     filling = [m for m in snapshot.mounts if m.purpose == "archive" and m.pool == need.pool and not m.ending]
     cooling = [volume for volume in need.writable if _resting_seconds(volume, snapshot, policy) is not None]
     usable = [volume for volume in need.writable if volume not in cooling]
-    wanted_volumes = min(policy.volumes_open_max, 1 + need.bytes // max(1, policy.volumes_open_bytes))
+    open_max = policy.volumes_open_max if need.volumes_open_max is None else need.volumes_open_max
+    wanted_volumes = min(open_max, 1 + need.bytes // max(1, policy.volumes_open_bytes))
     reason = _worth(need, policy)
     if snapshot.library_state != "up":
         yield explain("library_down", **_library_arguments(snapshot))
@@ -331,7 +282,9 @@ def _sort_in(found: _Wish | Explanation, wishes: list[_Wish], explained: dict[tu
 
 def _mount(wish: _Wish, drive: str, wishes: Sequence[_Wish]) -> PlannedMount:
     # A volume that is wanted both ways is mounted to write: such a mount serves its recalls first.
-    writing = next((other for other in wishes if other.volume == wish.volume and other.purpose == "archive"), wish)
+    # A label that is asked for by itself may have to be forced, which a mount to write never does.
+    others = [] if wish.purpose == "label" else wishes
+    writing = next((other for other in others if other.volume == wish.volume and other.purpose == "archive"), wish)
     return PlannedMount(
         drive=drive,
         volume=wish.volume,
@@ -340,6 +293,11 @@ def _mount(wish: _Wish, drive: str, wishes: Sequence[_Wish]) -> PlannedMount:
         reason_code=wish.reason_code,
         reason_arguments=wish.reason_arguments,
     )
+
+
+def _blocked_pools(explained: Mapping[tuple[str, str], Explanation]) -> frozenset[str]:
+    """Pools with something to write and no volume for it that is not in a drive or resting."""
+    return frozenset(key for (kind, key), one in explained.items() if kind == "pool" and one.code == "volumes_in_use")
 
 
 def _drive_of(mounts: Sequence[PlannedMount], volume: str) -> str:
@@ -356,6 +314,8 @@ def _without_drive(wish: _Wish, snapshot: Snapshot) -> Explanation:
     arguments: dict[str, Any] = {"library": snapshot.library}
     if attached:
         arguments["drives"] = len(attached)
+    if wish.rank == _VERIFY and attached:
+        return Explanation(kind=wish.kind, key=wish.key, code="no_idle_drive", arguments={"library": snapshot.library})
     code = "no_free_drive" if attached else "drive_silent" if up else "no_drive"
     return Explanation(kind=wish.kind, key=wish.key, code=code, arguments=arguments)
 

@@ -13,23 +13,24 @@ from typing import Literal
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import cacheservers, leases, mounts, queues, volumes
+from catalog import cacheservers, failures, leases, maintenance, mounts, queues, repairs, volumes
 from catalog.database import SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.leases import Lease
 from catalog.mounts import Candidate, NewMount
 from tapeserver.config import Config
-from tapeserver.planner import (
+from tapeserver.picture import (
     ArchiveNeed,
     Decision,
     DriveView,
     EndView,
+    MediaNeed,
     MountView,
     Policy,
     RecallNeed,
     Snapshot,
-    plan,
 )
+from tapeserver.planner import plan
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +166,10 @@ class PlanningLoop:
             await mounts.write_candidates(connection, library, candidates)
             for late in decision.give_way:
                 log.info("mount gives way", epoch=late.epoch, drive=late.drive, volume=late.volume)
-                why = f"{GAVE_WAY} after {late.age_seconds:.0f} s: others wait for the drive"
+                others = (
+                    "others wait for the drive, or for the volume" if late.verifies else "others wait for the drive"
+                )
+                why = f"{GAVE_WAY} after {late.age_seconds:.0f} s: {others}"
                 await mounts.give_way(connection, late.epoch, why)
         return epochs
 
@@ -189,6 +193,8 @@ def policy_of(config: Config) -> Policy:
         cooldown_seconds=config.cooldown_seconds,
         cooldown_seconds_max=config.cooldown_seconds_max,
         mount_seconds_max=config.mount_seconds_max,
+        background_seconds_max=config.background_seconds_max,
+        verify_drives_max=config.verify_drives_max,
     )
 
 
@@ -205,7 +211,12 @@ async def take_snapshot(
         one.vid: one
         for one in await volumes.list_volumes(connection, library=library, vids=list(wanted), limit=len(wanted) + 1)
     }
-    pools = [name for name, where in await volumes.list_pools(connection) if where == library]
+    pools = await volumes.pools_of(connection, library)
+    background = await mounts.background_volumes(connection, repairs.PRIORITY)
+    media_waiting = await maintenance.volumes_waiting(connection, library)
+    suspects: dict[str, frozenset[str]] = {}
+    for pair in await failures.suspect_pairs(connection, library):
+        suspects[pair.volume] = suspects.get(pair.volume, frozenset()) | {pair.drive}
     filling = [one for one in backlog if one.kind == "archive" and one.key in pools]
     writable = await volumes.writable_volumes(connection, [one.key for one in filling]) if filling else {}
     ends = await mounts.recent_ends(connection)
@@ -235,6 +246,7 @@ async def take_snapshot(
                 files=need.files,
                 bytes=need.bytes,
                 oldest_seconds=need.oldest_seconds,
+                background=vid in background,
             )
             for vid, need in wanted.items()
             if vid in media
@@ -247,11 +259,25 @@ async def take_snapshot(
                 urgent=need.urgent,
                 oldest_seconds=need.oldest_seconds,
                 writable=writable.get(need.key, []),
+                volumes_open_max=pools[need.key],
             )
             for need in filling
         ],
+        media=[_media_need(one) for one in media_waiting],
+        suspects=suspects,
         ends={vid: end_view(end) for vid, end in ends.items()},
         cache_free_bytes=max(free_bytes, default=0),
+    )
+
+
+def _media_need(waiting: maintenance.VolumeWaiting) -> MediaNeed:
+    return MediaNeed(
+        volume=waiting.volume,
+        volume_state=waiting.volume_state,
+        volume_reason=waiting.volume_reason,
+        pool=waiting.pool,
+        purpose="label" if waiting.kind == "label" else "verify",
+        age_seconds=waiting.age_seconds,
     )
 
 

@@ -62,6 +62,13 @@ select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at)
             ) as integer) as fruitless
 from last;
 
+-- background_volumes --
+-- From the counters, folded and not: nothing is counted to schedule.
+select key from (select kind, key, priority, files from queue_counter
+                 union all select kind, key, priority, files from queue_delta) as both_kinds
+where kind = 'recall' group by key
+having sum(files) filter (where priority > :priority_max) is null or sum(files) filter (where priority > :priority_max) <= 0;
+
 -- evidence --
 -- Newest first by epoch, so that old failures are forgotten as mounts go on; a mount that moved files and ended well
 -- takes earlier failures of its drive and of its volume back.

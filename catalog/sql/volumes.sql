@@ -84,6 +84,8 @@ from pool p cross join lateral (
     where v.library = p.library and (v.pool = p.name or (v.pool is null and v.state = 'blank'))
       and v.state in ('active', 'blank')
       and not exists (select from mount m where m.volume = v.vid)
+      and not exists (select from maintenance l where l.kind = 'label' and l.key = v.vid
+                      and l.state in ('queued', 'running'))
     order by (v.state = 'blank'), (v.written_bytes = 0), v.written_bytes desc, v.vid limit :limit) v
 where p.name = any(cast(:pools as text[]))
 order by p.name, (v.state = 'blank'), (v.written_bytes = 0), v.written_bytes desc, v.vid;

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.candidates import SENTENCES, render
-from tapeserver.planner import (
+from tapeserver.picture import (
     ArchiveNeed,
     Decision,
     DriveView,
@@ -20,8 +20,8 @@ from tapeserver.planner import (
     Policy,
     RecallNeed,
     Snapshot,
-    plan,
 )
+from tapeserver.planner import plan
 
 POLICY = Policy(
     collecting_age_seconds=5,
