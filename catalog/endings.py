@@ -1,7 +1,7 @@
 """What an end means for all who wait: a recall that failed, a mount that is over, a volume whose copies are gone.
 
-Joins the queues with staging and the reservations, which the queues themselves know nothing of. It decides only by
-counting attempts; what went wrong on the tape is told to it.
+Joins the queues with staging, the reservations and the suspect matrix, which the queues themselves know nothing of.
+What went wrong on the tape is told to it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import archives, events, recalls, reservations, stage_items, tables
+from catalog import archives, events, recalls, reservations, tables
+from catalog.failures import DAY_SECONDS, condemn, give_up, lock_waiters, record
 from catalog.sql import load
 
 _QUEUES = {name: sa.text(statement) for name, statement in load("queues").items()}
@@ -24,6 +25,8 @@ class RecallFailure:
     file_id: int
     code: str
     text: str
+    #: what was read, or could not be, is the copy's; else the drive gave up over it, and the copy has done nothing
+    of_copy: bool = True
 
 
 async def fail_recalls(
@@ -34,20 +37,20 @@ async def fail_recalls(
     volume: str,
     attempts_max: int,
     backoff_seconds: float,
+    lifetime_seconds: float = DAY_SECONDS,
 ) -> list[int]:
     """These could not be read from `volume`: another copy at once, this one again after a pause; the files given up.
 
-    A file is given up, and who waits for it told, after `attempts_max` failures or when no copy is left.
+    A copy that fails too often is broken (see `failures.condemn`). A file is given up, and who waits for it told, when
+    no copy is left that is neither broken nor gone; one that merely cannot be reached is waited for.
     """
     told = {failure.file_id: failure for failure in failures}
     if not told:
         return []
-    # Before the recalls, or a cancel, which holds its request, would meet this in a deadlock.
-    await stage_items.lock_requests(connection, sorted(told))
-    await connection.execute(_QUEUES["recalls_lock"], {"files": sorted(told)})
+    await lock_waiters(connection, sorted(told))
+    await _record_failures(connection, epoch, volume, [one for one in told.values() if one.of_copy], lifetime_seconds)
     again: list[int] = []
     abandoned: list[int] = []
-    given_up: list[int] = []
     for file_id, failure in sorted(told.items()):
         arguments = {
             "files": [file_id],
@@ -57,12 +60,39 @@ async def fail_recalls(
         }
         row = (await connection.execute(_QUEUES["recalls_fail"], arguments)).one_or_none()
         if row is not None:
-            (abandoned if row.abandoned else given_up if row.attempts >= attempts_max else again).append(file_id)
+            (abandoned if row.abandoned else again).append(file_id)
     served = await recalls.insert_demand(connection, again, slow_volume=volume)
-    given_up += [file_id for file_id in again if file_id not in served]
+    given_up = [file_id for file_id in again if file_id not in served]
     await recalls.drop_recalls(connection, abandoned)
-    await _give_up(connection, [(file_id, told[file_id].code, told[file_id].text) for file_id in given_up])
+    await give_up(connection, [(file_id, told[file_id].code, told[file_id].text) for file_id in given_up])
+    for code in sorted({one.code for one in told.values() if one.of_copy}):
+        guilty = [(one.file_id, f"{code}: {one.text}") for one in told.values() if one.of_copy and one.code == code]
+        broken = await condemn(connection, volume, guilty, attempts_max=attempts_max, code=code)
+        given_up += broken.given_up
     return given_up
+
+
+async def _record_failures(
+    connection: AsyncConnection, epoch: int, volume: str, failures: Sequence[RecallFailure], lifetime_seconds: float
+) -> None:
+    mount = tables.mount
+    query = sa.select(mount.c.drive, mount.c.library).where(mount.c.epoch == epoch)
+    where = (await connection.execute(query)).one_or_none()
+    if where is None:
+        # Over already: what it had was given back by its end.
+        return
+    for one in failures:
+        await record(
+            connection,
+            library=where.library,
+            drive=where.drive,
+            volume=volume,
+            kind="read",
+            epoch=epoch,
+            why=f"{one.code}: {one.text}",
+            file=one.file_id,
+            lifetime_seconds=lifetime_seconds,
+        )
 
 
 async def end_mount(connection: AsyncConnection, epoch: int, outcome: str) -> bool:
@@ -88,7 +118,7 @@ async def requeue_epoch(connection: AsyncConnection, epoch: int, why: str) -> No
     await reservations.abandon(connection, held)
     stranded = await recalls.release_recalls(connection, epoch)
     await archives.release_archives(connection, epoch)
-    await _give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
+    await give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
 
 
 async def unclaim_recalls(
@@ -97,7 +127,7 @@ async def unclaim_recalls(
     """A mount gives some of its recalls back, and their reservations, while it goes on."""
     await reservations.abandon(connection, reservation_ids)
     stranded = await recalls.unclaim_recalls(connection, file_ids, epoch)
-    await _give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
+    await give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
 
 
 async def requeue_orphans(connection: AsyncConnection) -> int:
@@ -111,10 +141,4 @@ async def requeue_orphans(connection: AsyncConnection) -> int:
 async def copies_gone(connection: AsyncConnection, volume: str) -> None:
     """The copies on `volume` cannot be read any more: recalls look elsewhere, or end when there is nothing else."""
     stranded = await recalls.withdraw_volume(connection, volume)
-    await _give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
-
-
-async def _give_up(connection: AsyncConnection, failures: Sequence[tuple[int, str, str]]) -> None:
-    if failures:
-        await recalls.drop_recalls(connection, [file_id for file_id, _, _ in failures])
-        await stage_items.fail_items(connection, failures)
+    await give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from catalog.errors import TapeError, TimedOut
-from tapeserver.library import Library
+from tapeserver.library import ChangerFault, Library
 
 _T = TypeVar("_T")
 
@@ -31,15 +31,20 @@ async def put_in(library: Library, volume: str, drive: str, epoch: int, *, secon
 async def take_out(library: Library, volume: str, drive: str, epoch: int, *, seconds_max: float) -> None:
     """Dismount, and have the library confirm that `volume` is not in `drive`. Safe to repeat.
 
-    Raises StillInDrive, TimedOut, LibraryUnreachable, LibraryDamaged.
+    Raises StillInDrive, ChangerFault (nothing can be moved now, the drive and the volume have done nothing), TimedOut,
+    LibraryUnreachable, LibraryDamaged.
     """
-    why = "the library says nothing"
+    why, jam = "the library says nothing", None
     try:
         await in_thread(lambda: library.dismount(drive, epoch), f"dismount of {volume} from {drive}", seconds_max)
+    except ChangerFault as error:
+        jam = error
     except TapeError as error:
         why = str(error)
     inventory = await in_thread(library.inventory, f"inventory of {library.name}", seconds_max)
     if inventory.drive_of(volume) == drive:
+        if jam is not None:
+            raise jam
         raise StillInDrive(volume=volume, drive=drive, why=why)
 
 

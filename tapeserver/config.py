@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from tapeserver.timelimits import PhaseSeconds
+
 
 class DriveConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A drive that this host is attached to."""
@@ -48,8 +50,28 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     #: between rounds of failover, leftovers of dead tape servers, and the other nets
     housekeeping_seconds: float = 5.0
     failover_after_seconds: float = 600.0
+    #: between the steps of repacks and audits
+    maintenance_seconds: float = 2.0
+    #: what only a repack or an audit waits for counts like any other need after so long
+    background_seconds_max: float = 3600.0
+    #: how far a repack, or an audit, runs ahead of the queues; what it brings needs so much room in the cache
+    repack_files_ahead: int = 10_000
+    repack_bytes_ahead: int = 200 * 10**9
+    #: each storage class is looked through for missing copies so often; 0: only when something asks for it
+    audit_hours: float = 24.0
+    #: a volume that was not read back for so long is verified, in idle drives; 0: only when somebody asks for it
+    verify_days: float = 365.0
+    #: the part of its copies that such a verify reads
+    verify_share: float = 1.0
+    #: so many volumes wait for it at once, and so many drives of a library do it
+    verify_volumes_ahead: int = 2
+    verify_drives_max: int = 1
+    #: of one drive that verifies; 0: as fast as it goes
+    verify_bytes_per_second_max: int = 0
+    #: a volume is not reclaimed without a backup of the catalog that began after the last file left it
+    reclaim_needs_backup: bool = True
     #: what was removed can be restored for so long, at least: no volume with it is reclaimed before
-    recycle_seconds: float = 7 * 86400.0
+    recycle_days: float = 30.0
     #: a tape server that has not been heard of for so long has lost its drives to the others that are attached to them
     drive_silence_seconds: float = 30.0
     #: a library that does not answer for so long, or whose drives all are silent, is unreachable
@@ -57,8 +79,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     # ---- what a mount takes at once
     recalls_files_max: int = 256
-    archives_files_max: int = 1000
+    #: so many archives are claimed at a time, and again when half of them have been begun; the rest is the others'
+    archives_files_max: int = 10_000
     archives_bytes_max: int = 64 * 10**9
+    #: so many more may be written and wait for their flush
+    archives_unflushed_max: int = 2_000_000
+    #: a group of archives is left so long to the volume on which it began, if that one is filled now
+    home_seconds: float = 60.0
     #: a mount that also writes reads so long at a stretch while archives wait, and writes at least so long in between
     read_turn_seconds: float = 60.0
     write_turn_seconds: float = 2.0
@@ -69,21 +96,35 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     commit_seconds: float = 0.1
     attempts_max: int = 4
     backoff_seconds: float = 5.0
-    #: mounts of one volume with a failed write, after which it is closed for writing
+    #: so long what failed with a volume in a drive counts against both
+    failure_hours: float = 24.0
+    #: mounts of one volume, in two drives, with a failed write, after which it is closed; twice as many in one drive
     write_failures_max: int = 2
-    #: mounts of one volume in a row that could read nothing, after which it is disabled
-    read_failures_max: int = 5
-    #: volumes on which one drive failed, after which it goes down
+    #: the same of mounts that could not read, after which it is disabled
+    read_failures_max: int = 2
+    #: volumes that failed in one drive, after which it goes down
     drive_failures_max: int = 3
 
+    # ---- bundles: what small files share a tape file (docs/design/0007-writing.md says why so much)
+    #: files of this size and more have a tape file of their own
+    bundle_member_bytes_max: int = 64 * 1024**2
+    bundle_bytes_max: int = 4 * 1024**3
+    bundle_files_max: int = 4096
+    #: while the mover is busy, what comes in little by little is gathered for so long
+    bundle_seconds: float = 2.0
+
     # ---- when the mover flushes
-    flush_bytes: int = 4 * 1024**3
-    flush_files: int = 2000
-    flush_seconds: float = 30.0
+    flush_bytes: int = 32 * 1024**3
+    flush_files: int = 2_000_000
+    flush_seconds: float = 60.0
 
     # ---- time limits
+    #: of phases of a mount, by medium (LTO-9 …, any); what is not set is as built in. The longest stand below
+    phase_seconds: dict[str, PhaseSeconds] = {}
     #: of the changer, the first load of a new LTO-9 medium included
     changer_seconds_max: float = 7200.0
+    #: a jammed changer is waited for so long before the drive goes down that keeps its volume
+    changer_jam_seconds: float = 600.0
     load_seconds_max: float = 7200.0
     #: without a pong for so long a mover is killed
     mover_silence_seconds: float = 15.0

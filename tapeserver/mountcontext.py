@@ -20,6 +20,8 @@ from catalog.mounts import MountWork
 from catalog.signing import BulkClaims, sign
 from tapeserver.config import Config
 from tapeserver.fleet import MoverLink
+from tapeserver.frames import DriveAlert
+from tapeserver.timelimits import Limits, limits_of, medium_of
 
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -45,12 +47,18 @@ class MountContext:
     #: recalls of this mount that nobody waits for any more
     abandoned: list[int] = field(default_factory=list)
     recalls_wait: bool = False
+    #: what the drive has said of itself and of the medium
+    alerts: list[DriveAlert] = field(default_factory=list)
     _looked_at: float = -1.0
     _urls: dict[tuple[str, str], tuple[str, float]] = field(default_factory=dict)
 
     @property
     def now(self) -> float:
         return asyncio.get_running_loop().time()
+
+    @property
+    def limits(self) -> Limits:
+        return time_limits(self.config, self.work)
 
     @property
     def stop_seconds(self) -> float:
@@ -118,3 +126,17 @@ class MountContext:
         url = await self.commit(signed)
         self._urls[cache_server, way] = (url, self.now)
         return url
+
+
+def time_limits(config: Config, work: MountWork) -> Limits:
+    """How long the phases of this mount may take: by its medium, and never longer than the configured maxima."""
+    named = work.library_spec.get("medium")
+    found = limits_of(medium_of(work.capacity_bytes, named if isinstance(named, str) else None), config.phase_seconds)
+    return Limits(
+        load=min(found.load, config.load_seconds_max),
+        locate=min(found.locate, config.phase_seconds_max),
+        read=min(found.read, config.phase_seconds_max),
+        write=min(found.write, config.phase_seconds_max),
+        flush=min(found.flush, config.phase_seconds_max),
+        unload=min(found.unload, config.changer_seconds_max),
+    )

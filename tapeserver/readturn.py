@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, mounts, queues, recalls, replicas
+from catalog import endings, failures, mounts, queues, recalls, replicas
 from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry
 from catalog.queues import ClaimedRecall
@@ -27,7 +27,7 @@ CACHE_FAILURES_MAX = 50
 
 
 class ReadTurn(Turn):
-    purpose: ClassVar[Literal["recall", "archive"]] = "recall"
+    purpose: ClassVar[Literal["recall", "archive", "verify"]] = "recall"
 
     def __init__(self, context: MountContext, *, seconds_max: float | None) -> None:
         """`seconds_max`: after that it gives way, when writes wait; None: it never does."""
@@ -43,9 +43,16 @@ class ReadTurn(Turn):
         self._cache_failures = 0
         #: what the drive, or the copy, said when a file could not be read
         self.medium_failure: str | None = None
+        #: files whose copies could not be read
+        self.copies_failed = 0
+        #: drives in which copies had failed that were read well here
+        self.drives_to_blame: set[str] = set()
+        #: copies on this volume that have failed lately: to read one well is news
+        self._suspected: set[int] = set()
 
     async def loaded(self, message: Loaded) -> None:
-        pass
+        volume = self.context.work.volume
+        self._suspected = await self.context.commit(lambda connection: failures.suspected_files(connection, volume))
 
     def outstanding(self) -> int:
         return len(self._out)
@@ -161,7 +168,10 @@ class ReadTurn(Turn):
             await self._unclaim([message.file_id], [message.reservation_id])
             return
         self.medium_failure = f"{message.code}: {message.text}"
-        failure = endings.RecallFailure(file_id=message.file_id, code=message.code, text=message.text)
+        # What another copy helps against is this copy's; else the drive gives up, and says so next.
+        of_copy = message.retry == Retry.OTHER_COPY.value
+        self.copies_failed += of_copy
+        failure = endings.RecallFailure(file_id=message.file_id, code=message.code, text=message.text, of_copy=of_copy)
         work, config = self.context.work, self.context.config
 
         async def fail(connection: AsyncConnection) -> None:
@@ -173,9 +183,11 @@ class ReadTurn(Turn):
                 volume=work.volume,
                 attempts_max=config.attempts_max,
                 backoff_seconds=config.backoff_seconds,
+                lifetime_seconds=config.failure_hours * 3600.0,
             )
 
         await self.context.commit(fail)
+        self._suspected.add(message.file_id)
         self.context.database.wake(PLANNER)
 
     async def record(self, *, now: bool = False) -> None:
@@ -185,15 +197,19 @@ class ReadTurn(Turn):
         if not self._arrived or not (now or full or due):
             return
         batch, self._arrived = self._arrived, []
-        epoch = self.context.work.epoch
+        epoch, drive, volume = self.context.work.epoch, self.context.work.drive, self.context.work.volume
+        acquitted = self._suspected.intersection(one.file_id for one in batch)
 
         async def arrive(connection: AsyncConnection) -> set[int]:
             await recalls.fence(connection, epoch)
             arrived = set(await replicas.commit_recalled(connection, batch))
             await mounts.add_progress(connection, epoch, files=len(arrived), bytes=0)
+            drives = await failures.acquit_copies(connection, drive=drive, volume=volume, files=acquitted)
+            self.drives_to_blame.update(drives)
             return arrived
 
         arrived = await self.context.commit(arrive)
+        self._suspected -= acquitted
         self.files += len(arrived)
         # A reservation that ran out takes its arrival with it.
         await self._unclaim([one.file_id for one in batch if one.file_id not in arrived], [])

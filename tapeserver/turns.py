@@ -13,6 +13,7 @@ import structlog
 
 from catalog.errors import TapeError, TimedOut
 from tapeserver.frames import (
+    Alerts,
     Fault,
     FromMover,
     Idle,
@@ -62,7 +63,7 @@ MOTIONS = frozenset({"locate", "read", "write", "flush"})
 class Turn(ABC):
     """One direction of one mount. `run` once; then `problem` says why there was no going on, if so."""
 
-    purpose: ClassVar[Literal["recall", "archive"]]
+    purpose: ClassVar[Literal["recall", "archive", "label", "verify"]]
 
     def __init__(self, context: MountContext) -> None:
         self.context = context
@@ -146,7 +147,7 @@ class Turn(ABC):
     async def _load(self) -> None:
         context = self.context
         await context.link.send(self.load_fields())
-        deadline, stopping = context.now + context.config.load_seconds_max, False
+        deadline, stopping = context.now + context.limits.load, False
         while context.now < deadline:
             message = await context.link.receive(LOOK_SECONDS)
             if isinstance(message, Loaded):
@@ -163,7 +164,7 @@ class Turn(ABC):
                 stopping = True
         if stopping or context.closing.is_set():
             raise TimedOut(what=f"the check of volume {context.work.volume}", seconds=context.stop_seconds)
-        raise DriveStuck(drive=context.work.drive, phase="load", seconds=context.config.load_seconds_max)
+        raise DriveStuck(drive=context.work.drive, phase="load", seconds=context.limits.load)
 
     def _ending(self) -> bool:
         return self.context.stop_why is not None or self.problem is not None or self.give_way()
@@ -190,8 +191,8 @@ class Turn(ABC):
             message = self.context.link.received()
 
     def _refuse_stillness(self) -> None:
-        link, limit = self.context.link, self.context.config.phase_seconds_max
-        if link.phase in MOTIONS and link.phase_seconds > limit:
+        link = self.context.link
+        if link.phase in MOTIONS and link.phase_seconds > self.context.limits.of(link.phase):
             raise DriveStuck(drive=self.context.work.drive, phase=link.phase, seconds=round(link.phase_seconds, 1))
 
     async def _dispatch(self, message: FromMover) -> None:
@@ -200,6 +201,8 @@ class Turn(ABC):
                 self._fault = MoverFault(fault=message.code, why=message.text)
             case Unloaded():
                 self._unloaded = True
+            case Alerts():
+                self.context.alerts.extend(message.alerts)
             case Progress() | Idle():
                 pass
             case _:
