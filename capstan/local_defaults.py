@@ -31,6 +31,9 @@ def filled_in(
         port=port,
         database_url=database_url,
         site_name=configuration.site.name,
+        journal_dir=str(journal_directory(configuration, data)),
+        backup_dir=str(backup_directory(configuration, data)),
+        postgresql_binaries=configuration.tapeserver.postgresql_binaries or configuration.database.binaries,
     )
     root = configuration.cacheserver.root
     capacity = configuration.cacheserver.capacity_bytes
@@ -52,3 +55,18 @@ def filled_in(
         capstan_bin=str(Path(sys.executable).parent),
     )
     return replace(configuration, tapeserver=tapeserver, cacheserver=cacheserver, jobserver=jobserver)
+
+
+def journal_directory(configuration: Configuration, data: Path | None) -> Path | None:
+    """As it is set, else in the data directory; None without either."""
+    return _directory(configuration.tapeserver.journal_dir, data, "journal")
+
+
+def backup_directory(configuration: Configuration, data: Path | None) -> Path | None:
+    return _directory(configuration.tapeserver.backup_dir, data, "backups")
+
+
+def _directory(setting: str, data: Path | None, name: str) -> Path | None:
+    if setting:
+        return Path(setting).expanduser().absolute()
+    return None if data is None else data / name

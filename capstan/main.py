@@ -26,11 +26,14 @@ COMMANDS = {
     "cache": ("cache", "cache servers; drop what is safe from the disk"),
     "token": ("token", "show the recorded token; list, make or revoke tokens"),
     "config": ("config", "check a configuration file, or show every setting"),
-    "db": ("database", "the catalog's schema"),
+    "db": ("database", "the catalog: its schema, backups, restore, journal, rebuilding it from the tapes"),
     "tapeserver": ("process", "run one tape server"),
     "cacheserver": ("process", "run one cache server"),
     "jobserver": ("process", "run one job server"),
 }
+
+#: verbs of a command that are in a module of their own
+VERBS = {("db", "backup"): "backup", ("db", "restore"): "backup", ("db", "journal"): "backup"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,5 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The rest is the command's own, its --help too.
     parsed = parser.parse_args(words[:1])
     # Imported only now: `capstan status` should not pay for the servers' imports.
-    module = importlib.import_module(f"capstan.commands.{COMMANDS[parsed.command][0]}")
+    name = VERBS.get((parsed.command, *words[1:2]), COMMANDS[parsed.command][0])
+    module = importlib.import_module(f"capstan.commands.{name}")
     return int(module.run(parsed.command, words[1:]))

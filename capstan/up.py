@@ -45,9 +45,9 @@ async def up(data: Path, *, host: str, port: int, config_path: Path | None, say:
         # Before anything is made; where there is a site already, that it runs is the better answer.
         _door_port(host, port)
     data.mkdir(parents=True, exist_ok=True)
-    with _only_one(data):
+    with only_one(data):
         port = _door_port(host, port)
-        configuration = read_configuration(config_path or _recorded_configuration(data))
+        configuration = read_configuration(config_path or recorded_configuration(data))
         async with _database(data, configuration) as database_url:
             tokens = await prepare_catalog(database_url, configuration, data, say=say)
             configuration = filled_in(configuration, data, host, port, database_url, tokens)
@@ -67,13 +67,15 @@ def _door_port(host: str, port: int) -> int:
         raise Unavailable(what=f"the address {host}:{port}", why=f"{exc.strerror}; choose another --port") from exc
 
 
-def _recorded_configuration(data: Path) -> Path | None:
+def recorded_configuration(data: Path) -> Path | None:
+    """The file that a data directory carries, if any."""
     path = data / "capstan.toml"
     return path if path.exists() else None
 
 
 @contextmanager
-def _only_one(data: Path) -> Iterator[IO[str]]:
+def only_one(data: Path) -> Iterator[IO[str]]:
+    """The data directory is ours meanwhile. Raises Unavailable when `capstan up`, or another command, has it."""
     with (data / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

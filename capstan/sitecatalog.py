@@ -1,0 +1,100 @@
+"""Where a site's catalog is, for commands that work on the database itself: a data directory, or a configuration file.
+
+Starts the embedded server when it does not run, and stops it again then. Says nothing to any door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from capstan.config import Configuration, read_configuration
+from capstan.local_defaults import backup_directory, journal_directory
+from capstan.up import only_one, recorded_configuration
+from catalog.database import Database
+from catalog.embedded import EmbeddedPostgres
+from catalog.errors import BadConfig, CapstanError
+from catalog.journalformat import number_of
+from tapeserver.library import open_library
+from tapeserver.library.sense import DriveFault
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteCatalog:
+    url: str
+    configuration: Configuration
+    #: None: not kept there
+    journal_dir: Path | None
+    backup_dir: Path | None
+    binaries: Path | None
+
+
+@asynccontextmanager
+async def site_catalog(
+    data: Path | None, config_path: Path | None, *, stopped: bool = False
+) -> AsyncIterator[SiteCatalog]:
+    """The catalog of the data directory, or of a site's configuration file. `stopped`: only while nothing runs on it.
+
+    Raises BadConfig, Unavailable (`capstan up` runs), CatalogUnreachable.
+    """
+    if data is None and config_path is None:
+        raise BadConfig(source="command line", why="say which catalog: --data DIR or --config FILE")
+    path = config_path or (recorded_configuration(data) if data else None)
+    configuration = read_configuration(path)
+    binaries = Path(configuration.database.binaries) if configuration.database.binaries else None
+    postgres: EmbeddedPostgres | None = None
+    was_running = False
+    with ExitStack() as held:
+        if data is not None:
+            if not data.is_dir():
+                raise BadConfig(source=str(data), why="there is no such data directory")
+            if stopped:
+                held.enter_context(only_one(data))
+        url = configuration.database.url
+        if not url:
+            if data is None:
+                raise BadConfig(source=str(path), why="it has no [database] url: name the data directory with --data")
+            postgres = EmbeddedPostgres(data, binaries=binaries)
+            was_running = await postgres.is_running()
+            url = postgres.url if was_running else await postgres.start()
+        try:
+            yield SiteCatalog(
+                url=url,
+                configuration=configuration,
+                journal_dir=journal_directory(configuration, data),
+                backup_dir=backup_directory(configuration, data),
+                binaries=binaries,
+            )
+        finally:
+            if postgres is not None and not was_running:
+                await postgres.stop()
+
+
+async def highest_epoch(database: Database) -> tuple[int, list[str]]:
+    """The highest epoch that the catalog's libraries report, and those that do not answer, each with the reason."""
+    from catalog import volumes
+
+    async with database.connection() as connection:
+        libraries = await volumes.list_libraries(connection)
+    highest, silent = 0, []
+    for library in libraries:
+        try:
+            epochs = [drive.epoch for drive in open_library(library.spec).inventory().drives]
+        except (DriveFault, CapstanError, OSError, KeyError) as error:
+            silent.append(f"{library.name}: {error}")
+            continue
+        highest = max([highest, *epochs])
+    return highest, silent
+
+
+def highest_segment(directory: Path | None) -> int:
+    """The highest number of a journal segment in the directory; 0 without any."""
+    if directory is None or not directory.is_dir():
+        return 0
+    return max((number_of(path.name) or 0 for path in directory.iterdir()), default=0)

@@ -1,0 +1,225 @@
+"""Promises about a catalog that goes on from a backup: nothing is given out twice, nothing is believed unseen."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from catalog import backups, events, journal, mounts, queues, replicas, restoring
+from catalog.database import Database
+from catalog.errors import Damaged, Refused
+from catalog.journalformat import counting, decode_segment
+from catalog.mounts import NewMount
+from catalog.postgresql_programs import database_name, plain_connection, url_of
+from catalog.states import MountState
+from tapeserver.config import Config
+from tapeserver.journaling import write_segment
+from tests.store.media import make_copies, make_files, two_libraries, wait_for
+
+
+async def scalar(database: Database, statement: str, **values: Any) -> Any:
+    async with database.connection() as connection:
+        return await connection.scalar(sa.text(statement), values)
+
+
+async def busy_catalog(database: Database) -> None:
+    """Recalls and archives queued and claimed under live mounts, reservations, waiting requests."""
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        on_tape = await make_files(connection, 20, on_disk=False)
+        await make_copies(connection, on_tape, "E00001")
+        fresh = await make_files(connection, 10)
+        await queues.enqueue_archives(connection, fresh)
+        await queues.request_recalls(connection, on_tape, owner="o", group="g", activity="", priority=50)
+        await wait_for(connection, on_tape)
+        epochs = [
+            await mounts.plan_mount(
+                connection,
+                NewMount(drive=drive, volume=volume, purpose=purpose, pool="east", reason_code="age"),  # type: ignore[arg-type]  # the literals are right
+            )
+            for drive, volume, purpose in (("east1", "E00001", "recall"), ("east2", "E00002", "archive"))
+        ]
+        for epoch in epochs:
+            assert epoch is not None
+            await mounts.take(connection, epoch, "ts")
+            await mounts.advance(connection, epoch, MountState.RUNNING)
+        assert epochs[0] is not None
+        assert epochs[1] is not None
+        claimed = await queues.claim_recalls(connection, "E00001", epochs[0], 5)
+        await replicas.reserve_recalls(connection, [(one.file_id, 100) for one in claimed], epochs[0], 600)
+        await replicas.reserve(connection, bytes=100, kind="put", path="/x", lifetime_seconds=600)
+        assert await queues.claim_archives(connection, "east", epochs[1], 5, 10**9)
+
+
+async def new_life(database: Database, **floors: int) -> restoring.NewLife:
+    async with database.transaction() as connection:
+        return await restoring.begin_new_life(connection, source="x.dump", **floors)
+
+
+async def test_what_was_under_way_goes_back_to_the_queues(database: Database) -> None:
+    await busy_catalog(database)
+    waiting = await scalar(database, "select count(*) from stage_item where state in ('submitted', 'started')")
+    life = await new_life(database)
+    assert life.mounts_ended == 2
+    assert await scalar(database, "select count(*) from mount") == 0
+    assert await scalar(database, "select count(*) from recall where state = 'queued' and epoch is null") == 20
+    assert await scalar(database, "select count(*) from archive where state = 'queued' and epoch is null") == 10
+    assert await scalar(database, "select count(*) from reservation") == 0
+    now_waiting = await scalar(database, "select count(*) from stage_item where state in ('submitted', 'started')")
+    assert now_waiting == waiting == 20
+    async with database.transaction() as connection:
+        assert await queues.drift(connection) == []
+        assert (await replicas.recount(connection, "cache")).taken_bytes == 0
+    assert await scalar(database, "select bool_and(expires_at <= capstan_now()) from lease") in (True, None)
+
+
+async def test_nothing_is_believed_before_it_was_looked_at(database: Database) -> None:
+    await busy_catalog(database)
+    await new_life(database)
+    assert not await scalar(database, "select bool_or(end_verified) from volume")
+    assert not await scalar(database, "select bool_or(checked) from replica")
+    async with database.connection() as connection:
+        assert await replicas.live_servers(connection) == []
+    assert await scalar(database, "select count(*) from server") == 0
+    assert await scalar(database, "select count(*) from audit where action = 'catalog.restored'") == 1
+
+
+async def test_no_identity_comes_again(database: Database) -> None:
+    await busy_catalog(database)
+    before = {
+        name: await scalar(database, f"select coalesce(max({key}), 0) from {name}")
+        for name, key in (("file", "id"), ("node", "id"), ("copy", "id"), ("replica", "id"), ("journal", "seq"))
+    }
+    await new_life(database, epoch_floor=5_000_000, segment_floor=77)
+    async with database.transaction() as connection:
+        [file] = await make_files(connection, 1)
+        await make_copies(connection, [file], "E00001")
+        await connection.execute(sa.text("update cache_server set heartbeat_at = capstan_now()"))
+        put = await replicas.reserve(connection, bytes=1, kind="put", path="/y", lifetime_seconds=9)
+        [epoch] = await mounts.next_epochs(connection, 1)
+        number = await journal.draw_number(connection)
+        node = await connection.scalar(
+            sa.text(
+                "insert into node (parent, name, kind) select id, 'n', 'file' from node where parent is null"
+                " returning id"
+            )
+        )
+    found = {
+        "file": file, "node": node, "replica": put.id, "copy": await scalar(database, "select max(id) from copy"),
+        "journal": await scalar(database, "select max(seq) from journal"),
+    }  # fmt: skip
+    for name, last in before.items():
+        assert found[name] > last + 2**40, name
+        # Six decades of restores fit, and a client that holds numbers as doubles can still tell them apart.
+        assert found[name] < 2**53
+    assert 6_000_000 < epoch < 10**12
+    assert number > 1_000_077
+
+
+async def test_two_lives_from_one_backup_share_no_file_ids(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    firsts = []
+    for _ in range(2):
+        async with database.connection() as connection:
+            before = await connection.scalar(sa.text("select coalesce(max(id), 0) from file"))
+        await new_life(database)
+        async with database.transaction() as connection:
+            firsts.append((await make_files(connection, 1))[0] - int(before or 0))
+    assert abs(firsts[0] - firsts[1]) >= 2**27
+
+
+async def test_old_positions_of_events_are_of_another_life(database: Database) -> None:
+    async with database.transaction() as connection:
+        await events.emit(connection, "a.b", "s")
+    async with database.connection() as connection:
+        position = await events.present(connection)
+    await new_life(database)
+    async with database.connection() as connection:
+        found = await events.read_after(connection, position)
+    assert [event.kind for event in found] == ["catalog.restored"]
+
+
+@asynccontextmanager
+async def dropped_in_the_end(*urls: str) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        for url in urls:
+            await restoring.drop(url)
+
+
+async def test_a_catalog_is_set_aside_and_never_overwritten(database: Database, tmp_path: Path) -> None:
+    await busy_catalog(database)
+    url = database.url
+    dump = (await backups.make_backup(database, tmp_path, keep=1)).path
+    with pytest.raises(Refused, match="in use"):
+        await restoring.check_place(url, replace=True)
+    async with database.transaction() as connection:
+        later = await make_files(connection, 1)
+    await database.close()
+    with pytest.raises(Refused, match="not empty"):
+        await restoring.check_place(url, replace=False)
+    await restoring.check_place(url, replace=True)
+    restored = await restoring.restored_database(url, dump)
+    async with Database(restored) as copy:
+        await new_life(copy)
+    aside = await restoring.take_place(url, restored)
+    assert aside is not None
+    async with dropped_in_the_end(url_of(url, aside)), Database(url) as found, Database(url_of(url, aside)) as old:
+        assert await scalar(found, "select count(*) from file") == 30
+        assert await scalar(old, "select count(*) from file where id = :id", id=later[0]) == 1
+        async with found.connection() as connection:
+            assert await queues.drift(connection) == []
+        assert await scalar(found, "select count(*) from journal") > 0
+
+
+async def test_what_fails_leaves_nothing_behind(database: Database, tmp_path: Path) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    dump = (await backups.make_backup(database, tmp_path, keep=1)).path
+    data = dump.read_bytes()
+    dump.write_bytes(data[: len(data) // 2])
+    with pytest.raises(Damaged, match="sha256"):
+        await restoring.restored_database(database.url, dump)
+    Path(f"{dump}.sha256").unlink()
+    with pytest.raises(Refused):
+        await restoring.restored_database(database.url, dump)
+    async with plain_connection(database.url) as connection:
+        left = await connection.fetchval(
+            "select count(*) from pg_database where starts_with(datname, $1)", database_name(database.url) + "_new"
+        )
+    assert left == 0
+
+
+async def test_the_journal_goes_on_and_the_lost_life_s_segments_do_not_count(
+    database: Database, tmp_path: Path
+) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        await make_files(connection, 3)
+    kept = await write_segment(database, tmp_path, Config(), now=True)
+    assert kept is not None
+    async with database.transaction() as connection:
+        [file] = await make_files(connection, 1)
+        await make_copies(connection, [file], "E00001")
+        await connection.execute(
+            sa.text("update journal_segment set file = :file where number = :number"),
+            {"file": file, "number": kept.number},
+        )
+    told = await scalar(database, "select max(seq) from journal")
+    # Of the same place in the lost life: its file stays in the directory.
+    lost = await write_segment(database, tmp_path, Config(), now=True)
+    assert lost is not None
+    await new_life(database, segment_floor=lost.number)
+    now = await write_segment(database, tmp_path, Config(), now=True)
+    assert now is not None
+    segments = [decode_segment(path.read_bytes()) for path in tmp_path.glob("*.jsonl.gz")]
+    assert list(counting({head.number: head for head, _ in segments})) == [now.number, kept.number]
+    [entries] = [entries for head, entries in segments if head.number == now.number]
+    assert told in [one.seq for one in entries]
