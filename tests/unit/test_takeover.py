@@ -13,7 +13,7 @@ from aiohttp import web
 
 from client.takeover import PROTOCOL, nothing_more, taken_over
 
-HEAD = f"POST /x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\nContent-Length: 0\r\n\r\n".encode()
+HEAD = f"POST /x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: {PROTOCOL}\r\n\r\n".encode()
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
