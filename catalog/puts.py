@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import events, namespace, queues
 from catalog.errors import (
+    BadRequest,
     Exists,
     ExistsCondition,
     IsADirectory,
@@ -42,6 +43,8 @@ UNSIZED_STEP_BYTES = 64 * MIB
 RESERVATION_SLACK_SECONDS = 120.0
 #: this part of a cartridge is kept for labels, trailers and indexes
 VOLUME_OVERHEAD = 1 / 64
+#: it is a key of indexes, and stands in every index on tape
+COLLOCATION_BYTES_MAX = 255
 _NAME_ATTEMPTS_MAX = 5
 
 
@@ -90,17 +93,20 @@ async def admit(
     mtime_ns: int,
     lifetime_seconds: float = 600.0,
     replica_id: int | None = None,
+    collocation: str = "",
 ) -> Admission:
     """Judge a PUT before its body. `digests`: "adler32" in hex, others in base64; `lifetime_seconds`: of the URL.
+    `collocation`: a word that files share which will be read together; without one it is their directory.
 
     Writes with its last statement alone, so an autocommit connection serves, and holds the server's row the shortest.
     `replica_id`: from `DrawnIds`; then that commit is not waited for, for nobody is promised anything by it: a put
     whose reservation was lost is refused (SpaceGivenBack) and sent again.
-    Raises Denied, NotADirectory, ParentMissing, IsADirectory, ExistsCondition (412), Exists (409),
+    Raises Denied, BadRequest, NotADirectory, ParentMissing, IsADirectory, ExistsCondition (412), Exists (409),
     UnknownStorageClass, LargerThanAnyVolume, NoSpace (then the caller calls `replicas.report_refusal`).
     """
     path = join_path(components)
     authorize(principal, Action.CREATE, path)
+    _check_collocation(collocation)
     may_modify = grants_cover(principal.grants, Action.MODIFY, path)
     judged = await _judge(connection, components, storage_class, lifetime_seconds)
     already = await _present(connection, components) if judged.present else None
@@ -129,6 +135,7 @@ async def admit(
         if_none_match=if_none_match,
         replace=may_modify,
         storage_class=judged.storage_class,
+        collocation=collocation,
         owner=principal.owner,
         group=principal.group,
         mode=mode,
@@ -162,6 +169,7 @@ async def commit_many(connection: AsyncConnection, landed: Sequence[Landed]) -> 
             "owners": [one.claims.owner for one in ordered],
             "groups": [one.claims.group for one in ordered],
             "classes": [one.claims.storage_class for one in ordered],
+            "collocations": [one.claims.collocation for one in ordered],
         },
     )
     records = {row.replica: namespace.record_of(row, row.stored_path) for row in rows}
@@ -208,6 +216,7 @@ async def commit(
                 "owner": claims.owner,
                 "group": claims.group,
                 "storage_class": claims.storage_class,
+                "collocation": claims.collocation,
             },
         )
     ).one()
@@ -316,6 +325,11 @@ async def _present(connection: AsyncConnection, components: Sequence[str]) -> Fi
         return await namespace.file_at(connection, components)
     except NotFound:
         return None
+
+
+def _check_collocation(word: str) -> None:
+    if len(word.encode("utf-8", "replace")) > COLLOCATION_BYTES_MAX or not word.isprintable():
+        raise BadRequest(why=f"a collocation is a word of at most {COLLOCATION_BYTES_MAX} bytes that can be printed")
 
 
 def _is_same(record: FileRecord, size: int | None, digests: Mapping[str, str]) -> bool:

@@ -54,6 +54,8 @@ class PutClaims(_Claims, frozen=True, kw_only=True, tag="put"):
     #: whether the principal may modify: an existing file of this name is overwritten
     replace: bool = False
     storage_class: str
+    #: what the file shall lie together with on tape; empty: with its directory
+    collocation: str = ""
     owner: str
     group: str
     mode: int

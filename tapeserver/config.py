@@ -83,7 +83,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     archives_files_max: int = 10_000
     archives_bytes_max: int = 64 * 10**9
     #: so many more may be written and wait for their flush
-    archives_unflushed_max: int = 2_000_000
+    archives_unflushed_max: int = 4_000_000
     #: a group of archives is left so long to the volume on which it began, if that one is filled now
     home_seconds: float = 60.0
     #: a mount that also writes reads so long at a stretch while archives wait, and writes at least so long in between
@@ -109,14 +109,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     #: files of this size and more have a tape file of their own
     bundle_member_bytes_max: int = 64 * 1024**2
     bundle_bytes_max: int = 4 * 1024**3
-    bundle_files_max: int = 4096
+    bundle_files_max: int = 5000
     #: while the mover is busy, what comes in little by little is gathered for so long
     bundle_seconds: float = 2.0
 
     # ---- when the mover flushes
-    flush_bytes: int = 32 * 1024**3
-    flush_files: int = 2_000_000
-    flush_seconds: float = 60.0
+    flush_bytes: int = 48 * 1024**3
+    flush_files: int = 4_000_000
+    flush_seconds: float = 120.0
 
     # ---- time limits
     #: of phases of a mount, by medium (LTO-9 …, any); what is not set is as built in. The longest stand below

@@ -13,8 +13,8 @@ WHERE n.parent = :parent AND n.name = :name FOR UPDATE OF n
 
 -- insert_file --
 -- The path is the name when written: it goes on tape with the file.
-INSERT INTO file (node, size, adler32, digests, mtime_ns, mode, owner, grp, storage_class, stored_path)
-VALUES (:node, :size, :adler32, CAST(:digests AS jsonb), :mtime_ns, :mode, :owner, :group, :storage_class,
+INSERT INTO file (node, size, adler32, digests, mtime_ns, mode, owner, grp, storage_class, collocation, stored_path)
+VALUES (:node, :size, :adler32, CAST(:digests AS jsonb), :mtime_ns, :mode, :owner, :group, :storage_class, :collocation,
         rtrim(node_path(:parent), '/') || '/' || CAST(:name AS text))
 RETURNING *
 
@@ -82,8 +82,9 @@ WITH given AS (
     SELECT DISTINCT ON (parent, name) *
     FROM unnest(CAST(:ids AS bigint[]), CAST(:parents AS bigint[]), CAST(:names AS text[]), CAST(:sizes AS bigint[]),
                 CAST(:adler32s AS text[]), CAST(:digests AS text[]), CAST(:mtimes_ns AS bigint[]),
-                CAST(:modes AS integer[]), CAST(:owners AS text[]), CAST(:groups AS text[]), CAST(:classes AS text[]))
-         AS g (id, parent, name, size, adler32, digests, mtime_ns, mode, owner, grp, storage_class)
+                CAST(:modes AS integer[]), CAST(:owners AS text[]), CAST(:groups AS text[]), CAST(:classes AS text[]),
+                CAST(:collocations AS text[]))
+         AS g (id, parent, name, size, adler32, digests, mtime_ns, mode, owner, grp, storage_class, collocation)
     ORDER BY parent, name, id
 ), held AS (
     SELECT id FROM node WHERE id IN (SELECT parent FROM given) AND kind = 'directory' ORDER BY id FOR KEY SHARE
@@ -96,8 +97,9 @@ WITH given AS (
     FROM given g JOIN held h ON h.id = g.parent JOIN promised p ON p.id = g.id AND p.bytes = g.size
     ORDER BY g.parent, g.name ON CONFLICT (parent, name) DO NOTHING RETURNING id, parent, name
 ), stored AS (
-    INSERT INTO file (node, size, adler32, digests, mtime_ns, mode, owner, grp, storage_class, stored_path)
+    INSERT INTO file (node, size, adler32, digests, mtime_ns, mode, owner, grp, storage_class, collocation, stored_path)
     SELECT n.id, g.size, g.adler32, CAST(g.digests AS jsonb), g.mtime_ns, g.mode, g.owner, g.grp, g.storage_class,
+           g.collocation,
            rtrim(node_path(g.parent), '/') || '/' || g.name
     FROM named n JOIN given g ON g.parent = n.parent AND g.name = n.name ORDER BY n.id RETURNING *
 ), spent AS (

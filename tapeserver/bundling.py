@@ -1,0 +1,152 @@
+"""Which files share a tape file, in which order tape files are written, and how long a drive takes for them. Pure.
+
+What was claimed comes in the order in which it is to be written: urgent files, then group after group of what will be
+read together. Small files of a group, and of groups beside it, become a bundle; the files of a group stay together. It
+neither waits nor claims: what is too little for a bundle is written as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Generic, Protocol, TypeVar
+
+MEMBER_OVERHEAD_BYTES = 1664
+"""What a member's headers, its padding and its line in the list take, about: docs/storage.md."""
+
+TAPE_FILE_MARKS = 3
+
+
+class File(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+class Piece(Protocol):
+    """One archive, as far as this module looks at it."""
+
+    @property
+    def file(self) -> File: ...
+
+    @property
+    def collocation(self) -> str: ...
+
+    @property
+    def urgent(self) -> bool: ...
+
+
+P = TypeVar("P", bound=Piece)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    #: files of this size and more are written alone
+    member_bytes_max: int
+    #: of a bundle, with its headers; a single member may be longer
+    bytes_max: int
+    files_max: int
+
+
+def tape_files(claimed: Iterable[P], limits: Limits) -> Iterator[list[P]]:
+    """The tape files in the order of writing, each with its members; one with a single member is no bundle.
+
+    Every archive is in exactly one. The files of a group are neighbours: what is small in a group joins the bundle that
+    the group before has left open, and its large files come behind; where none is open, the large ones come first.
+    Urgent files share a bundle with each other alone, so that they are on tape first.
+    """
+    bundle: _Open[P] = _Open(limits)
+    for (urgent, _), members in groupby(claimed, key=lambda one: (one.urgent, "" if one.urgent else one.collocation)):
+        group = list(members)
+        small = [one for one in group if one.file.size < limits.member_bytes_max]
+        large = [[one] for one in group if one.file.size >= limits.member_bytes_max]
+        if not bundle.members and not urgent:
+            yield from large
+            yield from bundle.add(small)
+        else:
+            yield from bundle.add(small)
+            if large or urgent:
+                yield from bundle.close()
+            yield from large
+    yield from bundle.close()
+
+
+class _Open(Generic[P]):
+    """The bundle that is being filled."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.members: list[P] = []
+        self._bytes = 0
+
+    def add(self, group: Sequence[P]) -> Iterator[list[P]]:
+        """Fill up with a group; gives out the bundles that became full. What fits in one is not torn for little."""
+        limits = self._limits
+        length = sum(_length(one) for one in group)
+        fits_alone = length <= limits.bytes_max and len(group) <= limits.files_max
+        fits = self._bytes + length <= limits.bytes_max and len(self.members) + len(group) <= limits.files_max
+        half_full = 2 * self._bytes >= limits.bytes_max or 2 * len(self.members) >= limits.files_max
+        if fits_alone and not fits and half_full:
+            yield from self.close()
+        for one in group:
+            if len(self.members) == limits.files_max or (
+                self.members and self._bytes + _length(one) > limits.bytes_max
+            ):
+                yield from self.close()
+            self.members.append(one)
+            self._bytes += _length(one)
+
+    def close(self) -> Iterator[list[P]]:
+        if self.members:
+            yield self.members
+        self.members, self._bytes = [], 0
+
+
+def _length(one: Piece) -> int:
+    return one.file.size + MEMBER_OVERHEAD_BYTES
+
+
+# ---------------------------------------------------------------- how fast that is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveFigures:
+    bytes_per_second: float
+    #: of a synchronised flush with its back-hitch
+    flush_seconds: float
+    #: of a tape mark that is buffered
+    mark_seconds: float
+
+
+#: reference figures of a half-height LTO-9 drive; the mark is our assumption, at the upper end
+LTO9 = DriveFigures(bytes_per_second=400e6, flush_seconds=3.0, mark_seconds=0.001)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlushPolicy:
+    """A flush comes after so many bytes, files or seconds, whichever is first, and at the end."""
+
+    bytes: int
+    files: int
+    seconds: float
+
+
+def share_of_native(plan: Iterable[Sequence[int]], policy: FlushPolicy, drive: DriveFigures) -> float:
+    """The bytes of files per second that a drive never kept waiting reaches with this plan, by its native rate.
+
+    `plan`: the sizes of the members of each tape file. Headers, marks and flushes all count as loss.
+    """
+    total_bytes = total_seconds = 0.0
+    flush_bytes = flush_files = flush_seconds = 0.0
+    for members in plan:
+        length = sum(members) + len(members) * MEMBER_OVERHEAD_BYTES
+        flush_bytes += length
+        flush_files += len(members)
+        flush_seconds += length / drive.bytes_per_second + TAPE_FILE_MARKS * drive.mark_seconds
+        total_bytes += sum(members)
+        if flush_bytes >= policy.bytes or flush_files >= policy.files or flush_seconds >= policy.seconds:
+            total_seconds += flush_seconds + drive.flush_seconds
+            flush_bytes = flush_files = flush_seconds = 0.0
+    if flush_files:
+        total_seconds += flush_seconds + drive.flush_seconds
+    return total_bytes / total_seconds / drive.bytes_per_second if total_seconds else 0.0
