@@ -49,6 +49,8 @@ class LibrarySection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, f
     capacity: str = "10 GB"
     #: of the volume names: E gives E00001, E00002, …
     vid_prefix: str = ""
+    #: beside them, for the journal of the namespace: ES0001, … in the pool system-NAME; 0: this library keeps none
+    system_cartridges: int = 1
 
 
 class StorageClassSection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, frozen=True):

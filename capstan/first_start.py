@@ -12,14 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from capstan.config import Configuration, LibrarySection
 from catalog import identity, migrate, volumes
 from catalog.database import Database
 from catalog.errors import Unauthenticated
+from catalog.journal import STORAGE_CLASS
 from catalog.model import Action, Grant
 from catalog.units import parse_bytes
 from tapeserver.labelling import label_volumes
+from tapeserver.library import open_library
 from tapeserver.library.virtual import add_cartridge, create_virtual_library, drive_names
+
+#: of the pools that nobody but the system itself writes to, one a library
+SYSTEM_POOL = "system-"
+SYSTEM_COPIES_MAX = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +58,7 @@ async def prepare_catalog(
                     evict_degraded=storage_class.evict_degraded,
                     is_default=storage_class.default,
                 )
+            await _system_class(connection)
         tokens = data / "tokens"
         operator = await _token(database, tokens / "operator.token", label="operator", recorded=True)
         await _token(database, tokens / "jobserver.token", label="jobserver", recorded=False)
@@ -69,23 +78,38 @@ async def _prepare_library(
     capacity = parse_bytes(section.capacity)
     prefix = section.vid_prefix or section.name[:1].upper()
     vids = [f"{prefix}{number:05d}" for number in range(1, section.cartridges + 1)]
+    system_vids = [f"{prefix}S{number:04d}" for number in range(1, section.system_cartridges + 1)]
     if section.name not in known:
         say(f"making library {section.name}: {section.drives} drives, {section.cartridges} cartridges")
-        library = await asyncio.to_thread(create_virtual_library, path, section.name, section.drives, len(vids))
-        for vid in vids:
+        slots = len(vids) + len(system_vids)
+        library = await asyncio.to_thread(create_virtual_library, path, section.name, section.drives, slots)
+        for vid in (*vids, *system_vids):
             await asyncio.to_thread(add_cartridge, path, vid, capacity)
         spec = library.spec()
     else:
         # The data directory may have been moved as a whole.
         spec = {"kind": section.kind, "name": section.name, "path": str(path.absolute())}
+        # One that was made without them has no slots for them.
+        inventory = await asyncio.to_thread(open_library(spec).inventory)
+        system_vids = [vid for vid in system_vids if vid in inventory.volumes]
     async with database.transaction() as connection:
         await volumes.create_library(connection, name=section.name, kind=section.kind, spec=spec)
         for drive in await asyncio.to_thread(drive_names, path, section.name):
             await volumes.create_drive(connection, name=drive, library=section.name)
-        for pool in pools:
+        for pool in (*pools, *([SYSTEM_POOL + section.name] if system_vids else [])):
             await volumes.create_pool(connection, name=pool, library=section.name)
     if pools:
         await label_volumes(database, section.name, pools[0], vids, capacity_bytes=capacity)
+    if system_vids:
+        await label_volumes(database, section.name, SYSTEM_POOL + section.name, system_vids, capacity_bytes=capacity)
+
+
+async def _system_class(connection: AsyncConnection) -> None:
+    """The class of the journal's files: in two libraries where there are two."""
+    pools = [name for name, _ in await volumes.list_pools(connection) if name.startswith(SYSTEM_POOL)]
+    if pools:
+        copies = min(SYSTEM_COPIES_MAX, len(pools))
+        await volumes.create_storage_class(connection, name=STORAGE_CLASS, copies=copies, pools=pools)
 
 
 async def _token(database: Database, path: Path, *, label: str, recorded: bool) -> str:
