@@ -1,7 +1,7 @@
 """Reads a whole volume of which no catalog knows anything: what it is, and which copies lie on it.
 
 Indexes first: the last one is found from the end of the data, it names the one before it, and so on. The tape files
-that no index tells of are read by their own headers (`scanfiles`). Works over a Drive in the thread that calls it, holds
+that no index tells of are read by their own headers (`scanfiles`). Works over a Drive in the calling thread, holds
 one batch at a time, writes nothing, and decides nothing about names: see catalog.rebuild.
 """
 
