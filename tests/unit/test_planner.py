@@ -16,6 +16,7 @@ from tapeserver.picture import (
     Decision,
     DriveView,
     EndView,
+    MediaNeed,
     MountView,
     Policy,
     RecallNeed,
@@ -375,3 +376,98 @@ def test_the_same_picture_gives_the_same_plan_in_whatever_order_it_is_told(
         archives=shuffled(picture.archives),
     )
     assert plan(told_otherwise, policy) == plan(picture, policy)
+
+
+# ------------------------------------------------------------------ what nobody waits for
+
+
+def media(volume: str, *, purpose: str = "verify", state: str = "full", pool: str = "p") -> MediaNeed:
+    return MediaNeed(
+        volume=volume,
+        volume_state=state,
+        volume_reason="",
+        pool=pool,
+        purpose=purpose,
+        age_seconds=99999.0,  # type: ignore[arg-type]  # one of its two
+    )
+
+
+def verifying(volume: str, *, drive: str = "d1", age: float = 1.0, pool: str = "p") -> MountView:
+    return MountView(volume=volume, drive=drive, pool=pool, purpose="verify", epoch=7, age_seconds=age)
+
+
+def said(decision: Decision, key: str) -> str:
+    return next(render(one.code, one.arguments) for one in decision.candidates if one.key == key)
+
+
+def test_a_verify_takes_a_drive_that_nobody_else_wants_and_only_so_many() -> None:
+    decision = plan(snapshot(drives=drives(3), media=[media("V1"), media("V2")], recalls=[recall("A")]), POLICY)
+    assert mounted(decision) == [("d1", "A", "recall"), ("d2", "V1", "verify")]
+    assert said(decision, "V2") == "it is to be verified after others: 1 are in drives for that"
+
+
+def test_a_verify_waits_for_an_idle_drive_and_says_so() -> None:
+    decision = plan(snapshot(drives=drives(1), media=[media("V1")], recalls=[recall("A", oldest=0.1)]), POLICY)
+    assert mounted(decision) == [("d1", "A", "recall")]
+    assert said(decision, "V1") == "it is to be verified when a drive of library east is idle"
+
+
+def test_a_verify_gives_way_at_once_and_before_any_long_mount() -> None:
+    long = MountView(volume="L", drive="d2", pool=None, purpose="recall", epoch=8, age_seconds=5000)
+    picture = snapshot(drives=drives(0, busy=2), mounts=[long, verifying("V1")], recalls=[recall("A")])
+    assert [one.epoch for one in plan(picture, POLICY).give_way] == [7]
+
+
+def test_nothing_gives_way_to_a_verify() -> None:
+    long = MountView(volume="L", drive="d1", pool=None, purpose="recall", epoch=8, age_seconds=5000)
+    assert plan(snapshot(drives=drives(0, busy=1), mounts=[long], media=[media("V1")]), POLICY).give_way == []
+
+
+def test_a_pool_whose_only_volume_is_verified_gets_it_back_though_drives_are_free() -> None:
+    picture = snapshot(
+        drives=drives(1, busy=1), mounts=[verifying("V1", drive="d2")], archives=[archive(writable=[], oldest=9)]
+    )
+    decision = plan(picture, POLICY)
+    assert [one.volume for one in decision.give_way] == ["V1"]
+
+
+def test_a_volume_out_of_use_is_not_verified() -> None:
+    decision = plan(snapshot(media=[media("V1", state="disabled")]), POLICY)
+    assert mounted(decision) == []
+    assert said(decision, "V1") == "volume V1 is disabled: no reason"
+
+
+def test_one_mount_serves_who_reads_and_the_verify_comes_later() -> None:
+    assert mounted(plan(snapshot(media=[media("V1")], recalls=[recall("V1")]), POLICY)) == [("d1", "V1", "recall")]
+
+
+def test_a_label_that_is_asked_for_is_a_mount_of_its_own() -> None:
+    picture = snapshot(media=[media("B1", purpose="label", state="blank")])
+    assert mounted(plan(picture, POLICY)) == [("d1", "B1", "label")]
+
+
+def test_what_only_capstan_wants_comes_behind_until_it_has_waited_too_long() -> None:
+    policy = dataclasses.replace(POLICY, background_seconds_max=1000)
+
+    def first(oldest: float) -> str:
+        background = dataclasses.replace(recall("R", oldest=oldest), background=True)
+        return plan(snapshot(drives=drives(1), recalls=[background, recall("A", oldest=1)]), policy).mounts[0].volume
+
+    assert (first(999), first(1001)) == ("A", "R")
+
+
+def test_a_suspect_pair_is_avoided_while_another_drive_is_free() -> None:
+    suspects = {"A": frozenset({"d1"})}
+    assert mounted(plan(snapshot(recalls=[recall("A")], suspects=suspects), POLICY)) == [("d2", "A", "recall")]
+    alone = snapshot(recalls=[recall("A")], suspects=suspects, drives=drives(1))
+    assert mounted(plan(alone, POLICY)) == [("d1", "A", "recall")]
+
+
+def test_a_pool_may_say_itself_how_many_volumes_it_fills() -> None:
+    need = dataclasses.replace(archive(bytes=10**10, writable=["A1", "A2", "A3"]), volumes_open_max=2)
+    assert len(plan(snapshot(drives=drives(3), archives=[need]), POLICY).mounts) == 2
+
+
+def test_a_volume_under_repacking_is_read() -> None:
+    assert mounted(plan(snapshot(recalls=[recall("A", state="repacking")]), POLICY)) == [("d1", "A", "recall")]
+    assert mounted(plan(snapshot(recalls=[recall("A", state="closed")]), POLICY)) == [("d1", "A", "recall")]
