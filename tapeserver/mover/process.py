@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import threading
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import structlog
 
@@ -27,6 +27,7 @@ from tapeserver.mover.archive import Archive
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.recall import Recall
+from tapeserver.mover.verify import Verify
 from tapeserver.mover.volume import End, LoadRefused, Verdict, prepare
 
 RECEIVE_BYTES = 256 * 1024
@@ -114,14 +115,6 @@ def serve_mount(load: Load, plan: Plan, outbox: Outbox) -> None:
     outbox.send(Unloaded())
 
 
-class _Work(Protocol):
-    """What a mount is for. `run` until the session says Stop; it raises what ends the mount."""
-
-    def run(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class _NewestIndex:
     """Tells the session what was found beyond the catalog, and remembers which index is the newest then."""
 
@@ -140,12 +133,10 @@ def _work(drive: Drive, load: Load, plan: Plan, outbox: Outbox, end: End, index_
         while not plan.stopping:
             plan.wait(1.0)
         return
-    work: _Work
+    work: Recall | Archive | Verify
     if load.purpose == "recall":
         work = Recall(drive, load, plan, outbox)
     elif load.purpose == "verify":
-        from tapeserver.mover.verify import Verify
-
         work = Verify(drive, load, plan, outbox)
     else:
         work = Archive(drive, load, plan, outbox, end, today=_today, previous_index=index_block)
