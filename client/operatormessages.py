@@ -22,8 +22,60 @@ class StateBody(OurRequest):
     reason: str
 
 
+class VolumeBody(OurRequest):
+    """volumes/VID/VERB"""
+
+    reason: str
+    #: export: though files are not safe without it; relabel, label: whatever is on the cartridge
+    force: bool = False
+    #: verify: the part of its copies that is read, above 0 and up to 1; None: all
+    share: float | None = None
+
+
+class AuditBody(OurRequest):
+    """audits; none named: all classes"""
+
+    reason: str
+    storage_classes: list[str] = []
+
+
+class StorageClassChange(OurRequest):
+    """storage-classes/NAME; None leaves it as it is"""
+
+    reason: str
+    copies: int | None = None
+    pools: list[str] | None = None
+    evict_degraded: bool | None = None
+
+
+class PoolBody(OurRequest):
+    """pools: a new one"""
+
+    name: str
+    library: str
+    volumes_open_max: int | None = None
+    reason: str = ""
+
+
+class PoolChange(OurRequest):
+    """pools/NAME; None: as many volumes at once as the tape server says"""
+
+    reason: str
+    volumes_open_max: int | None
+
+
+class StorageClassBody(OurRequest):
+    """storage-classes: a new one"""
+
+    name: str
+    copies: int
+    pools: list[str]
+    evict_degraded: bool = False
+    is_default: bool = False
+
+
 class ReasonBody(OurRequest):
-    """requests/ID/cancel"""
+    """requests/ID/cancel, maintenance/ID/cancel"""
 
     reason: str
 

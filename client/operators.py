@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from client.messages import TokenBody, TokenMade
+from client.messages import OurRequest, TokenBody, TokenMade
 from client.operatormessages import (
+    AuditBody,
     DropBody,
     Dropped,
     Items,
+    PoolBody,
+    PoolChange,
     QueueView,
     ReasonBody,
     RetryBody,
     Row,
     StateBody,
     Status,
+    StorageClassBody,
+    StorageClassChange,
+    VolumeBody,
     VolumeFile,
     VolumeFiles,
 )
@@ -44,7 +50,7 @@ class Operators:
         return await self._post(f"{_API}/queue/retry", RetryBody(kind=kind, reason=reason))
 
     async def items(self, what: str) -> list[Row]:
-        """drives, libraries, volumes, pools, storage-classes, requests, cache"""
+        """drives, libraries, volumes, pools, storage-classes, requests, cache, tokens, alerts"""
         return (await self._transport.call("GET", f"{_API}/{what}", Items)).items
 
     async def item(self, what: str, name: str) -> Row:
@@ -53,6 +59,49 @@ class Operators:
     async def set_state(self, what: str, name: str, state: str, *, reason: str) -> Row:
         """drives and libraries: up, down; volumes: enabled, disabled."""
         return await self._post(f"{_API}/{what}/{name}", StateBody(state=state, reason=reason))
+
+    async def volume(
+        self, volume: str, verb: str, *, reason: str, force: bool = False, share: float | None = None
+    ) -> Row:
+        """enable, disable, close, reopen, broken, export, import, label, relabel, reclaim, verify, repack, cancel,
+        remove. Raises WrongState, NotReclaimable (what is in the way), Unsafe (export without `force`)."""
+        return await self._post(f"{_API}/volumes/{volume}/{verb}", VolumeBody(reason=reason, force=force, share=share))
+
+    async def maintenance(self, *, everything: bool = False) -> list[Row]:
+        """Verifies, repacks, labels and audits that are under way, or all that are remembered; the newest first."""
+        query = {"all": "1"} if everything else {}
+        return (await self._transport.call("GET", f"{_API}/maintenance", Items, query=query)).items
+
+    async def cancel_maintenance(self, number: int, *, reason: str) -> Row:
+        return await self._post(f"{_API}/maintenance/{number}/cancel", ReasonBody(reason=reason))
+
+    async def audit(self, storage_classes: Sequence[str] = (), *, reason: str) -> list[Row]:
+        """Look for missing copies in these classes, or in all."""
+        body = AuditBody(reason=reason, storage_classes=list(storage_classes))
+        return (await self._transport.call("POST", f"{_API}/audits", Items, body=body)).items
+
+    async def create_pool(
+        self, name: str, *, library: str, volumes_open_max: int | None = None, reason: str = ""
+    ) -> None:
+        body = PoolBody(name=name, library=library, volumes_open_max=volumes_open_max, reason=reason)
+        await self._transport.call("POST", f"{_API}/pools", object, body=body)
+
+    async def change_pool(self, name: str, *, volumes_open_max: int | None, reason: str) -> Row:
+        return await self._post(f"{_API}/pools/{name}", PoolChange(reason=reason, volumes_open_max=volumes_open_max))
+
+    async def create_storage_class(self, name: str, *, copies: int, pools: Sequence[str]) -> None:
+        body = StorageClassBody(name=name, copies=copies, pools=list(pools))
+        await self._transport.call("POST", f"{_API}/storage-classes", object, body=body)
+
+    async def change_storage_class(
+        self, name: str, *, reason: str, copies: int | None = None, pools: Sequence[str] | None = None
+    ) -> Row:
+        """Copies that are missing then are made by an audit, whose number is in the answer."""
+        body = StorageClassChange(reason=reason, copies=copies, pools=None if pools is None else list(pools))
+        return await self._post(f"{_API}/storage-classes/{name}", body)
+
+    async def clear_alert(self, number: int) -> Row:
+        return await self._transport.call("POST", f"{_API}/alerts/{number}/clear", Row)
 
     async def cancel_request(self, request_id: str, *, reason: str) -> Row:
         return await self._post(f"{_API}/requests/{request_id}/cancel", ReasonBody(reason=reason))
@@ -94,5 +143,5 @@ class Operators:
     async def revoke_token(self, token_id: int) -> None:
         await self._transport.call("DELETE", f"{_API}/tokens/{token_id}", object)
 
-    async def _post(self, path: str, body: StateBody | ReasonBody | RetryBody) -> Row:
+    async def _post(self, path: str, body: OurRequest) -> Row:
         return await self._transport.call("POST", path, Row, body=body)

@@ -228,15 +228,21 @@ class Session:
         remote: str,
         *,
         storage_class: str | None = None,
+        together: str | None = None,
         replace: bool = False,
         make_parents: bool = True,
         progress: Progress = no_progress,
     ) -> Put:
-        """Store a local file under a name. The same content there already is success; other content raises Exists."""
+        """Store a local file under a name. The same content there already is success; other content raises Exists.
+
+        `together`: what has the same word lies together on tape, as far as that goes; else what is in one directory.
+        """
         path = normal(remote)
         headers = {} if replace else {"If-None-Match": "*"}
         if storage_class is not None:
             headers["Capstan-Storage-Class"] = storage_class
+        if together is not None:
+            headers["Capstan-Collocation"] = together
         try:
             return await send_file(self.transport, local, path, headers=headers, progress=progress)
         except ParentMissing:

@@ -24,6 +24,7 @@ from tapeserver.heartbeat import Heartbeat
 from tapeserver.housekeeping import Housekeeping
 from tapeserver.journaling import journal_forever
 from tapeserver.planning import PlanningLoop
+from tapeserver.repacking import maintain_forever
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,8 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
             name=config.name,
             site_name=config.site_name,
             get_pin_seconds=config.get_pin_seconds,
-            recycle_seconds=config.recycle_seconds,
+            recycle_days=config.recycle_days,
+            reclaim_needs_backup=config.reclaim_needs_backup,
             movers=lambda: {loop.drive: loop.mover_answers for loop in drives},
         )
         listener = await listen(make_app(context), host=config.host, port=config.port)
@@ -68,6 +70,7 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
                 loops.append(group.create_task(housekeeping.run(), name="housekeeping"))
                 loops.append(group.create_task(heartbeat.run(), name="heartbeat"))
                 loops.append(group.create_task(journal_forever(database, config, closing), name="journal"))
+                loops.append(group.create_task(maintain_forever(database, config, closing), name="maintenance"))
                 loops.append(group.create_task(backup_forever(database, config, closing), name="backup"))
                 helpers = [
                     group.create_task(resolve_forever(database), name="resolver"),

@@ -39,6 +39,25 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
+def add_verb(verbs: Any, command: str, name: str, what: str, example: str = "", *, aliases: Sequence[str] = ()) -> Any:
+    """A parser for one verb below `parser.add_subparsers()`, with its own help and example."""
+    parser = verbs.add_parser(
+        name,
+        aliases=aliases,
+        help=what,
+        description=f"capstan {command} {name}: {what}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"example:\n  {f'capstan {command} {name} {example}'.rstrip()}",
+    )
+    # SUPPRESS: a default here would overwrite a --json given before the verb.
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
+    return parser
+
+
+def add_reason(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--reason", required=True, help="why; it goes to the audit log")
+
+
 def ask(question: Callable[[Session], Awaitable[T]]) -> T:
     """One conversation with the door of `CAPSTAN_URL`, or the recorded one; its answer. Raises CapstanError."""
     # Imported here: `--help` and `config check` should not pay for the HTTP client.

@@ -1,17 +1,22 @@
-"""`capstan drive|library|volume|pool|storage-class`: list them; change a state, with a reason."""
+"""`capstan drive|library`: list and show them; take one down or up, with a reason."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
-
-from capstan.commands.common import add_json, ask, guarded, parser_for, print_fields, print_json, print_table
-
-if TYPE_CHECKING:
-    from client.session import Session
+from capstan.commands.common import (
+    add_json,
+    add_reason,
+    add_verb,
+    ask,
+    guarded,
+    parser_for,
+    print_fields,
+    print_json,
+    print_table,
+)
 
 #: command -> (path below /api/capstan/v1, columns of its table)
 NOUNS: dict[str, tuple[str, dict[str, str]]] = {
@@ -24,104 +29,66 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         "libraries",
         {"name": "library", "kind": "kind", "state": "state", "since": "since", "reason": "reason"},
     ),
-    "volume": (
-        "volumes",
-        {"vid": "volume", "library": "library", "pool": "pool", "state": "state", "generation": "generation",
-         "tape_files": "tape files", "written_bytes": "written", "capacity_bytes": "capacity", "reason": "reason"},
-    ),
-    "pool": ("pools", {"name": "pool", "library": "library"}),
-    "storage-class": (
-        "storage-classes", {"name": "class", "copies": "copies", "pools": "pools", "is_default": "default"},
-    ),
 }  # fmt: skip
-#: command -> verb -> state to ask for
-VERBS: dict[str, dict[str, str]] = {
-    "drive": {"up": "up", "down": "down"},
-    "library": {"up": "up", "down": "down"},
-    "volume": {"enable": "enabled", "disable": "disabled"},
-}
-#: command -> a name and a reason for its examples
-_EXAMPLES = {
-    "drive": ("east-0", "read errors"), "library": ("west", "robot service"), "volume": ("E00007", "write errors"),
+FAILURES = {
+    "volume": "volume", "drive": "drive", "failures": "failures", "kinds": "at", "last_at": "last",
+    "expires_at": "counts until", "why": "why",
 }  # fmt: skip
+ALERTS = {
+    "id": "alert", "at": "since", "severity": "severity", "library": "library", "drive": "drive", "volume": "volume",
+    "code": "code", "text": "text",
+}  # fmt: skip
+_EXAMPLES = {"drive": ("east-0", "read errors"), "library": ("west", "robot service")}
 _HELP = {
-    "up": "use it again",
-    "down": "use it no more; what it does ends, and the work goes elsewhere",
-    "enable": "mount it again",
-    "disable": "mount it no more; other copies are read",
+    ("drive", "up"): "use it again; what failed in it before counts no more",
+    ("library", "up"): "use it again",
+    ("drive", "down"): "use it no more; what it does ends, and the work goes elsewhere",
+    ("library", "down"): "use it no more; what it does ends, and the work goes elsewhere",
 }
 
 
 def run(command: str, words: Sequence[str]) -> int:
-    example = f"capstan {command} list"
-    if command in VERBS:
-        name, reason = _EXAMPLES[command]
-        example = f'capstan {command} {list(VERBS[command])[-1]} {name} --reason "{reason}"'
-    parser = parser_for(command, _describe(command), example)
+    name, reason = _EXAMPLES[command]
+    parser = parser_for(
+        command,
+        f"List, show, or change the state of, a {command}. A change takes effect within a second.",
+        f'capstan {command} down {name} --reason "{reason}"',
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    _add_verb(verbs, command, "list", "all of them (the default)")
-    if command == "volume":
-        _add_verb(verbs, command, "show", "one, in full", "E00001").add_argument("name", metavar="VID")
-        _add_verb(verbs, command, "files", "what is on it, by position", "E00001").add_argument("name", metavar="VID")
-    for verb in VERBS.get(command, {}):
-        name, reason = _EXAMPLES[command]
-        one = _add_verb(verbs, command, verb, _HELP[verb], f'{name} --reason "{reason}"')
+    add_verb(verbs, command, "list", "all of them (the default)", aliases=["ls"])
+    more = ", with its failures and alerts" if command == "drive" else ""
+    add_verb(verbs, command, "show", f"one, in full{more}", name).add_argument("name", metavar="NAME")
+    for verb in ("up", "down"):
+        one = add_verb(verbs, command, verb, _HELP[command, verb], f'{name} --reason "{reason}"')
         one.add_argument("name", metavar="NAME")
-        one.add_argument("--reason", required=True, help="why; it goes to the audit log")
+        add_reason(one)
     add_json(parser)
     parsed = parser.parse_args(words)
     return guarded(lambda: _carry_out(command, parsed), as_json=parsed.json)
 
 
-def _describe(command: str) -> str:
-    if command in VERBS:
-        return f"List, or change the state of, a {command}. A change takes effect within a second."
-    return f"List all {NOUNS[command][0].replace('-', ' ')}."
-
-
-def _add_verb(verbs: Any, command: str, name: str, what: str, example: str = "") -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name,
-        help=what,
-        description=f"capstan {command} {name}: {what}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"example:\n  {f'capstan {command} {name} {example}'.rstrip()}",
-    )
-    # SUPPRESS: a default here would overwrite a --json given before the verb.
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-    return parser
-
-
 def _carry_out(command: str, parsed: argparse.Namespace) -> None:
     noun, columns = NOUNS[command]
     verb = parsed.verb or "list"
-    if verb == "list":
+    if verb in ("list", "ls"):
         rows = ask(lambda session: session.operators.items(noun))
-        print_json({"items": rows}) if parsed.json else print_table(noun.replace("-", " "), rows, columns)
+        print_json({"items": rows}) if parsed.json else print_table(noun, rows, columns)
     elif verb == "show":
         row = ask(lambda session: session.operators.item(noun, parsed.name))
-        print_json(row) if parsed.json else print_fields(row)
-    elif verb == "files":
-        _print_files(parsed)
+        print_json(row) if parsed.json else print_object(row)
     else:
-        state = VERBS[command][verb]
-        answer = ask(lambda session: session.operators.set_state(noun, parsed.name, state, reason=parsed.reason))
-        print_json(answer) if parsed.json else print(f"{command} {parsed.name} is {answer.get('state', state)}")
+        answer = ask(lambda session: session.operators.set_state(noun, parsed.name, verb, reason=parsed.reason))
+        print_json(answer) if parsed.json else print(f"{command} {parsed.name} is {answer.get('state', verb)}")
 
 
-def _print_files(parsed: argparse.Namespace) -> None:
-    async def all_files(session: Session) -> list[dict[str, Any]]:
-        return [msgspec.to_builtins(file) async for file in session.operators.volume_files(parsed.name)]
-
-    files = ask(all_files)
-    if parsed.json:
-        print_json({"items": files})
-    else:
-        columns = {
-            "first_block": "block",
-            "byte_offset": "offset",
-            "size": "size",
-            "on_disk": "on disk",
-            "path": "path",
-        }
-        print_table(f"files on {parsed.name}", files, columns)
+def print_object(row: dict[str, Any]) -> None:
+    """The fields of a drive or volume, then the tables that belong to it where they are not empty."""
+    tables = ("failures", "alerts", "maintenance")
+    print_fields({key: value for key, value in row.items() if key not in (*tables, "mount", "contents")})
+    mount = row.get("mount")
+    if mount:
+        place = mount["drive"] if "vid" in row else mount["volume"]
+        print(f"mounted: {place}, for {mount['purpose']}, {mount['state']}")
+    for key, columns in (("failures", FAILURES), ("alerts", ALERTS)):
+        if row.get(key):
+            print_table(key, row[key], columns)

@@ -131,3 +131,23 @@ WHERE request = :request AND state = 'failed' GROUP BY error_code ORDER BY files
 SELECT count(c.id) AS copies, coalesce(sum(c.length), 0) AS bytes,
        (SELECT count(*) FROM demand d WHERE d.volume = :vid) AS wanted
 FROM copy c JOIN volume v ON v.vid = c.volume AND v.generation = c.generation WHERE c.volume = :vid
+
+-- volume_contents --
+-- What lies on a volume, by what became of the files. Bounded: of a volume with more copies than that the first ones by
+-- position are counted, and `counted` says so.
+WITH here AS (
+    SELECT c.file, c.broken_at FROM volume v JOIN copy c ON c.volume = v.vid AND c.generation = v.generation
+    WHERE v.vid = :vid ORDER BY c.first_block, c.byte_offset LIMIT :limit
+)
+SELECT count(*) AS counted,
+       count(*) FILTER (WHERE f.state = 'live') AS live_files,
+       CAST(coalesce(sum(f.size) FILTER (WHERE f.state = 'live'), 0) AS bigint) AS live_bytes,
+       count(*) FILTER (WHERE f.state = 'deleted') AS deleted_files,
+       CAST(coalesce(sum(f.size) FILTER (WHERE f.state = 'deleted'), 0) AS bigint) AS deleted_bytes,
+       count(*) FILTER (WHERE h.broken_at IS NOT NULL) AS broken_copies
+FROM here h JOIN file f ON f.id = h.file
+
+-- dead_extents --
+-- Tape files that nothing refers to.
+SELECT count(*) AS extents, CAST(coalesce(sum(d.blocks * v.block_size), 0) AS bigint) AS bytes
+FROM volume v JOIN dead_extent d ON d.volume = v.vid AND d.generation = v.generation WHERE v.vid = :vid

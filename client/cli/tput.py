@@ -36,6 +36,7 @@ _EXAMPLES = (
     "tput run7.dat /exp/run7.dat             one file under a name",
     "tput *.dat /exp/run7/                   several, into a directory",
     "tput -r DIR /exp/a                      /exp/a becomes the copy of DIR",
+    "tput --together run7 *.dat /exp/new/    will be read together: close to each other on tape",
     "tput --wait --class two f /exp/f        come back when both tape copies are written",
 )
 
@@ -61,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--class", dest="storage_class", metavar="NAME", help="storage class; else the nearest directory's"
     )
+    made.add_argument(
+        "--together", metavar="WORD",
+        help="files with the same word will be read together: they lie together on tape; else those of one directory",
+    )  # fmt: skip
     made.add_argument("--force", action="store_true", help="replace files that exist")
     made.add_argument("--wait", action="store_true", help="return when every file is safe on tape")
     add_timeout(made, "with --wait, at most so long")
@@ -177,6 +182,7 @@ async def _store(
                 local,
                 remote,
                 storage_class=arguments.storage_class,
+                together=arguments.together,
                 replace=arguments.force,
                 progress=display.moved,
             )

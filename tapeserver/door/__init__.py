@@ -12,7 +12,19 @@ from aiohttp import web
 
 from catalog.errors import NotFound
 from client.serving import problem_middleware
-from tapeserver.door import events, files, information, jobs, monitoring, operators, recycle, staging, status, webdav
+from tapeserver.door import (
+    events,
+    files,
+    information,
+    jobs,
+    monitoring,
+    operators,
+    recycle,
+    staging,
+    status,
+    volumes,
+    webdav,
+)
 from tapeserver.door.authentication import authentication_middleware
 from tapeserver.door.context import CONTEXT, DoorContext
 from tapeserver.door.relay import make_session
@@ -106,7 +118,17 @@ def _own_routes() -> list[web.RouteDef]:
         (web.get, "/cache", operators.listed),
         (web.post, "/pools", operators.create_pool),
         (web.post, "/storage-classes", operators.create_storage_class),
-        (web.get, named, operators.shown),
+        (web.get, "/libraries/{name}", operators.shown),
+        (web.get, "/drives/{name}", volumes.drive_shown),
+        (web.get, "/volumes/{name}", volumes.volume_shown),
+        (web.post, "/volumes/{name}/{verb}", volumes.volume_verb),
+        (web.get, "/maintenance", volumes.maintenance_listed),
+        (web.post, "/maintenance/{id}/cancel", volumes.maintenance_cancelled),
+        (web.post, "/audits", volumes.audit_begun),
+        (web.post, "/storage-classes/{name}", volumes.storage_class_changed),
+        (web.post, "/pools/{name}", volumes.pool_changed),
+        (web.get, "/alerts", volumes.alerts_listed),
+        (web.post, "/alerts/{id}/clear", volumes.alert_cleared),
         (web.post, named, operators.set_state),
         (web.get, "/volumes/{name}/files", operators.volume_files),
         (web.get, "/requests", operators.requests),

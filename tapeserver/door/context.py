@@ -37,7 +37,8 @@ class DoorContext:
     #: a relayed body that brings nothing for so long is given up
     idle_seconds_max: float = 60.0
     #: for which no reclaim gives up what was removed
-    recycle_seconds: float = 7 * 86400.0
+    recycle_days: float = 30.0
+    reclaim_needs_backup: bool = True
     stage_files_max: int = 1_000_000
     stage_bytes_max: int = 512 << 20
     paths_max: int = 10_000

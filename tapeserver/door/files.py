@@ -148,6 +148,7 @@ async def admit(request: web.Request) -> web.Response | None:
         digests=digests.promised(request.headers),
         if_none_match=request.headers.get("If-None-Match", "").strip() == "*",
         storage_class=request.headers.get("Capstan-Storage-Class"),
+        collocation=request.headers.get("Capstan-Collocation", "").strip(),
         mode=mode_of(request, _MODE_DEFAULT),
         mtime_ns=mtime_of(request),
         lifetime_seconds=context.url_seconds,
@@ -210,7 +211,7 @@ async def delete(request: web.Request) -> web.Response:
         if not node.is_directory:
             where.refuse_file()
         removed = await namespace.remove(connection, where.components, by=principal.owner)
-        return removed, await identity.expiry(connection, context.recycle_seconds)
+        return removed, await identity.expiry(connection, context.recycle_days * 86400)
 
     removed, until = await context.database.run(remove)
     for channel in (PLANNER, CACHE, EVENTS):

@@ -16,12 +16,23 @@ import msgspec
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import identity, listing, localities, namespace, queues, reading, replicas, staging, volumes
+from catalog import (
+    failures,
+    identity,
+    listing,
+    localities,
+    namespace,
+    pools,
+    queues,
+    reading,
+    replicas,
+    staging,
+    volumes,
+)
 from catalog.database import CACHE, EVENTS, PLANNER, SESSIONS
 from catalog.errors import BadRequest, Denied, NotFound, TooLarge
 from catalog.model import RESERVED_FIRST_NAMES, Action, Principal, grants_cover, join_path, parse_path
 from client import operatormessages as messages
-from client.messages import OurRequest
 from client.serving import json_body, json_response
 from tapeserver.door.context import context_of, principal_of
 
@@ -32,19 +43,6 @@ DROP_WAIT_SECONDS_MAX = 20.0
 _KINDS = {"drives": "drive", "libraries": "library", "volumes": "volume"}
 
 
-class PoolBody(OurRequest):
-    name: str
-    library: str
-
-
-class StorageClassBody(OurRequest):
-    name: str
-    copies: int
-    pools: list[str]
-    evict_degraded: bool = False
-    is_default: bool = False
-
-
 async def listed(request: web.Request) -> web.Response:
     """drives, libraries, volumes, pools, storage-classes, cache: everything there is of it."""
     what = request.path.rstrip("/").rpartition("/")[2]
@@ -53,16 +51,13 @@ async def listed(request: web.Request) -> web.Response:
 
 
 async def shown(request: web.Request) -> web.Response:
-    """One drive, library or volume."""
-    what, name = request.match_info["what"], request.match_info["name"]
-    key = "vid" if what == "volumes" else "name"
+    """One library; drives and volumes are shown whole, see volumes."""
+    name = request.match_info["name"]
     async with context_of(request).database.connection() as connection:
-        if what == "volumes":
-            return json_response(reading.row_of(await volumes.volume_at(connection, name)))
-        for item in await _items(connection, what):
-            if item[key] == name:
+        for item in await _items(connection, "libraries"):
+            if item["name"] == name:
                 return json_response(item)
-    raise NotFound(what=f"{_KINDS[what]} {name}")
+    raise NotFound(what=f"library {name}")
 
 
 async def set_state(request: web.Request) -> web.Response:
@@ -70,11 +65,15 @@ async def set_state(request: web.Request) -> web.Response:
     context, principal = context_of(request), administrator(request)
     kind, name = _KINDS[request.match_info["what"]], request.match_info["name"]
     body = await json_body(request, messages.StateBody)
-    changed = await context.database.run(
-        lambda connection: volumes.set_state(
-            connection, kind, name, body.state, who=principal.owner, reason=body.reason
-        )
-    )
+
+    async def change(connection: AsyncConnection) -> bool:
+        changed = await volumes.set_state(connection, kind, name, body.state, who=principal.owner, reason=body.reason)
+        if kind == "drive" and body.state == "up":
+            # Whoever says so has looked at it: what failed before is no evidence any more.
+            await failures.clear(connection, drive=name)
+        return changed
+
+    changed = await context.database.run(change)
     for channel in (PLANNER, SESSIONS, EVENTS):
         context.database.wake(channel)
     return json_response({kind: name, "state": body.state, "changed": changed})
@@ -82,13 +81,18 @@ async def set_state(request: web.Request) -> web.Response:
 
 async def create_pool(request: web.Request) -> web.Response:
     principal = administrator(request)
-    body = await json_body(request, PoolBody)
+    body = await json_body(request, messages.PoolBody)
 
     async def create(connection: AsyncConnection) -> None:
         if body.library not in [one.name for one in await volumes.list_libraries(connection)]:
             raise NotFound(what=f"library {body.library}")
         await volumes.create_pool(connection, name=body.name, library=body.library)
-        await _record(connection, principal, "pool created", body.name, body)
+        await _record(connection, principal, "pool created", body.name, body, body.reason)
+        if body.volumes_open_max is not None:
+            await pools.change(
+                connection, body.name, volumes_open_max=body.volumes_open_max, who=principal.owner,
+                reason=body.reason or "created so",
+            )  # fmt: skip
 
     await context_of(request).database.run(create)
     return web.Response(status=201)
@@ -96,7 +100,7 @@ async def create_pool(request: web.Request) -> web.Response:
 
 async def create_storage_class(request: web.Request) -> web.Response:
     principal = administrator(request)
-    body = await json_body(request, StorageClassBody)
+    body = await json_body(request, messages.StorageClassBody)
 
     async def create(connection: AsyncConnection) -> None:
         await volumes.create_storage_class(connection, **msgspec.structs.asdict(body))
@@ -267,8 +271,6 @@ async def _files_below(request: web.Request, components: tuple[str, ...]) -> Asy
 
 
 async def _items(connection: AsyncConnection, what: str) -> list[dict[str, Any]]:
-    if what == "pools":
-        return [{"name": name, "library": library} for name, library in await volumes.list_pools(connection)]
     found: Sequence[Any]
     if what == "drives":
         found = await volumes.list_drives(connection)
@@ -276,6 +278,8 @@ async def _items(connection: AsyncConnection, what: str) -> list[dict[str, Any]]
         found = await volumes.list_libraries(connection)
     elif what == "volumes":
         found = await volumes.list_volumes(connection)
+    elif what == "pools":
+        found = await pools.listed(connection)
     elif what == "storage-classes":
         found = await volumes.list_storage_classes(connection)
     else:

@@ -27,7 +27,7 @@ async def listed(request: web.Request) -> web.Response:
     files = []
     for one in found:
         if grants_cover(grants, Action.MODIFY, one.path):
-            kept_until = one.deleted_at.timestamp() + context.recycle_seconds
+            kept_until = one.deleted_at.timestamp() + context.recycle_days * 86400
             files.append(messages.RecycledFile(**reading.row_of(one), kept_until=kept_until))
     following = (found[-1].path, found[-1].file_id) if len(found) >= limit else None
     return json_response(messages.Recycled(files=files, next=following))

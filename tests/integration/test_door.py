@@ -9,8 +9,10 @@ from typing import Any
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from catalog.database import Database
+from catalog.signing import PutClaims, verify
 from tests.integration.door import Door, open_door
 
 
@@ -146,6 +148,18 @@ async def test_a_slash_at_the_end_never_means_a_file(door: Door) -> None:
     await door.in_catalog(lambda world: world.file("/d/f"))
     for method in ("GET", "PUT", "DELETE", "PROPFIND"):
         assert (await door.ask(method, "/d/f/", headers={"Depth": "0"})).code == "not_a_directory"
+
+
+async def test_what_is_to_lie_together_on_tape_goes_with_the_put(door: Door) -> None:
+    answer = await door.ask("PUT", "/f", data=b"x", headers={"Capstan-Collocation": "run 7 é", "Capstan-Redirect": "1"})
+    assert answer.status == 307
+    [key] = await door.context.signing_keys()
+    signature = URL(answer.headers["Location"]).query["sig"]
+    claims = verify(signature, [key], 0.0)
+    assert isinstance(claims, PutClaims)
+    assert claims.collocation == "run 7 é"
+    refused = await door.ask("PUT", "/f", data=b"x", headers={"Capstan-Collocation": "x" * 300})
+    assert (refused.status, refused.code) == (400, "bad_request")
 
 
 # ------------------------------------------------------------------ directories and moves

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from capstan.commands.volume import VERBS as VOLUME_VERBS
 from capstan.main import COMMANDS
 from capstan.main import main as capstan
 from client.cli.common import print_json
 
 USERS = ("tput", "tget", "tls", "trm", "tmv", "tmkdir", "tstage", "tjob")
 VERBS = {
-    "drive": ("list", "up", "down"),
-    "library": ("list", "up", "down"),
-    "volume": ("list", "show", "files", "enable", "disable"),
-    "pool": ("list",),
-    "storage-class": ("list",),
+    "drive": ("list", "show", "up", "down"),
+    "library": ("list", "show", "up", "down"),
+    "volume": ("list", "show", "files", *VOLUME_VERBS),
+    "pool": ("list", "create", "set"),
+    "storage-class": ("list", "create", "set"),
 }
 
 
