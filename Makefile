@@ -13,13 +13,16 @@ PORT ?= 8080
 PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 PACKAGES := catalog tapeserver cacheserver jobserver client capstan
+SECONDS ?= 600
+SEED ?=
 
-.PHONY: help demo up test check bench clean
+.PHONY: help demo up test soak check bench clean
 
 help:
 	@echo 'make demo     the whole loop on this machine: put, tape, cache, held jobs, release; checks every result'
 	@echo 'make up       run Capstan here (DATA=$(DATA) PORT=$(PORT)) until Ctrl-C'
 	@echo 'make test     all tests; says how many ran, what was skipped and why'
+	@echo 'make soak     everything fails under load for SECONDS=$(SECONDS); SEED=N repeats the steps of a run'
 	@echo 'make check    style, types and import rules'
 	@echo 'make bench    measure against the peers; writes bench/results.json'
 
@@ -31,6 +34,9 @@ up: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	@$(BIN)/python -m pytest
+
+soak: $(VENV)/.installed-test
+	@$(BIN)/python -m tests.scenario.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 check: $(VENV)/.installed-dev
 	@echo 'ruff format'; $(BIN)/ruff format --check --quiet . || { echo 'run: $(BIN)/ruff format .'; exit 1; }

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from capstan.demo.site import Site, SiteError
 from catalog.database import Database
-from tests.scenario.kill_rest import database_url
+from tests.scenario.soak_rest import database_url
 
 T = TypeVar("T")
 

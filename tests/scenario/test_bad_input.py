@@ -23,8 +23,8 @@ from capstan.demo.site import Answer, Site, free_port
 from catalog import identity
 from catalog.database import Database
 from catalog.signing import GetClaims, PutClaims, sign, verify
-from tests.scenario.kill_rest import database_url
 from tests.scenario.small_site import query, small_site, soon
+from tests.scenario.soak_rest import database_url
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -1,4 +1,4 @@
-"""What must hold of a site once the killing is over: first it comes to rest, then nothing is lost, doubled or leaked.
+"""What must hold of a site once the faults are over: first it comes to rest, then nothing is lost, doubled or leaked.
 
 Reads the catalog, the disk and the libraries directly: what a user is told is checked by the test itself.
 """
@@ -40,11 +40,11 @@ UNDER_WAY = {
 #: what must never be, by name
 NEVER = {
     "replicas lost or quarantined": "select id, file, state, why from replica where state in ('lost', 'quarantined')",
-    "volumes that a kill took out of use": "select vid, state, reason from volume"
-    " where state not in ('active', 'full')",
-    "drives that a kill took out of use": "select name, state, reason from drive where state <> 'up'",
+    "volumes out of use": "select vid, state, reason from volume"
+    " where state not in ('blank', 'active', 'full', 'closed')",
+    "drives out of use": "select name, state, reason from drive where state <> 'up'",
     "libraries that are not up": "select name, state, reason from library where state <> 'up'",
-    "copies too many": "select file, copy_number, count(*) from copy group by 1, 2 having count(*) > 1",
+    "copies too many": "select file, copy_number, count(*) from present_copy group by 1, 2 having count(*) > 1",
     "pins of jobs that ended": "select * from pin where owner like 'job%'",
     "live tokens of jobs that ended": "select t.id, t.label from token t join jobs.job j on j.token_id = t.id"
     " where t.revoked_at is null and coalesce(t.expires_at, 'infinity') > capstan_now()",

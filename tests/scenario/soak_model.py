@@ -1,4 +1,4 @@
-"""What a user of the site under fire knows: which content each name may hold, after every answer and every silence.
+"""What a user of a site under fire knows: which content each name may hold, after every answer and every silence.
 
 A definite answer leaves one possibility. No answer leaves two: the old state or the new one, and nothing in between;
 such a name is left alone from then on, since the lost request may still come to its end. Pure.
@@ -20,6 +20,8 @@ class Content:
 
     number: int
     size: int
+    #: tape copies that its storage class asks for
+    copies: int = 1
 
     def bytes(self) -> bytes:
         return random.Random(self.number).randbytes(self.size)
@@ -61,6 +63,15 @@ class Names:
             self.certain[target] = content
         else:
             self.moving.append((source, target, content))
+
+    def may_move(self, directory: str) -> bool:
+        """Whether all that is below is known for certain, and there is something."""
+        below = [name for name in self.known() if name.startswith(f"{directory}/")]
+        return bool(below) and all(name in self.certain for name in below)
+
+    def moved_tree(self, source: str, target: str, *, answered: bool) -> None:
+        for path in [name for name in self.certain if name.startswith(f"{source}/")]:
+            self.moved(path, target + path.removeprefix(source), answered=answered)
 
     def wrong(self, found: dict[str, Seen]) -> list[str]:
         """What the listing `found` has that cannot be."""

@@ -1,0 +1,24 @@
+"""Any process killed, any medium, drive, changer or clock failing, in any order, under load: nothing that was
+acknowledged is lost, stuck, doubled or leaked, and what is called safe is on the medium.
+
+The short run of the fault soak; `make soak SECONDS=3600` is the long one. CAPSTAN_TEST_SEED=N repeats a run's steps.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tests.scenario.soak import soak
+
+SECONDS = float(os.environ.get("CAPSTAN_SOAK_SECONDS", "15"))
+pytestmark = pytest.mark.timeout(SECONDS + 600)
+
+
+def test_whatever_fails_under_load_nothing_is_lost_stuck_doubled_or_leaked(capsys: pytest.CaptureFixture[str]) -> None:
+    seed = int(os.environ.get("CAPSTAN_TEST_SEED") or random.SystemRandom().randrange(1_000_000))
+    with capsys.disabled():
+        print(f"\n[soak: CAPSTAN_TEST_SEED={seed} CAPSTAN_SOAK_SECONDS={SECONDS:g}] ", end="", flush=True)
+    soak(SECONDS, seed, say=print)
