@@ -225,7 +225,7 @@ class Transfers:
             why = "its size is wrong"
         elif claims.replica_id in self._service.unverified:
             if await self._service.on_disk(adler32_of, descriptor) == claims.adler32:
-                self._service.unverified.discard(claims.replica_id)
+                self._service.is_verified(claims.replica_id)
             else:
                 why = "its checksum is wrong"
         if why:

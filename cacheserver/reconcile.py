@@ -4,6 +4,8 @@
   say so, else put aside in quarantine/
 * a row without a file: the row goes when the file is safe, else it is LOST, loudly
 * after an unclean stop recalled replicas are checksummed before use: here in the background, or at their first GET
+* after a restore of the catalog from a backup all replicas are: the root remembers which life it was compared with
+* while the root does not show its identity nothing is compared: a disk that is not mounted has lost nothing
 * the number that guards the space is counted anew; a difference is a fault of ours and is shown
 
 The order matters: the disk is listed first and the rows are read later, so that whatever is younger than the listing
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Collection
 
 import structlog
@@ -21,15 +24,21 @@ import structlog
 from cacheserver.checksums import adler32_of
 from cacheserver.service import Service
 from cacheserver.upkeep import report_absent
-from catalog import replicas
+from catalog import events, replicas
+from catalog.errors import CapstanError, Unavailable
 from catalog.replicas import Catalogued
 
 log = structlog.get_logger(__name__)
 PAGE = 5_000
+#: between looks whether the catalog was restored
+INCARNATION_SECONDS = 10.0
 
 
 async def reconcile(service: Service, *, at_start: bool, was_clean: bool = True) -> None:
     """One whole comparison. `at_start`: nothing is under way yet, so whatever is in incoming/ is worth nothing."""
+    if not await service.look_at_root():
+        raise Unavailable(what=f"the disk of {service.name}", why=f"{service.store.root} does not show its identity")
+    incarnation, is_new_life = await _incarnation(service)
     if at_start:
         await _drop_leftovers(service)
     present = await service.on_disk(lambda: dict(service.store.listing()))
@@ -41,10 +50,13 @@ async def reconcile(service: Service, *, at_start: bool, was_clean: bool = True)
         if not page:
             break
         after = page[-1].id
+        on_disk = [row for row in page if row.state == "on_disk"]
+        doubtful = {row.id for row in on_disk if is_new_life or (not was_clean and row.origin == "recall")}
+        async with service.database.transaction() as connection:
+            await replicas.doubt(connection, doubtful)
+        service.unverified |= doubtful | {row.id for row in on_disk if at_start and not row.checked}
         for row in page:
             await _compare(service, row, present.get(row.id))
-            if at_start and not was_clean and row.origin == "recall" and row.state == "on_disk":
-                service.unverified.add(row.id)
         unknown.difference_update(row.id for row in page)
     await _clear_unknown(service, unknown)
     async with service.database.transaction() as connection:
@@ -53,21 +65,36 @@ async def reconcile(service: Service, *, at_start: bool, was_clean: bool = True)
         service.metrics.drift_bytes.inc(abs(drift.taken_bytes))
         log.error("space was counted wrongly", taken_bytes=drift.taken_bytes)
     service.metrics.unverified.set(len(service.unverified))
+    if incarnation != await service.on_disk(service.store.incarnation) and await service.look_at_root():
+        await service.on_disk(service.store.remember_incarnation, incarnation)
     log.info("disk and catalog compared", files=len(present), unknown=len(unknown), unverified=len(service.unverified))
 
 
 async def reconcile_for_ever(service: Service) -> None:
+    """Every hour, and soon after the catalog was restored under a server that goes on."""
+    next_at = time.monotonic() + service.config.reconcile_seconds
     while True:
-        await asyncio.sleep(service.config.reconcile_seconds)
+        await asyncio.sleep(min(service.config.reconcile_seconds, INCARNATION_SECONDS))
         try:
-            await reconcile(service, at_start=False)
+            if time.monotonic() >= next_at or (await _incarnation(service))[1]:
+                next_at = time.monotonic() + service.config.reconcile_seconds
+                await reconcile(service, at_start=False)
+                await verify_all(service)
+        except CapstanError as error:
+            log.warning("disk and catalog not compared", why=str(error))
         except Exception:
             log.exception("disk and catalog not compared")
 
 
 async def verify_all(service: Service) -> None:
     """Checksum what an unclean stop made doubtful, in the background; a GET that comes first checks by itself."""
-    while service.unverified:
+    while service.unverified or service.verified:
+        if not await service.look_at_root():
+            raise Unavailable(what=f"the disk of {service.name}", why="its root is away")
+        done = set(service.verified)
+        async with service.database.transaction() as connection:
+            await replicas.mark_checked(connection, done)
+        service.verified -= done
         async with service.database.connection() as connection:
             page = await replicas.replicas_by_id(connection, service.name, sorted(service.unverified)[:100])
         known = {row.id for row in page if row.state == "on_disk"}
@@ -86,7 +113,8 @@ async def verify(service: Service, row: Catalogued) -> None:
         return
     if found != row.adler32:
         await put_aside(service, row.id, f"adler32 is {found}, not {row.adler32}, after an unclean stop")
-    service.unverified.discard(row.id)
+        service.unverified.discard(row.id)
+    service.is_verified(row.id)
     service.metrics.verified_files.inc()
 
 
@@ -97,6 +125,14 @@ async def put_aside(service: Service, replica_id: int, why: str) -> None:
     await service.on_disk(service.store.put_aside, replica_id)
     service.metrics.quarantined_files.labels("damaged").inc()
     log.error("a replica is damaged", replica=replica_id, why=why)
+
+
+async def _incarnation(service: Service) -> tuple[str, bool]:
+    """The catalog's, and whether the root was last compared with another one."""
+    async with service.database.connection() as connection:
+        present = (await events.present(connection)).incarnation
+    seen = await service.on_disk(service.store.incarnation)
+    return present, seen is not None and seen != present
 
 
 async def _compare(service: Service, row: Catalogued, size: int | None) -> None:

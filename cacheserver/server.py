@@ -49,6 +49,7 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
         store = Store(Path(config.root).absolute(), free_bytes_min=config.free_bytes_min, disk=disk)
         root_id = await _claim(config, database, store)
         service = Service(config, database, store)
+        service.root_id = root_id
         upkeep = Upkeep(service)
         was_clean = await service.on_disk(store.begin_running)
         listener = await listen(
@@ -67,8 +68,8 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
         finally:
             await listener.close()
             await asyncio.to_thread(service.threads.shutdown, wait=True)
-        if not service.unverified:
-            await asyncio.to_thread(store.end_running)
+        # What is still to be checksummed, the rows say.
+        await asyncio.to_thread(store.end_running)
 
 
 def check(config: Config) -> None:
@@ -155,7 +156,7 @@ async def _run(service: Service, upkeep: Upkeep, stop: asyncio.Event) -> None:
 
 
 async def _verify(service: Service) -> None:
-    while service.unverified:
+    while service.unverified or service.verified:
         try:
             await verify_all(service)
         except Exception:

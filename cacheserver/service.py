@@ -50,6 +50,11 @@ class Service:
         self.active: set[int] = set()
         #: replicas whose bytes have to be checksummed before they are served
         self.unverified: set[int] = set()
+        #: those that were, and whose rows do not say so yet
+        self.verified: set[int] = set()
+        #: the identity of the root as it was claimed; while the root does not show it, its disk is away
+        self.root_id = ""
+        self.root_is_here = True
         #: replicas that the disk does not have although somebody was sent here for them
         self.absent: set[int] = set()
         self.trouble = asyncio.Event()
@@ -109,9 +114,11 @@ class Service:
     # ---------------------------------------------------------------- limits
 
     def check_serving(self) -> None:
-        """Raises Unavailable until the start is done."""
+        """Raises Unavailable until the start is done, and while the disk is away."""
         if not self.serving:
             raise Unavailable(what=f"cache server {self.name}", why="it is starting", retry_after_seconds=1)
+        if not self.root_is_here:
+            raise Unavailable(what=f"cache server {self.name}", why="its disk is not there", retry_after_seconds=10)
 
     @contextmanager
     def transfer(self) -> Iterator[None]:
@@ -143,6 +150,22 @@ class Service:
             forget(ids)
 
     # ---------------------------------------------------------------- replicas that are not what they should be
+
+    def is_verified(self, replica_id: int) -> None:
+        """Its bytes were checksummed and are right."""
+        if replica_id in self.unverified:
+            self.unverified.discard(replica_id)
+            self.verified.add(replica_id)
+
+    async def look_at_root(self) -> bool:
+        """Whether the root is still the one that was claimed: a disk that was unmounted has lost nothing."""
+        here = await self.on_disk(self.store.shows, self.root_id)
+        if here != self.root_is_here:
+            self.root_is_here = here
+            (log.warning if here else log.error)(
+                "the root is there again" if here else "the root is away", root=str(self.store.root)
+            )
+        return here
 
     def report_absent(self, replica_id: int) -> None:
         """Soon the catalog hears that we do not have it (upkeep.py); a hint that the hourly check repeats."""

@@ -4,6 +4,7 @@
     ROOT/replicas/xx/yy/ID  bytes that the catalog knows (or will know in a moment)
     ROOT/incoming/ID.N      being received; worth nothing after a stop
     ROOT/quarantine/…       unknown or damaged: kept for people, never served
+    ROOT/incarnation        of the catalog that the disk was last compared with; another one was restored from a backup
     ROOT/clean              the last stop was orderly; absent while a server runs, and after a crash
 
 Every call blocks and belongs in a thread. Every step that durability hangs on goes through `Disk`, so that tests see
@@ -212,6 +213,25 @@ class Store:
         self.disk.rename(temporary, path)
         self.disk.fsync_directory(self.root)
         return identity
+
+    def shows(self, identity: str) -> bool:
+        """Whether the root has this identity now."""
+        try:
+            return (self.root / "identity").read_text().strip() == identity
+        except OSError:
+            return False
+
+    def incarnation(self) -> str | None:
+        """The life of the catalog that this root was last compared with; None: of none yet."""
+        try:
+            return (self.root / "incarnation").read_text().strip()
+        except FileNotFoundError:
+            return None
+
+    def remember_incarnation(self, incarnation: str) -> None:
+        unfinished = self.root / "incarnation.new"
+        unfinished.write_text(incarnation + "\n")
+        unfinished.rename(self.root / "incarnation")
 
     def begin_running(self) -> bool:
         """Whether all that an earlier run wrote is surely here. From now until `end_running` a stop is unclean."""

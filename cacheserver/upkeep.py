@@ -75,6 +75,9 @@ class Upkeep:
     async def beat(self) -> None:
         """Say that it lives, learn the catalog's time, and keep the reservations of transfers under way."""
         service, asked_at = self._service, time.monotonic()
+        if not await service.look_at_root():
+            # Silent, this server is no longer live, and nobody is sent to it.
+            return
         async with service.database.transaction() as connection:
             heartbeat = await replicas.heartbeat_server(connection, service.name)
         if heartbeat is None:
@@ -179,7 +182,14 @@ class Upkeep:
 
 
 async def report_absent(service: Service, replica_id: int) -> None:
-    """Tell the catalog that the disk lacks this replica; lost ones are counted and logged loudly."""
+    """Tell the catalog that the disk lacks this replica; lost ones are counted and logged loudly.
+
+    Not while the root is away, and not what is there when it is asked between two looks at the root.
+    """
+    if not await service.look_at_root() or service.store.size_of(replica_id) is not None:
+        return
+    if not await service.look_at_root():
+        return
     async with service.database.transaction() as connection:
         lost = await replicas.mark_absent(connection, replica_id, f"not on the disk of {service.name}")
     service.unverified.discard(replica_id)

@@ -59,6 +59,7 @@ __all__ = [
     "abandon",
     "catalogued",
     "commit_recalled",
+    "doubt",
     "evict",
     "evicting",
     "eviction_candidates",
@@ -71,6 +72,7 @@ __all__ = [
     "heartbeat_server",
     "live_servers",
     "mark_absent",
+    "mark_checked",
     "path_in_root",
     "pin",
     "quarantine",
@@ -126,6 +128,8 @@ class Catalogued:
     size: int
     origin: str
     adler32: str
+    #: false: to be checksummed before use
+    checked: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,18 +261,11 @@ async def mark_absent(connection: AsyncConnection, replica_id: int, why: str) ->
 
     When the file is safe, or removed, only the row goes, and the file can be recalled.
     """
-    row = (
-        await connection.execute(
-            sa.text(
-                "SELECT r.file, r.state, f.state AS file_state, file_is_safe(f.id) AS safe, f.stored_path,"
-                " r.cache_server FROM replica r JOIN file f ON f.id = r.file WHERE r.id = :id"
-            ),
-            {"id": replica_id},
-        )
-    ).one_or_none()
-    if row is None or row.state not in ("on_disk", "evicting"):
-        return False
+    # Locked before it is asked whether the file is safe: what makes it unsafe meanwhile is seen, or waits for us.
     await connection.execute(_SQL["lock_servers_of_replicas"], {"ids": [replica_id]})
+    if await connection.scalar(_SQL["lock_absent"], {"id": replica_id}) is None:
+        return False
+    row = (await connection.execute(_SQL["absent"], {"id": replica_id})).one()
     if row.safe or row.file_state != "live" or row.state == "evicting":
         await connection.execute(_SQL["drop_absent"], {"id": replica_id})
         await events.emit(connection, "replica.gone", str(row.file), {"file_id": row.file, "why": why})
@@ -277,6 +274,18 @@ async def mark_absent(connection: AsyncConnection, replica_id: int, why: str) ->
         return False
     await _alarm(connection, "replica.lost", row.file, row.stored_path, row.cache_server, replica_id, why)
     return True
+
+
+async def doubt(connection: AsyncConnection, replica_ids: Collection[int]) -> None:
+    """Their bytes may not be what they were: no process is told their path before they were checksummed."""
+    if replica_ids:
+        await connection.execute(_SQL["doubt"], {"ids": sorted(replica_ids)})
+
+
+async def mark_checked(connection: AsyncConnection, replica_ids: Collection[int]) -> None:
+    """Their bytes were compared with the catalog's checksum, and fit."""
+    if replica_ids:
+        await connection.execute(_SQL["mark_checked"], {"ids": sorted(replica_ids)})
 
 
 async def found_again(connection: AsyncConnection, replica_id: int) -> bool:
@@ -306,7 +315,15 @@ async def replicas_by_id(connection: AsyncConnection, server: str, ids: Collecti
 
 async def _catalogued(connection: AsyncConnection, name: str, values: dict[str, object]) -> list[Catalogued]:
     return [
-        Catalogued(id=row.id, file_id=row.file, state=row.state, size=row.size, origin=row.origin, adler32=row.adler32)
+        Catalogued(
+            id=row.id,
+            file_id=row.file,
+            state=row.state,
+            size=row.size,
+            origin=row.origin,
+            adler32=row.adler32,
+            checked=row.checked,
+        )
         for row in await connection.execute(_SQL[name], values)
     ]
 

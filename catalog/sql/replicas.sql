@@ -239,6 +239,25 @@ WITH gone AS (
 )
 SELECT id FROM gone
 
+-- lock_absent --
+-- Whoever evicts, finds or loses it at the same time is before us or behind us.
+SELECT id FROM replica WHERE id = :id AND (state = 'on_disk' OR state = 'evicting') FOR UPDATE
+
+-- absent --
+-- A statement of its own behind the locks, so that what it sees is as new as can be.
+SELECT r.file, r.state, f.state AS file_state, file_is_safe(f.id) AS safe, f.stored_path, r.cache_server
+FROM replica r JOIN file f ON f.id = r.file WHERE r.id = :id
+
+-- doubt --
+-- Only what is to be served: the others are never an answer.
+UPDATE replica SET checked = false WHERE id = ANY (CAST(:ids AS bigint[])) AND checked AND state = 'on_disk'
+
+-- mark_checked --
+-- In the order of ids, and skipping what is locked, which is being used or going: it is checked again at worst.
+UPDATE replica SET checked = true WHERE id IN (
+    SELECT id FROM replica WHERE id = ANY (CAST(:ids AS bigint[])) AND NOT checked AND state = 'on_disk'
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+
 -- drop_absent --
 -- The bytes are gone and the file has its copies (or was removed): nothing is lost but the replica.
 WITH gone AS (
@@ -260,7 +279,7 @@ SELECT file FROM gone
 -- found_again --
 -- The bytes are back where they were (a disk that was mounted late) and were checked before this.
 WITH found AS (
-    UPDATE replica SET state = 'on_disk', why = '' WHERE id = :id AND state = 'lost' RETURNING id, cache_server, size
+    UPDATE replica SET state = 'on_disk', why = '', checked = true WHERE id = :id AND state = 'lost' RETURNING id, cache_server, size
 ), counted AS (
     UPDATE cache_server s SET taken_bytes = s.taken_bytes + f.size FROM found f WHERE s.name = f.cache_server
 )
@@ -289,13 +308,13 @@ SELECT name FROM cache_server WHERE name = :server FOR UPDATE
 
 -- catalogued --
 -- Every row of one server with what is needed to check its bytes, in pages by id.
-SELECT r.id, r.file, r.state, r.size, r.origin, f.adler32
+SELECT r.id, r.file, r.state, r.size, r.origin, r.checked, f.adler32
 FROM replica r JOIN file f ON f.id = r.file
 WHERE r.cache_server = :server AND r.id > :after ORDER BY r.id LIMIT :limit
 
 -- replicas_by_id --
 -- For one transfer: what the catalog knows of these replicas on this server.
-SELECT r.id, r.file, r.state, r.size, r.origin, f.adler32
+SELECT r.id, r.file, r.state, r.size, r.origin, r.checked, f.adler32
 FROM replica r JOIN file f ON f.id = r.file
 WHERE r.cache_server = :server AND r.id = ANY (CAST(:ids AS bigint[])) ORDER BY r.id
 
