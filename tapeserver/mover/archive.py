@@ -327,7 +327,7 @@ class Archive:
         while (spool := self._plan.next_index()) is not None:
             self._plan.enter("write")
             try:
-                self._outbox.send(write_index(self._end, spool, self._load))
+                self._outbox.send(write_index(self._end, spool, self._load, self._plan.enter))
             except CapstanError as exc:
                 self._outbox.send(IndexFailed(code=exc.code, text=str(exc)))
                 if isinstance(exc, TapeError) and not isinstance(exc, VolumeFull):

@@ -138,9 +138,11 @@ class IncomingTapeFile:
     def end(self, error: CapstanError | None) -> Buffer:
         """The tape file is over, whatever is left of it goes out; returns a buffer that is free again, if any.
 
-        With an error: the file behind the good ones is not right. If nothing of it and nothing good is out, it is
-        refused, and there is no tape file.
+        With an error: the file behind the good ones is not right, if there is one. If nothing of it and nothing good is
+        out, it is refused, and there is no tape file.
         """
+        if self.next is None:
+            error = None
         if error is not None and self.good == 0 and self._emitted == 0:
             self._emit_message(Refused([self._parts[0].item], error))
             return self._buffer if self._layout is not None else None

@@ -5,7 +5,7 @@ Whatever goes wrong with it harms nothing else: what stands before it was flushe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from tapeserver import paxformat
 from tapeserver.frames import IndexWritten, Load
@@ -20,8 +20,8 @@ IDENTIFIER = "CAPSTAN-INDEX"
 """In HDR1, where a tape file of data has the id of its first file."""
 
 
-def write_index(end: VolumeEnd, spool: IndexSpool, load: Load) -> IndexWritten:
-    """Write it and flush; every later tape file names it.
+def write_index(end: VolumeEnd, spool: IndexSpool, load: Load, enter: Callable[[str], None]) -> IndexWritten:
+    """Write it and flush; every later tape file names it. `enter` hears what the drive does.
 
     Raises IndexRefused and VolumeFull, after which nothing else is lost, and what the drive raises.
     """
@@ -34,12 +34,14 @@ def write_index(end: VolumeEnd, spool: IndexSpool, load: Load) -> IndexWritten:
         end.begin(Kind.INDEX, IDENTIFIER)
         try:
             for block in _blocks(headers, spool, load.block_size):
+                enter("write")
                 end.write(block)
                 written_bytes += len(block)
         except OSError as exc:
             end.close(0)
             raise IndexRefused(why=f"it cannot be read again: {exc}") from exc
         end.close(1)
+        enter("flush")
         end.flush()
     except VolumeOverflow as exc:
         raise VolumeFull(volume=load.volume, size=spool.size) from exc

@@ -51,11 +51,14 @@ class Replies:
 
     place = "memory"
 
-    def __init__(self, files: dict[int, File], piece: int, frame: int) -> None:
-        self._files, self._piece, self._frame = files, piece, frame
+    def __init__(self, files: dict[int, File], piece: int, frame: int, sends_max: int) -> None:
+        self._files, self._piece, self._frame, self._sends_left = files, piece, frame, sends_max
         self._pending = bytearray()
 
     def send(self, pieces: Sequence[bytes]) -> None:
+        self._sends_left -= 1
+        if self._sends_left < 0:
+            raise BrokenPipeError
         sent = b"".join(pieces)
         for at in range(0, len(sent), bulkframes.HEADER_BYTES):
             kind, number, _ = bulkframes.parse_header(sent[at : at + bulkframes.HEADER_BYTES])
@@ -132,11 +135,12 @@ def item_of(number: int, file: File, bundle: int) -> WriteItem:
 
 
 def fetch(
-    files: dict[int, File], groups: list[list[int]], block_size: int, piece: int, frame: int
+    files: dict[int, File], groups: list[list[int]], block_size: int, piece: int, frame: int, sends_max: int = 1000
 ) -> tuple[list[Taped], dict[int, str]]:
     """What the thread of the drive would make of it: tape files, and the codes of what was refused."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fetchers, "BulkRequest", lambda url: Replies(files, piece, frame))
+        patch.setattr(fetchers, "BulkRequest", lambda url: Replies(files, piece, frame, sends_max))
+        patch.setattr(fetchers, "FILES_ASKED_MAX", 4)
         fetcher = CacheFetcher("http://memory/", block_size)
         for number, group in enumerate(groups):
             bundle = number + 1 if len(group) > 1 else 0
@@ -242,6 +246,17 @@ def test_a_stream_that_breaks_keeps_what_came_before(listed, breaks_at, block_si
     good = [number for at, one in enumerate(taped, 1) for number in check(one, at, block_size)]
     assert good == list(range(1, broken))
     assert sorted(refused) == list(range(broken, len(files) + 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(sizes, min_size=1, max_size=20), st.integers(0, 6), st.integers(1, 9000))
+def test_a_server_that_takes_no_more_questions_costs_only_what_it_was_not_asked(listed, sends_max, piece):
+    files = {number: File(size, "good") for number, size in enumerate(listed, 1)}
+    taped, refused = fetch(files, [list(files)[:7], list(files)[7:]] if listed[7:] else [list(files)], 4096, piece,
+        4000, sends_max)  # fmt: skip
+    good = [number for at, one in enumerate(taped, 1) for number in check(one, at, 4096)]
+    assert good == list(range(1, len(good) + 1))
+    assert sorted(refused) == list(range(len(good) + 1, len(files) + 1))
 
 
 def test_the_last_file_of_a_very_large_bundle_lies_where_its_list_says():
