@@ -16,6 +16,7 @@ from catalog import endings, mounts, queues, replicas, volumes
 from catalog.database import PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.states import DriveState, LibraryState, MountState, VolumeState
+from tapeserver import alerting
 from tapeserver.changer import in_thread
 from tapeserver.config import Config
 from tapeserver.drives import DriveLoop
@@ -55,7 +56,14 @@ class Housekeeping:
             if rounds % PARTITION_ROUNDS == 0:
                 await self._try("partitions", self._partitions)
             rounds += 1
-            for step in (self._libraries, self._failover, self._leftovers, self._gone_volumes, self._orphans):
+            for step in (
+                self._libraries,
+                self._alerts,
+                self._failover,
+                self._leftovers,
+                self._gone_volumes,
+                self._orphans,
+            ):
                 await self._try(step.__name__.strip("_"), step)
             try:
                 async with asyncio.timeout(self._config.housekeeping_seconds):
@@ -102,6 +110,13 @@ class Housekeeping:
             await volumes.set_state(connection, "library", name, state.value, who=WHO, reason=reason[:500])
         log.warning("library state", library=name, state=state.value, why=reason)
         self._wake()
+
+    async def _alerts(self) -> None:
+        """What the libraries that are planned here have to complain of."""
+        async with self._database.connection() as connection:
+            libraries = await volumes.list_libraries(connection)
+        planned = self._planned_libraries()
+        await alerting.collect(self._database, [one for one in libraries if one.name in planned])
 
     async def _failover(self) -> None:
         """Archives of libraries that have been away too long move on; a chunk per transaction."""

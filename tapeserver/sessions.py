@@ -36,7 +36,7 @@ DONE = "done"
 #: what a mover gives up for that says nothing of drive and medium: who is fenced lost his mount, the rest is our own
 NOT_OF_MEDIA = frozenset({"fenced", "internal", "bad_frame"})
 #: so many copies have to fail, and nothing else to be read, before that is the volume's matter and not theirs
-COPIES_FAILED_MIN = 3
+COPIES_FAILED_MIN = 10
 #: what the check of a volume says about it -> the state that it gets
 VERDICTS: dict[str, VolumeState] = {
     "wrong_label": VolumeState.DISABLED,

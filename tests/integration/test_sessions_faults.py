@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
@@ -19,6 +19,7 @@ from catalog.errors import CatalogUnreachable
 from catalog.migrate import upgrade
 from tapeserver.fleet import MoverLink
 from tapeserver.library import faults
+from tapeserver.timelimits import PhaseSeconds
 from tests.integration.onesite import (
     Site,
     all_safe,
@@ -71,27 +72,178 @@ async def test_a_mover_that_is_stopped_is_killed_and_nothing_is_lost(database: D
         assert await no_drift(site)
 
 
+@pytest.mark.parametrize("phase", ["write", "flush"])
 async def test_a_drive_that_does_not_move_goes_down_with_the_reason_and_its_work_goes_on_elsewhere(
-    database: Database, memory_path: Path
+    database: Database, memory_path: Path, phase: Literal["write", "flush"]
 ) -> None:
     async with running_site(
         database, memory_path, libraries=EAST, cartridges=1, dismount_delay_seconds=60.0, cooldown_seconds=2.0,
-        phase_seconds_max=0.5, mover_silence_seconds=4.0,
+        phase_seconds={"any": PhaseSeconds(**{phase: 0.5})},
     ) as site:  # fmt: skip
         await put_many(site, 1, 1000)
         await eventually(lambda: all_safe(site))
         drive = await eventually(lambda: site.scalar("select drive from mount"))
-        # Whoever looks for faults now waits for ever: a drive's call that does not return.
-        os.mkfifo(memory_path / "east" / "faults.json")
+        faults.inject(memory_path / "east", faults.Fault("hang", drive=drive, at=phase))
         await site.put("/e/f", b"next")
         await there_is(site, "drive where state = 'down'")
-        (memory_path / "east" / "faults.json").unlink()
-        await eventually(lambda: all_safe(site))
+        await eventually(lambda: all_safe(site), seconds=40)
         reason = await site.scalar("select reason from drive where state = 'down'")
         assert reason.startswith(f"drive stuck: Drive {drive} has not moved for ")
+        assert f" s in {phase}" in reason
         assert await site.scalar("select drive from mount") not in (None, drive)
         assert await site.scalar("select count(*) from mount_history where outcome like 'drive stuck: %'") == 1
         assert await site.scalar("select state from volume") == "active"
+        assert await site.scalar("select drive from failure where kind = 'stuck'") == drive
+
+
+async def test_a_drive_that_does_not_load_in_time_goes_down_and_another_takes_the_volume(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, cartridges=1, phase_seconds={"any": PhaseSeconds(load=2.0)}
+    ) as site:
+        paths = await on_tape_only(site, 2, 10_000)
+        faults.inject(memory_path / "east", faults.Fault("hang", drive="east-0", at="load"))
+        await site.stage(*paths)
+        await eventually(lambda: quiet(site), seconds=40)
+        assert await site.scalar("select reason from drive where name = 'east-0' and state = 'down'") == (
+            "drive stuck: Drive east-0 has not moved for 2.0 s in load."
+        )
+        assert [await site.get(path) for path in paths] == [content(number, 10_000) for number in range(2)]
+        faults.clear(memory_path / "east")
+
+
+@pytest.mark.parametrize("phase", ["locate", "read"])
+async def test_a_recall_whose_drive_gets_stuck_comes_from_another_drive(
+    database: Database, memory_path: Path, phase: Literal["locate", "read"]
+) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, cartridges=1, dismount_delay_seconds=60.0,
+        phase_seconds={"any": PhaseSeconds(**{phase: 0.5})},
+    ) as site:  # fmt: skip
+        paths = await put_many(site, 2, 10_000)
+        await eventually(lambda: all_safe(site))
+        await drop_all(site)
+        await site.stage(paths[0])
+        await eventually(lambda: site.get(paths[0]))
+        # The mount stays, with its label checked: what hangs now is the reading itself.
+        drive = await site.scalar("select drive from mount")
+        faults.inject(memory_path / "east", faults.Fault("hang", drive=drive, at=phase))
+        await site.stage(paths[1])
+        await there_is(site, "drive where state = 'down'")
+        assert await eventually(lambda: site.get(paths[1]), seconds=40) == content(1, 10_000)
+        reason = await site.scalar("select reason from drive where state = 'down'")
+        assert reason.startswith(f"drive stuck: Drive {drive} has not moved for ")
+        assert f" s in {phase}" in reason
+
+
+async def test_a_dead_drive_goes_down_by_the_librarys_word_and_its_volume_is_not_blamed(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(database, memory_path, libraries=EAST, cartridges=1, cooldown_seconds=0.1) as site:
+        paths = await on_tape_only(site, 2, 10_000)
+        faults.inject(memory_path / "east", faults.Fault("dead", drive="east-0", text="power supply"))
+        await site.stage(*paths)
+        await eventually(lambda: quiet(site), seconds=40)
+        await there_is(site, "alert where code = 'drive_failed' and drive = 'east-0'")
+        if await site.scalar("select count(*) from drive where state = 'down'"):
+            assert "power supply" in await site.scalar("select reason from drive where state = 'down'")
+        assert await site.scalar("select count(*) from failure") == 0
+        assert await site.scalar("select state from volume") == "active"
+        assert [await site.get(path) for path in paths] == [content(number, 10_000) for number in range(2)]
+
+
+async def test_a_jammed_changer_is_waited_for_and_neither_drive_nor_volume_is_blamed(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(
+        database, memory_path, libraries=EAST, drives=1, cartridges=1, cooldown_seconds=0.1, dismount_delay_seconds=60.0
+    ) as site:
+        await put_many(site, 1, 1000)
+        await eventually(lambda: all_safe(site))
+        volume = await eventually(lambda: site.scalar("select volume from mount"))
+        faults.inject(memory_path / "east", faults.Fault("jam", text="arm lost"))
+        await site.set_state("volumes", volume, "disabled")
+        await there_is(site, "mount where state = 'unloading'")
+        await there_is(site, "alert where code = 'changer_jam'")
+        await site.set_state("volumes", volume, "enabled")
+        faults.clear(memory_path / "east")
+        await site.put("/e/f", b"next")
+        await eventually(lambda: all_safe(site), seconds=40)
+        assert await site.scalar("select count(*) from drive where state = 'up'") == 1
+        assert await site.scalar("select state from volume") == "active"
+        assert await site.scalar("select count(*) from failure") == 0
+
+
+async def test_a_swapped_cartridge_is_found_by_its_label_and_its_files_go_elsewhere(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(database, memory_path, libraries=EAST, drives=1, cartridges=2) as site:
+        faults.inject(memory_path / "east", faults.Fault("swapped", volume="E00001", image="E00002"))
+        await put_many(site, 2, 1000)
+        await eventually(lambda: all_safe(site), seconds=40)
+        assert await site.scalar("select state from volume where vid = 'E00001'") == "disabled"
+        assert "wrong_label" in await site.scalar("select reason from volume where vid = 'E00001'")
+        assert await site.scalar("select distinct volume from copy") == "E00002"
+
+
+@pytest.mark.parametrize("at", ["mark", "flush"])
+async def test_a_drive_that_loses_its_power_costs_only_what_was_not_flushed(
+    database: Database, memory_path: Path, at: Literal["mark", "flush"]
+) -> None:
+    async with running_site(database, memory_path, libraries=EAST, cooldown_seconds=0.1) as site:
+        faults.inject(memory_path / "east", faults.Fault("power_loss", at=at, after_blocks=4, keep="some", seed=3))
+        paths = await put_many(site, 8, 300_000)
+        await eventually(lambda: all_safe(site), seconds=40)
+        await eventually(lambda: quiet(site))
+        assert await site.scalar("select count(*) from failure where kind = 'write'") == 1
+        assert await site.scalar("select count(*) from volume where state <> 'active'") == 0
+        await drop_all(site)
+        await bytes_are_right(site, paths, 300_000)
+        assert await no_drift(site)
+
+
+async def test_a_copy_that_two_drives_cannot_read_is_made_again_from_the_other_one(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(database, memory_path, cooldown_seconds=0.1) as site:
+        await site.put("/d/f", content(0, 10_000), storage_class="two")
+        await eventually(lambda: all_safe(site))
+        await eventually(lambda: quiet(site))
+        await drop_all(site)
+        place = "(select first_block + 4 from copy where volume like 'E%' order by first_block limit 1)"
+        block = await site.scalar(f"select {place}")
+        volume = await site.scalar("select volume from copy where volume like 'E%'")
+        faults.inject(memory_path / "east", faults.Fault("unreadable", volume=volume, block=block))
+        await site.set_state("libraries", "west", "down")
+        await site.stage("/d/f")
+        # The only copy that can be reached breaks; nobody is told of a failure, because the other one is only away.
+        await there_is(site, "copy where broken_at is not null")
+        assert await site.scalar("select count(distinct drive) from failure where file is not null") == 2
+        assert await site.scalar("select count(*) from stage_item where state = 'failed'") == 0
+        assert not await all_safe(site)
+        await site.set_state("libraries", "west", "up")
+        await eventually(lambda: quiet(site), seconds=40)
+        assert await site.get("/d/f") == content(0, 10_000)
+        assert await all_safe(site)
+        assert await site.scalar("select count(*) from copy where broken_at is null") == 2
+        assert await site.scalar("select count(*) from volume where state <> 'active'") == 0
+        assert await no_drift(site)
+
+
+async def test_what_a_drive_reports_is_kept_once(database: Database, memory_path: Path) -> None:
+    async with running_site(database, memory_path, libraries=EAST, drives=1, cartridges=1) as site:
+        library = memory_path / "east"
+        faults.inject(library, faults.Fault("alert", drive="east-0", code="clean_now", severity="critical"))
+        faults.inject(library, faults.Fault("alert", volume="E00001", code="media_life"))
+        for number in range(2):
+            await site.put(f"/d/f{number}", b"x")
+            await eventually(lambda: all_safe(site))
+            await eventually(lambda: quiet(site))
+        assert await site.scalar("select count(*) from mount_history") >= 2
+        assert await site.scalar("select count(*) from alert") == 2
+        assert await site.scalar("select drive from alert where code = 'clean_now' and volume is null") == "east-0"
+        assert await site.scalar("select volume from alert where code = 'media_life' and drive is null") == "E00001"
 
 
 async def test_a_mover_that_cannot_even_be_killed_is_abandoned_and_its_volume_freed(
