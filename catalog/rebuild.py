@@ -36,7 +36,10 @@ _COPY_COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
-    """What a scan found of a volume. `state`: scanned, blank, foreign (somebody else's) or failed, with `why`."""
+    """What a scan found of a volume. `state`: scanned, blank, foreign (somebody else's) or failed, with `why`.
+
+    `files` -1: the copies that are staged of it.
+    """
 
     vid: str
     state: str
@@ -110,8 +113,11 @@ async def standing(connection: AsyncConnection) -> Standing:
     return Standing(**(await connection.execute(query)).mappings().one())
 
 
-async def start_volume(connection: AsyncConnection, vid: str) -> None:
-    """From now on rows of it come."""
+async def start_volume(connection: AsyncConnection, vid: str, *, again: bool = False) -> None:
+    """From now on rows of it come. `again`: there may be some of an earlier attempt, which are forgotten."""
+    for table in ("copy", "dead", "problem") if again else ():
+        statement = f"DELETE FROM rebuild.{table} WHERE volume = :vid"  # noqa: S608 - names of our own
+        await connection.execute(sa.text(statement), {"vid": vid})
     await connection.execute(sa.text("UPDATE rebuild.volume SET state = 'scanning' WHERE vid = :vid"), {"vid": vid})
 
 

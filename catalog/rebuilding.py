@@ -17,12 +17,10 @@ from catalog.journal import DIRECTORY
 from catalog.journalformat import BadSegment, Head, counting
 from catalog.model import join_path
 from catalog.rebuild import refuse_unless_empty
+from catalog.restoring import raise_identities
 from catalog.sql import load
 
 _SQL = {name: sa.text(statement) for name, statement in load("rebuilding").items()}
-IDS_LEFT_OUT = 1_000_000
-"""Ids may have been given to files that are on no tape and in no segment of the journal yet, but on some disk."""
-
 _QUIET = ("quiet", "quiet_directories", "quiet_files")
 _LOUD = ("loud", "loud_directories", "loud_files")
 _NAMES = ("node_is_gone", "node_is_anothers", "node_is_a_directory", "place_exactly", "place_by_parent")
@@ -68,6 +66,9 @@ async def finish(connection: AsyncConnection, *, catalog_id: str | None = None, 
     problems += [
         (row.volume, f"a copy of file {row.file} ({row.path}) is of another file that had the same id")
         for row in await connection.execute(_SQL["strange_copies"])
+    ]
+    problems += [
+        (vid, "its pool is not known: nothing is added to it") for vid in await connection.scalars(_SQL["without_pool"])
     ]
     await connection.execute(_SQL["make_segments"], {"directory": join_path(DIRECTORY) + "/"})
     await _sequences(connection, highest)
@@ -184,18 +185,16 @@ async def _media(connection: AsyncConnection) -> None:
 
 async def _sequences(connection: AsyncConnection, highest: sa.Row[tuple[int, int, int, int, int]]) -> None:
     nodes = await connection.scalar(sa.text("SELECT max(id) FROM node"))
-    # Replica ids, which name files on the disks of cache servers, are on no tape. Counting from milliseconds since 1970
-    # is above any that were given out at less than a thousand a second.
-    milliseconds = await connection.scalar(sa.text("SELECT (extract(epoch FROM capstan_now()) * 1000)::bigint"))
     for table, column, last in (
-        ("node", "id", max(nodes or 0, highest.node) + IDS_LEFT_OUT),
-        ("file", "id", highest.file + IDS_LEFT_OUT),
+        ("node", "id", max(nodes or 0, highest.node)),
+        ("file", "id", highest.file),
         ("mount", "epoch", highest.epoch),
-        ("journal", "seq", highest.seq + IDS_LEFT_OUT),
+        ("journal", "seq", highest.seq),
         ("journal_segment", "number", highest.segment + 1),
-        ("reservation", "id", milliseconds),
     ):
         await connection.execute(_SQL["set_sequence"], {"table": table, "column": column, "last": last})
+    # And beyond what was given to files that are on some disk only, and in no segment of the journal yet.
+    await raise_identities(connection, epoch_floor=highest.epoch, segment_floor=highest.segment)
 
 
 async def _outcome(connection: AsyncConnection, catalog_id: str, problems: list[tuple[str, str]]) -> Outcome:

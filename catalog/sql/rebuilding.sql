@@ -130,7 +130,9 @@ WHERE p.state = 'live' AND EXISTS (SELECT FROM placed o WHERE o.node = p.node AN
 
 -- node_is_a_directory --
 -- Contradictions end with the file getting a node of its own.
-UPDATE placed p SET node = NULL FROM told_node n WHERE n.id = p.node AND n.kind <> 'file'
+UPDATE placed p SET node = NULL
+WHERE EXISTS (SELECT FROM tree t WHERE t.id = p.node)
+   OR EXISTS (SELECT FROM told_node n WHERE n.id = p.node AND n.kind <> 'file')
 
 -- place_exactly --
 -- The journal tells where it is.
@@ -277,18 +279,26 @@ SELECT DISTINCT storage_class FROM placed p
 WHERE NOT EXISTS (SELECT FROM storage_class s WHERE s.name = p.storage_class) ORDER BY 1
 
 -- make_volumes --
--- The end is verified before the next write; without an index the only pool of the library must be the one.
+-- The end is verified before the next write. Without an index the pool is the one that the classes of its files name in
+-- its library. What was only labelled counts as blank: whoever wants it labels it again, with the next generation.
 INSERT INTO volume (vid, library, pool, state, generation, capacity_bytes, written_bytes, block_size, tape_files,
                     end_block, end_verified, index_block, indexed_tape_files, full_at)
 SELECT v.vid, v.library,
-       CASE WHEN v.state <> 'scanned' THEN NULL WHEN v.pool <> '' THEN v.pool ELSE
-           (SELECT min(p.name) FROM pool p WHERE p.library = v.library HAVING count(*) = 1) END,
-       CASE WHEN v.state = 'scanned' THEN 'active' ELSE 'blank' END, CASE WHEN v.state = 'scanned' THEN generation ELSE 0 END,
-       coalesce(v.capacity_bytes, 0),
+       CASE WHEN v.state <> 'scanned' OR v.tape_files = 0 THEN NULL WHEN v.pool <> '' THEN v.pool ELSE
+           (SELECT min(p.name) FROM pool p WHERE p.library = v.library AND p.name IN (
+                SELECT unnest(s.pools) FROM storage_class s
+                WHERE s.name IN (SELECT c.storage_class FROM rebuild.copy c WHERE c.volume = v.vid))
+            HAVING count(*) = 1) END,
+       CASE WHEN v.state = 'scanned' AND v.tape_files > 0 THEN 'active' ELSE 'blank' END,
+       CASE WHEN v.state = 'scanned' THEN v.generation ELSE 0 END, coalesce(v.capacity_bytes, 0),
        coalesce(v.written_bytes, (SELECT sum(c.size) FROM rebuild.copy c WHERE c.volume = v.vid), 0),
-       v.block_size, v.tape_files, v.end_block, v.state = 'blank', v.index_block, v.indexed_tape_files,
-       CASE WHEN v.is_full THEN capstan_now() END
+       v.block_size, v.tape_files, CASE WHEN v.tape_files > 0 THEN v.end_block ELSE 0 END, v.tape_files = 0,
+       v.index_block, v.indexed_tape_files, CASE WHEN v.is_full AND v.tape_files > 0 THEN capstan_now() END
 FROM rebuild.volume v WHERE v.state IN ('scanned', 'blank', 'foreign', 'failed') ORDER BY v.vid
+
+-- without_pool --
+-- Nothing can be added to them before an operator says where they belong.
+SELECT vid FROM volume WHERE state = 'active' AND pool IS NULL ORDER BY vid
 
 -- close_volumes --
 -- Their last index says that nothing more is to be written.
