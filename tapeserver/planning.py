@@ -206,19 +206,9 @@ async def take_snapshot(
     drives = await volumes.list_drives(connection, library=library, silence_seconds_max=drive_silence_seconds)
     live = [one for one in await mounts.list_mounts(connection) if one.library == library]
     backlog = await queues.backlog(connection)
-    wanted = {one.key: one for one in backlog if one.kind == "recall"}
-    media = {
-        one.vid: one
-        for one in await volumes.list_volumes(connection, library=library, vids=list(wanted), limit=len(wanted) + 1)
-    }
-    pools = await volumes.pools_of(connection, library)
-    background = await mounts.background_volumes(connection, repairs.PRIORITY)
-    media_waiting = await maintenance.volumes_waiting(connection, library)
     suspects: dict[str, frozenset[str]] = {}
     for pair in await failures.suspect_pairs(connection, library):
         suspects[pair.volume] = suspects.get(pair.volume, frozenset()) | {pair.drive}
-    filling = [one for one in backlog if one.kind == "archive" and one.key in pools]
-    writable = await volumes.writable_volumes(connection, [one.key for one in filling]) if filling else {}
     ends = await mounts.recent_ends(connection)
     free_bytes = [one.free_bytes for one in await cacheservers.live_servers(connection)]
     return Snapshot(
@@ -238,36 +228,53 @@ async def take_snapshot(
             )
             for one in live
         ],
-        recalls=[
-            RecallNeed(
-                volume=vid,
-                volume_state=media[vid].state.value,
-                volume_reason=media[vid].reason,
-                files=need.files,
-                bytes=need.bytes,
-                oldest_seconds=need.oldest_seconds,
-                background=vid in background,
-            )
-            for vid, need in wanted.items()
-            if vid in media
-        ],
-        archives=[
-            ArchiveNeed(
-                pool=need.key,
-                files=need.files,
-                bytes=need.bytes,
-                urgent=need.urgent,
-                oldest_seconds=need.oldest_seconds,
-                writable=writable.get(need.key, []),
-                volumes_open_max=pools[need.key],
-            )
-            for need in filling
-        ],
-        media=[_media_need(one) for one in media_waiting],
+        recalls=await _recall_needs(connection, library, backlog),
+        archives=await _archive_needs(connection, library, backlog),
+        media=[_media_need(one) for one in await maintenance.volumes_waiting(connection, library)],
         suspects=suspects,
         ends={vid: end_view(end) for vid, end in ends.items()},
         cache_free_bytes=max(free_bytes, default=0),
     )
+
+
+async def _recall_needs(
+    connection: AsyncConnection, library: str, backlog: Sequence[queues.Backlog]
+) -> list[RecallNeed]:
+    wanted = {one.key: one for one in backlog if one.kind == "recall"}
+    media = await volumes.list_volumes(connection, library=library, vids=list(wanted), limit=len(wanted) + 1)
+    background = await mounts.background_volumes(connection, repairs.PRIORITY)
+    return [
+        RecallNeed(
+            volume=one.vid,
+            volume_state=one.state.value,
+            volume_reason=one.reason,
+            files=wanted[one.vid].files,
+            bytes=wanted[one.vid].bytes,
+            oldest_seconds=wanted[one.vid].oldest_seconds,
+            background=one.vid in background,
+        )
+        for one in media
+    ]
+
+
+async def _archive_needs(
+    connection: AsyncConnection, library: str, backlog: Sequence[queues.Backlog]
+) -> list[ArchiveNeed]:
+    pools = await volumes.pools_of(connection, library)
+    filling = [one for one in backlog if one.kind == "archive" and one.key in pools]
+    writable = await volumes.writable_volumes(connection, [one.key for one in filling]) if filling else {}
+    return [
+        ArchiveNeed(
+            pool=need.key,
+            files=need.files,
+            bytes=need.bytes,
+            urgent=need.urgent,
+            oldest_seconds=need.oldest_seconds,
+            writable=writable.get(need.key, []),
+            volumes_open_max=pools[need.key],
+        )
+        for need in filling
+    ]
 
 
 def _media_need(waiting: maintenance.VolumeWaiting) -> MediaNeed:
