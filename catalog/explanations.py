@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import candidates, localities, mounts, namespace, reading, recycle, staging, volumes
+from catalog import candidates, localities, maintenance, mounts, namespace, reading, recycle, staging, volumes
 from catalog.errors import NotFound
 from catalog.localities import Copy, Places
 from catalog.model import FileRecord, join_path
@@ -139,10 +139,14 @@ async def explain_volume(connection: AsyncConnection, vid: str) -> Explanation:
     for one in mounted:
         stop = f"; it is to stop: {one.stop_wanted}" if one.stop_wanted else ""
         sentences.append(f"It is in drive {one.drive} for {one.purpose}, {one.state}, {one.files} files so far{stop}.")
+    work = [one for one in await maintenance.listed(connection, key=vid, live=True) if one.kind != "audit"]
+    for one in work:
+        how_far = f"{one.done_files:,} of {_files(one.files)} done" if one.files else "not begun yet"
+        sentences.append(f"A {one.kind} is under way, {how_far}: {one.reason}.")
     said = (await _said(connection, [vid]))[vid]
     if holds.wanted:
         sentences.append(f"{_files_are(holds.wanted)} wanted from it{said}.")
-    elif not mounted:
+    elif not mounted and not work:
         sentences.append("Nothing is wanted from it now: it waits for nothing.")
     return Explanation(
         object=f"volume:{vid}",

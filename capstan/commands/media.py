@@ -75,16 +75,18 @@ def _carry_out(command: str, parsed: argparse.Namespace) -> None:
         print_json({"items": rows}) if parsed.json else print_table(noun, rows, columns)
     elif verb == "show":
         row = ask(lambda session: session.operators.item(noun, parsed.name))
-        print_json(row) if parsed.json else print_object(row)
+        if parsed.json:
+            print_json(row)
+            return
+        print_fields({key: value for key, value in row.items() if key not in ("failures", "alerts", "mount")})
+        print_belongings(row)
     else:
         answer = ask(lambda session: session.operators.set_state(noun, parsed.name, verb, reason=parsed.reason))
         print_json(answer) if parsed.json else print(f"{command} {parsed.name} is {answer.get('state', verb)}")
 
 
-def print_object(row: dict[str, Any]) -> None:
-    """The fields of a drive or volume, then the tables that belong to it where they are not empty."""
-    tables = ("failures", "alerts", "maintenance")
-    print_fields({key: value for key, value in row.items() if key not in (*tables, "mount", "contents")})
+def print_belongings(row: dict[str, Any]) -> None:
+    """What belongs to a drive or volume: its mount, and the tables that are not empty."""
     mount = row.get("mount")
     if mount:
         place = mount["drive"] if "vid" in row else mount["volume"]

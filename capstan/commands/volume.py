@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from capstan.commands.common import add_json, add_reason, add_verb, ask, guarded, parser_for, print_json, print_table
+from capstan.commands.common import (
+    add_json,
+    add_reason,
+    add_verb,
+    ask,
+    guarded,
+    parser_for,
+    print_fields,
+    print_json,
+    print_table,
+)
 from capstan.commands.maintenance import COLUMNS as MAINTENANCE
 from capstan.commands.maintenance import with_progress
-from capstan.commands.media import print_object
+from capstan.commands.media import print_belongings
 from catalog.units import show_bytes
 from client.cli.common import counted
 
@@ -132,13 +142,33 @@ def _said(verb: str, answer: dict[str, Any]) -> str:
 
 def _print_volume(row: dict[str, Any]) -> None:
     contents = row["contents"]
-    about = "" if contents["complete"] else " at least (it holds more than is counted here)"
-    print_object({**row, "fill": f"{row['fill']:.1%}"})
-    print(f"live: {counted(contents['live_files'], 'file')}, {show_bytes(contents['live_bytes'])}{about}")
-    print(f"in the recycle bin: {counted(contents['deleted_files'], 'file')}, {show_bytes(contents['deleted_bytes'])}")
-    print(f"dead: {show_bytes(contents['dead_bytes'])}, {counted(contents['dead_extents'], 'broken-off tape file')}")
-    if contents["broken_copies"]:
-        print(f"broken copies: {contents['broken_copies']}")
+    about = "" if contents["complete"] else " at least: it holds more than is counted here"
+    filled = f"{show_bytes(row['written_bytes'])} of {show_bytes(row['capacity_bytes'])}, {row['fill']:.1%}"
+    index = "none"
+    if row["index_block"]:
+        index = f"at block {row['index_block']}, tells of {row['indexed_tape_files']} of {row['tape_files']} tape files"
+    deleted = f"{counted(contents['deleted_files'], 'file')}, {show_bytes(contents['deleted_bytes'])}"
+    extents = f", {counted(contents['dead_extents'], 'broken-off tape file')}" if contents["dead_extents"] else ""
+    fields = {
+        "volume": row["vid"],
+        "library": row["library"],
+        "pool": row["pool"],
+        "state": row["state"] + (f" ({row['reason']})" if row["reason"] else ""),
+        "since": row["since"],
+        "by": row["changed_by"],
+        "generation": row["generation"],
+        "filled": f"{filled}, {counted(row['tape_files'], 'tape file')}",
+        "live": f"{counted(contents['live_files'], 'file')}, {show_bytes(contents['live_bytes'])}{about}",
+        "in the recycle bin": deleted,
+        "dead": f"{show_bytes(contents['dead_bytes'])}{extents}; labels and indexes are in it",
+        "index": index,
+        "broken copies": contents["broken_copies"] or None,
+        "end of data": None if row["end_verified"] else "to be found on the tape before it is written again",
+        **{name: row[name] for name in ("labelled_at", "written_at", "read_at", "verified_at", "full_at", "closed_at")},
+        "reclaim": row["reclaim"],
+    }
+    print_fields({name: value for name, value in fields.items() if value is not None})
+    print_belongings(row)
     if row["maintenance"]:
         print_table("maintenance", with_progress(row["maintenance"]), MAINTENANCE)
 

@@ -95,7 +95,8 @@ def _undo(done: list[dict[str, Any]], until: float) -> str:
     if len(recycled) == 1:
         return f"; `capstan recycle restore {shlex.quote(plain(recycled[0]))}` undoes it until {day} at least"
     what = posixpath.commonpath(recycled)
-    return f"; `capstan recycle restore -r {shlex.quote(plain(what))}` undoes it until {day} at least"
+    command = f"capstan recycle restore -r {shlex.quote(plain(what))}"
+    return f"; `{command}` brings back {counted(len(recycled), 'file')} of them, until {day} at least"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import structlog
 
+from capstan.main import main as capstan
 from catalog.database import Database
 from tests.integration.onesite import Site, content, eventually, running_site
 
@@ -47,7 +48,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """A command with its arguments -> exit code, stdout, stderr. In a thread, for the site lives in this loop."""
 
     async def one(command: str, *arguments: str) -> Answer:
-        main = importlib.import_module(f"client.cli.{command}").main
+        main = capstan if command == "capstan" else importlib.import_module(f"client.cli.{command}").main
         capsys.readouterr()
         try:
             code = await asyncio.to_thread(main, list(arguments))
@@ -167,9 +168,37 @@ async def test_names_are_renamed_and_removed(site: Site, run: Run) -> None:
     assert (code, "exists already" in err) == (1, True)
     assert (await run("trm", "/exp"))[0] == 2
     code, out, _ = await run("trm", "-r", "/exp")
-    assert (code, out) == (0, "7 names removed\n")
+    # Those that were on tape already can be had back, and it says how.
+    assert (code, out.startswith("7 names removed")) == (0, True)
     assert document(await run("tls", "--json"))["items"] == []
     assert document(await run("tls", "--json", "/")) == {"items": []}
+
+
+async def test_what_was_removed_or_replaced_is_had_back_from_tape(site: Site, run: Run) -> None:
+    Path("f").write_bytes(content(5, 50_000))
+    Path("g").write_bytes(content(6, 100))
+    await run("tput", "--wait", "f", "/exp/a b/f")
+    code, out, _ = await run("trm", "/exp/a b/f")
+    assert code == 0
+    assert "1 name removed; `capstan recycle restore '/exp/a b/f'` undoes it until" in out
+    await run("tput", "g", "/exp/a b/f")
+    assert (await run("capstan", "recycle", "restore", "/exp/a b/f"))[0] == 1
+    answer = await run("capstan", "recycle", "restore", "/exp/a b/f", "--to", "/old/f", "--parents")
+    assert answer[:2] == (0, "/old/f restored\n")
+    assert (await run("tget", "/old/f", "copy"))[0] == 0
+    assert Path("copy").read_bytes() == content(5, 50_000)
+
+    # What was on no tape yet says so: there is nothing to have back.
+    removed = json.loads((await run("trm", "--json", "-r", "/exp", "/old"))[1])
+    recycled = {item["path"]: item["recycled"] for item in removed["items"]}
+    assert recycled["/old/f"]
+    code, out, _ = await run("capstan", "recycle", "ls", "--json", "/old")
+    assert [item["path"] for item in json.loads(out)["items"]] == ["/old/f"]
+    code, out, _ = await run("capstan", "explain", "/old/f")
+    assert "recycle bin" in out
+    code, out, _ = await run("capstan", "recycle", "purge", "/old", "--reason", "done")
+    assert (code, out) == (0, "1 file purged, 50.0 kB\n")
+    assert (await run("capstan", "recycle", "restore", "/old/f"))[0] == 4
 
 
 async def test_an_existing_name_is_replaced_only_when_told(site: Site, run: Run) -> None:
