@@ -118,6 +118,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     flush_files: int = 4_000_000
     flush_seconds: float = 120.0
 
+    #: batches of copies (10,000 at most) that lie on tape and may wait for the catalog while the mover writes on
+    uncommitted_batches_max: int = 64
+    #: for an index to be written at the end of a mount; a volume is valid without it
+    index_seconds_max: float = 900.0
+
     # ---- time limits
     #: of phases of a mount, by medium (LTO-9 …, any); what is not set is as built in. The longest stand below
     phase_seconds: dict[str, PhaseSeconds] = {}

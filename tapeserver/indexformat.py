@@ -1,7 +1,7 @@
 """The index of a volume as bytes: gzip of JSON lines, a head, an entry for each copy by position, the dead tape files.
 
 Pure, and strict in both directions: what is not exactly an index raises BadIndex, however it is broken, and no
-more than a piece of it is held at a time. What stands in an index is `catalog.tapeindex`'s matter, where on tape the mover's.
+more than a piece of it is held at a time. What stands in it is `catalog.tapeindex`'s matter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from isal import isal_zlib
 from catalog.errors import TapeError
 from catalog.indexentry import Count, IndexDead, IndexEntry, Positive, Small
 
-__all__ = ["FORMAT", "BadIndex", "IndexDead", "IndexEntry", "IndexHead", "build", "member_name", "parse"]
+__all__ = ["FORMAT", "BadIndex", "Builder", "IndexDead", "IndexEntry", "IndexHead", "build", "member_name", "parse"]
 
 FORMAT: Literal["capstan-index 1"] = "capstan-index 1"
 LINE_BYTES_MAX = 256 * 1024
@@ -73,27 +73,41 @@ def build(head: IndexHead, entries: Iterable[IndexEntry], dead: Iterable[IndexDe
 
     Raises BadIndex for what `parse` would not take.
     """
-    squeeze = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP)
-    order = _Order(head)
-    out = bytearray()
-    for line in _lines(head, entries, dead, order):
-        out += squeeze.compress(line)
-        if len(out) >= PIECE_BYTES:
-            yield bytes(out)
-            out.clear()
-    out += squeeze.flush()
-    yield bytes(out)
-
-
-def _lines(head: IndexHead, entries: Iterable[IndexEntry], dead: Iterable[IndexDead], order: _Order) -> Iterator[bytes]:
-    yield _line(head, _head)
+    builder = Builder(head)
     for entry in entries:
-        order.entry(entry)
-        yield _line(entry, _entry)
-    for extent in dead:
-        order.dead(extent)
-        yield _line(_DeadLine(dead=extent), _dead)
-    order.end()
+        yield from builder.add([entry])
+    yield from builder.finish(dead)
+
+
+class Builder:
+    """The same for entries that come page by page."""
+
+    def __init__(self, head: IndexHead) -> None:
+        self._squeeze = isal_zlib.compressobj(_LEVEL, isal_zlib.DEFLATED, _GZIP)
+        self._order = _Order(head)
+        self._out = bytearray(self._squeeze.compress(_line(head, _head)))
+
+    def add(self, entries: Iterable[IndexEntry]) -> Iterator[bytes]:
+        """The pieces that have become whole. Raises BadIndex."""
+        for entry in entries:
+            self._order.entry(entry)
+            self._out += self._squeeze.compress(_line(entry, _entry))
+            yield from self._whole()
+
+    def finish(self, dead: Iterable[IndexDead] = ()) -> Iterator[bytes]:
+        """The rest of it. Raises BadIndex."""
+        for extent in dead:
+            self._order.dead(extent)
+            self._out += self._squeeze.compress(_line(_DeadLine(dead=extent), _dead))
+            yield from self._whole()
+        self._order.end()
+        self._out += self._squeeze.flush()
+        yield bytes(self._out)
+
+    def _whole(self) -> Iterator[bytes]:
+        if len(self._out) >= PIECE_BYTES:
+            yield bytes(self._out)
+            self._out.clear()
 
 
 def _line(value: _T, decoder: msgspec.json.Decoder[_T]) -> bytes:

@@ -12,9 +12,11 @@ from typing import ClassVar, Literal
 import structlog
 
 from catalog.errors import TapeError, TimedOut
+from catalog.states import VolumeState
 from tapeserver.frames import (
     Alerts,
     Fault,
+    Found,
     FromMover,
     Idle,
     Load,
@@ -82,7 +84,9 @@ class Turn(ABC):
             if not self._ending():
                 await self.top_up()
             await self.record()
-            await self._take_in(LOOK_SECONDS if self.outstanding() else LOOK_SECONDS / 5)
+            await self.take_in(LOOK_SECONDS if self.outstanding() else LOOK_SECONDS / 5)
+        if self.working():
+            await self.finish()
         await self._stop()
         if self._fault is not None:
             raise self._fault
@@ -92,6 +96,10 @@ class Turn(ABC):
     @abstractmethod
     async def loaded(self, message: Loaded) -> None:
         """The label (and the end) are right."""
+
+    async def found(self, message: Found) -> None:
+        """A complete tape file that the catalog lacks; before `loaded`, and only where the end is looked at."""
+        return
 
     @abstractmethod
     async def top_up(self) -> None:
@@ -121,15 +129,27 @@ class Turn(ABC):
     async def give_back(self) -> None:
         """What was claimed and not done goes back to the queue."""
 
+    def heard(self, message: Progress | Idle) -> None:
+        """How far the mover is."""
+        return
+
+    async def finish(self) -> None:
+        """What is to be done on the volume at the end, before the mover lets go of it."""
+        return
+
+    def working(self) -> bool:
+        """Whether the mover has the drive, and the drive works."""
+        return self._fault is None and not self._unloaded
+
     def load_fields(self) -> Load:
         work, config = self.context.work, self.context.config
-        blank = work.generation == 0
+        blank = work.volume_state == VolumeState.BLANK
         return Load(
             epoch=work.epoch,
             library_spec=work.library_spec,
             drive=work.drive,
             volume=work.volume,
-            generation=1 if blank else work.generation,
+            generation=work.generation + 1 if blank else work.generation,
             catalog_id=work.catalog_id,
             purpose=self.purpose,
             block_size=work.block_size,
@@ -137,9 +157,11 @@ class Turn(ABC):
             known_end_block=work.end_block,
             pool=work.pool or "",
             initialise_label=blank,
+            previous_index=work.index_block,
             flush_bytes=config.flush_bytes,
             flush_files=config.flush_files,
             flush_seconds=config.flush_seconds,
+            uncommitted_batches_max=config.uncommitted_batches_max,
         )
 
     # -- the course of it
@@ -155,6 +177,10 @@ class Turn(ABC):
                 return
             if isinstance(message, LoadFailed):
                 raise LoadRefused(message.verdict, message.text)
+            if isinstance(message, Found):
+                await self.found(message)
+                # It is read back, whatever is behind the catalog's end, and may take longer than any load.
+                deadline = context.now + context.limits.load
             await context.look()
             if context.stop_why is not None:
                 # A mover that checks a volume hears nothing; what it does until now is only reading.
@@ -182,7 +208,8 @@ class Turn(ABC):
             return False
         return self.context.now - self._idle_since > self.context.config.dismount_delay_seconds
 
-    async def _take_in(self, seconds: float) -> None:
+    async def take_in(self, seconds: float) -> None:
+        """Wait so long for the mover's word, and handle all it has said."""
         message = await self.context.link.receive(seconds)
         if message is None:
             self._refuse_stillness()
@@ -204,7 +231,7 @@ class Turn(ABC):
             case Alerts():
                 self.context.alerts.extend(message.alerts)
             case Progress() | Idle():
-                pass
+                self.heard(message)
             case _:
                 await self.handle(message)
 
@@ -218,6 +245,6 @@ class Turn(ABC):
             if context.now > deadline:
                 await self.record(now=True)
                 raise TimedOut(what=f"the end of mount {context.work.epoch}", seconds=context.stop_seconds)
-            await self._take_in(0.1)
+            await self.take_in(0.1)
         await self.record(now=True)
         await self.give_back()

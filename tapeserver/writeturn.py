@@ -1,28 +1,49 @@
-"""Writing: archives of one pool, claimed in batches, recorded only behind a good flush, in the order the rules ask for.
+"""Writing: archives of one pool, claimed in pieces, recorded only behind a good flush, in the order the rules ask for.
 
 The mover has flushed when it says Written; then one transaction records copies, the volume's end and the dead extents;
-then the mover is told. A file that could not be written is nobody's copy.
+then the mover is told. A file that could not be written is nobody's copy. What the mover finds behind the catalog's end
+is adopted first, and an index ends it. Which files share a tape file is `bundling`'s to say.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
-from typing import ClassVar, Literal
+from collections.abc import Collection, Sequence
+from typing import Any, ClassVar, Literal
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, queues, recalls, replicas, volumes
-from catalog.written import record_end
+from catalog import mounts, queues, recalls, replicas, tapeindex, volumes
 from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry, TapeError
 from catalog.queues import ClaimedArchive, DeadExtent
 from catalog.states import VolumeState
-from tapeserver import frames
-from tapeserver.frames import Committed, FromMover, Loaded, Write, WriteFailed, WriteItem, Written
+from catalog.written import record_end
+from tapeserver import bundling, frames
+from tapeserver.adopting import Adopting
+from tapeserver.frames import (
+    Committed,
+    Drop,
+    Found,
+    FromMover,
+    Idle,
+    IndexFailed,
+    IndexWritten,
+    Loaded,
+    Progress,
+    Write,
+    WriteFailed,
+    WriteItem,
+    Written,
+)
+from tapeserver.handover import Out, Outstanding, messages
+from tapeserver.indexing import due_index, record_index
 from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
 from tapeserver.turns import Turn
+
+log = structlog.get_logger(__name__)
 
 WHO = "capstan"
 #: the answers of a drive, as opposed to what is wrong with one file or with the cache
@@ -32,34 +53,55 @@ DRIVE_CODES = frozenset(
 )
 #: failures that are the cache's, after which the drive is given back
 CACHE_FAILURES_MAX = 50
+#: volumes that are mounted to be given their last index, and nothing else
+ENDED = frozenset({VolumeState.FULL.value, VolumeState.CLOSED.value})
 
 
 class WriteTurn(Turn):
     purpose: ClassVar[Literal["recall", "archive"]] = "archive"
 
     def __init__(self, context: MountContext, *, seconds_min: float) -> None:
-        """`seconds_min`: so long it writes before it gives way to recalls of its volume that wait."""
+        """`seconds_min`: so long it writes before it gives way to recalls of its volume that wait.
+
+        On a volume that is full or closed it writes nothing but the last index, if that is missing.
+        """
         super().__init__(context)
+        config = context.config
         self._seconds_min = seconds_min
         self._began_at = context.now
-        self._out: dict[int, ClaimedArchive] = {}
+        self._limits = bundling.Limits(
+            member_bytes_max=config.bundle_member_bytes_max,
+            bytes_max=config.bundle_bytes_max,
+            files_max=config.bundle_files_max,
+        )
+        self._bundle = 0
+        self._out = Outstanding()
+        self._claimed_at = context.now
+        #: the last claim got all that it asked for: there is more
+        self._more = True
         self._remaining_bytes: int | None = None
         self._cache_failures = 0
+        self._adopting = Adopting(context)
+        self._index_answered = False
         #: the volume takes nothing more
-        self.closed = False
+        self.closed = context.work.volume_state in ENDED
         #: what the drive said when it could not write
         self.medium_failure: str | None = None
 
+    async def found(self, message: Found) -> None:
+        await self._adopting.found(message)
+
     async def loaded(self, message: Loaded) -> None:
         work = self.context.work
-        blank = work.generation == 0
+        blank = work.volume_state == VolumeState.BLANK
+        generation = work.generation + 1 if blank else work.generation
         dead = _dead(message.dead)
 
         async def record(connection: AsyncConnection) -> None:
             await recalls.fence(connection, work.epoch)
             if blank:
                 await volumes.labelled(
-                    connection, work.volume, generation=1, end_block=message.end_block, pool=work.pool
+                    connection, work.volume, generation=generation, end_block=message.end_block, pool=work.pool
                 )
             await record_end(
                 connection,
@@ -67,15 +109,19 @@ class WriteTurn(Turn):
                 work.volume,
                 tape_files=message.tape_files,
                 end_block=message.end_block,
-                written_bytes=work.written_bytes,
+                written_bytes=0 if blank else work.written_bytes,
                 dead=dead,
             )
 
         await self.context.commit(record)
-        work = self.context.work = _moved(
-            self.context.work, message.tape_files, message.end_block, generation=work.generation or 1
-        )
+        self._moved(tape_files=message.tape_files, end_block=message.end_block, generation=generation)
+        if blank:
+            self._moved(written_bytes=0, index_block=0, volume_state=VolumeState.ACTIVE.value)
         self._remaining_bytes = message.remaining_bytes
+
+    def _moved(self, **changed: Any) -> None:
+        """The same mount, with the volume's end where it is now."""
+        self.context.work = dataclasses.replace(self.context.work, **changed)
 
     def outstanding(self) -> int:
         return len(self._out)
@@ -85,41 +131,113 @@ class WriteTurn(Turn):
 
     async def top_up(self) -> None:
         config, work = self.context.config, self.context.work
-        if len(self._out) > config.archives_files_max // 2 or work.pool is None:
+        if work.pool is None or not self._wants_more():
             return
-        bytes_max = config.archives_bytes_max
+        pool, bytes_max = work.pool, config.archives_bytes_max
         if self._remaining_bytes is not None:
-            bytes_max = min(bytes_max, self._remaining_bytes)
-        pool = work.pool
+            bytes_max = min(bytes_max, max(0, self._remaining_bytes - self._out.bytes))
         claimed = await self.context.commit(
             lambda connection: queues.claim_archives(
-                connection, pool, work.epoch, config.archives_files_max - len(self._out), bytes_max
+                connection,
+                pool,
+                work.epoch,
+                config.archives_files_max,
+                bytes_max,
+                home_seconds=config.home_seconds,
             )
         )
-        if not claimed:
-            return
-        self._idle_since = None
-        items = []
-        for one in claimed:
-            self._out[one.archive_id] = one
-            url = await self.context.bulk_url(one.cache_server, one.cache_url, "read")
-            items.append(
+        self._claimed_at = self.context.now
+        self._more = len(claimed) == config.archives_files_max
+        if claimed:
+            self._idle_since = None
+            await self._hand_over(claimed, pool)
+
+    def _wants_more(self) -> bool:
+        config = self.context.config
+        if self._out.ahead_files > config.archives_files_max // 2:
+            return False
+        if self._out.ahead_bytes > config.archives_bytes_max // 2:
+            return False
+        if len(self._out) >= config.archives_unflushed_max:
+            return False
+        # While the mover is busy, what comes in little by little is gathered, so that it makes a bundle.
+        return not self._out or self._more or self.context.now - self._claimed_at >= config.bundle_seconds
+
+    async def _hand_over(self, claimed: Sequence[ClaimedArchive], pool: str) -> None:
+        for message in messages(claimed, self._limits, self._bundle + 1):
+            self._bundle = max(self._bundle, *(bundle for _, bundle in message))
+            items = [
                 WriteItem(
                     archive_id=one.archive_id,
                     copy_number=one.copy_number,
                     replica_id=one.replica_id,
                     record=one.file,
-                    cache_url=url,
+                    cache_url=await self.context.bulk_url(one.cache_server, one.cache_url, "read"),
                     pool=pool,
+                    bundle=bundle,
                 )
-            )
-        await self.context.link.send(Write(items=items))
+                for one, bundle in message
+            ]
+            self._out.add(items)
+            await self.context.link.send(Write(items=items))
+
+    def heard(self, message: Progress | Idle) -> None:
+        self._out.heard(message)
 
     async def handle(self, message: FromMover) -> None:
-        if isinstance(message, Written):
-            await self._written(message)
-        elif isinstance(message, WriteFailed):
-            await self._failed(message)
+        match message:
+            case Written():
+                await self._written(message)
+            case WriteFailed():
+                await self._failed(message)
+            case IndexWritten():
+                total = await record_index(self.context, message)
+                self._moved(
+                    tape_files=message.tape_files,
+                    end_block=message.end_block,
+                    written_bytes=total,
+                    index_block=message.index_block,
+                )
+                self._index_answered = True
+            case IndexFailed():
+                log.warning("index not written", epoch=self.context.work.epoch, code=message.code, why=message.text)
+                self._index_answered = True
+
+    # -- the end of the turn
+
+    async def finish(self) -> None:
+        """An index, if this is the end of the mount's writing. Whatever prevents it, the volume is valid without."""
+        context = self.context
+        going = context.stop_why is None and not self.closed and self.give_way()
+        if going or context.closing.is_set() or self.problem is not None or self.medium_failure is not None:
+            return
+        epoch, closed = context.work.epoch, self.closed
+        if await context.commit(lambda connection: tapeindex.may_write(connection, epoch)):
+            await self._drain()
+        if self._out or not self.working():
+            return
+        parts = await due_index(context, full=closed)
+        for part in parts:
+            await context.link.send(part)
+        self._index_answered = not parts
+        deadline = context.now + context.config.index_seconds_max
+        while not self._index_answered and self.working() and not context.closing.is_set() and context.now < deadline:
+            await self.take_in(0.1)
+
+    async def _drain(self) -> None:
+        """What the mover has not begun goes back; wait until all the rest is reported."""
+        context = self.context
+        ahead = self._out.ahead_archive_ids
+        if ahead and not self.closed:
+            await context.link.send(Drop(archive_ids=ahead))
+        deadline = context.now + context.stop_seconds
+        while self._out and not self._out.idle and self.working() and not context.closing.is_set():
+            if context.now > deadline:
+                return
+            await self.take_in(0.1)
+        if self._out.idle:
+            # Everything is reported but what was dropped before it was begun.
+            await self.give_back()
 
     async def _written(self, message: Written) -> None:
         work = self.context.work
@@ -149,18 +267,18 @@ class WriteTurn(Turn):
             await mounts.add_progress(connection, work.epoch, files=len(written), bytes=length)
 
         await self.context.commit(record)
-        self.context.work = _moved(work, message.tape_files, message.end_block, written_bytes=total)
+        self._moved(tape_files=message.tape_files, end_block=message.end_block, written_bytes=total)
         self.files += len(written)
         if self._remaining_bytes is not None:
             self._remaining_bytes = max(0, self._remaining_bytes - message.written_bytes)
         for one in written:
-            self._out.pop(one.archive_id, None)
+            self._out.forget(one.archive_id)
         for channel in (PLANNER, EVENTS, CACHE):
             self.context.database.wake(channel)
         await self.context.link.send(Committed(batch=message.batch))
 
     async def _failed(self, message: WriteFailed) -> None:
-        mine = {id: self._out.pop(id) for id in message.archive_ids if id in self._out}
+        mine = {id: out for id in message.archive_ids if (out := self._out.forget(id)) is not None}
         if not mine:
             return
         work = self.context.work
@@ -171,8 +289,8 @@ class WriteTurn(Turn):
             self.medium_failure = f"{message.code}: {message.text}"
             await self.context.commit(lambda connection: queues.release_archives(connection, work.epoch, list(mine)))
         elif message.code == "dropped" or message.retry == Retry.LATER.value:
-            self._cache_failures += 1
-            if self._cache_failures > CACHE_FAILURES_MAX or not self._out:
+            self._cache_failures += message.code != "dropped"
+            if message.code != "dropped" and (self._cache_failures > CACHE_FAILURES_MAX or not self._out):
                 self.problem = f"the cache does not give files: {message.text}"
             await self.context.commit(lambda connection: queues.release_archives(connection, work.epoch, list(mine)))
         else:
@@ -180,7 +298,7 @@ class WriteTurn(Turn):
         for channel in (PLANNER, CACHE):
             self.context.database.wake(channel)
 
-    async def _files_failed(self, mine: dict[int, ClaimedArchive], message: WriteFailed) -> None:
+    async def _files_failed(self, mine: dict[int, Out], message: WriteFailed) -> None:
         work, config = self.context.work, self.context.config
 
         async def fail(connection: AsyncConnection) -> None:
@@ -218,7 +336,7 @@ class WriteTurn(Turn):
         """Nothing waits: a batch is committed when it is reported, because the mover waits for the answer."""
 
     async def give_back(self) -> None:
-        left = list(self._out)
+        left = self._out.archive_ids
         self._out.clear()
         if left:
             epoch = self.context.work.epoch
@@ -230,21 +348,3 @@ def _dead(found: list[frames.DeadExtent]) -> list[DeadExtent]:
         DeadExtent(tape_file=one.tape_file, first_block=one.first_block, blocks=one.blocks, why=one.why)
         for one in found
     ]
-
-
-def _moved(
-    work: mounts.MountWork,
-    tape_files: int,
-    end_block: int,
-    *,
-    written_bytes: int | None = None,
-    generation: int | None = None,
-) -> mounts.MountWork:
-    """The same mount, with the volume's end where it is now."""
-    return dataclasses.replace(
-        work,
-        tape_files=tape_files,
-        end_block=end_block,
-        written_bytes=work.written_bytes if written_bytes is None else written_bytes,
-        generation=work.generation if generation is None else generation,
-    )

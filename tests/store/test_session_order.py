@@ -69,7 +69,7 @@ async def session(database: Database) -> Session:
     await turn.top_up()
     items = [
         WrittenItem(archive_id=id, tape_file=number, first_block=10 * number, byte_offset=0, length=100)
-        for number, id in enumerate(sorted(turn._out), 1)
+        for number, id in enumerate(sorted(turn._out.archive_ids), 1)
     ]
     written = Written(batch=7, items=items, tape_files=2, end_block=30, written_bytes=200)
     return Session(turn=turn, link=link, epoch=epoch, written=written)

@@ -1,0 +1,56 @@
+"""What the mover finds behind the catalog's end goes into the catalog, tape file by tape file, as it comes.
+
+The rules are `catalog.adoption`'s; whether the bytes are right is the mover's word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from catalog import adoption
+from catalog.database import CACHE, EVENTS, PLANNER
+from tapeserver.frames import Found
+from tapeserver.mountcontext import MountContext
+
+
+class Adopting:
+    """The found tape files of one mount; `found` moves the context's work on with each."""
+
+    def __init__(self, context: MountContext) -> None:
+        self._context = context
+        #: of a tape file that comes in several messages
+        self._members: list[adoption.FoundCopy] = []
+
+    async def found(self, message: Found) -> None:
+        self._members += [
+            adoption.FoundCopy(
+                record=one.record, copy_number=one.copy_number, byte_offset=one.byte_offset, good=one.good
+            )
+            for one in message.members
+        ]
+        if message.more:
+            return
+        members, self._members = self._members, []
+        context, work = self._context, self._context.work
+        found = adoption.FoundTapeFile(
+            tape_file=message.tape_file,
+            first_block=message.first_block,
+            blocks=message.blocks,
+            kind=message.kind,
+            epoch=message.epoch,
+            members=members,
+        )
+        adopted = await context.commit(
+            lambda connection: adoption.adopt(
+                connection, volume=work.volume, generation=work.generation, epoch=work.epoch, found=found
+            )
+        )
+        context.work = dataclasses.replace(
+            work,
+            tape_files=message.tape_file,
+            end_block=message.first_block + message.blocks,
+            written_bytes=adopted.written_bytes,
+            index_block=adopted.index_block,
+        )
+        for channel in (PLANNER, EVENTS, CACHE):
+            context.database.wake(channel)
