@@ -13,7 +13,6 @@ import select
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
 
 import structlog
 from aiohttp import web
@@ -93,8 +92,6 @@ async def taken_over(request: web.Request, *, idle_seconds_max: float) -> AsyncI
         raise BadRequest(why=f"this is for movers, which ask with Upgrade: {PROTOCOL}")
     if transport is None:
         raise ConnectionResetError("the connection is closed")
-    # uvloop's transports are not asyncio's, though they do all of it.
-    transport = cast(asyncio.Transport, transport)
     # What the other side sends next comes after the 101: nothing of it is in the server's own buffers.
     transport.pause_reading()
     # A duplicate: when the server closes its descriptor, the number cannot become somebody else's under the thread.

@@ -82,7 +82,7 @@ class BulkRequest:
             if rest:
                 rest[0] = rest[0][sent:]
 
-    def receive_head(self) -> io.BufferedReader:
+    def receive_head(self) -> io.BufferedReader[socket.SocketIO]:
         """What the cache server sends. Small reads are served from a buffer, large ones go where they belong."""
         return self._received
 
