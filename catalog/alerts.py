@@ -24,6 +24,10 @@ _CLEAR = sa.text(
     "update alert set cleared_at = capstan_now(), cleared_by = :who where id = :id and cleared_at is null "
     "returning library, code"
 )
+_FORGET = sa.text(
+    "delete from alert where id in (select id from alert "
+    "where cleared_at < capstan_now() - make_interval(secs => :keep_seconds) limit :limit)"
+)
 _TEXT_LENGTH_MAX = 1000
 
 
@@ -79,6 +83,11 @@ async def open_alerts(
             query = query.where(column == wanted)
     rows = await connection.execute(query.order_by(_alert.c.id.desc()).limit(limit))
     return [OpenAlert(**row) for row in rows.mappings()]
+
+
+async def forget(connection: AsyncConnection, *, keep_seconds: float = 90 * 86_400.0, limit: int = 100_000) -> int:
+    """Alerts that were cleared so long ago go; how many."""
+    return (await connection.execute(_FORGET, {"keep_seconds": keep_seconds, "limit": limit})).rowcount
 
 
 async def clear_alert(connection: AsyncConnection, id: int, who: str) -> None:

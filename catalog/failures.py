@@ -26,6 +26,8 @@ Kind = Literal["load", "read", "write", "stuck"]
 READING: tuple[Kind, ...] = ("load", "read", "stuck")
 WRITING: tuple[Kind, ...] = ("load", "write", "stuck")
 DAY_SECONDS = 86_400.0
+#: a row stays so long after it has ceased to count
+KEEP_SECONDS = 90 * DAY_SECONDS
 #: a drive that no tape server has reported for longer cannot be asked for a second opinion
 DRIVE_SECONDS_MAX = 30.0
 #: what repairs are asked for as
@@ -227,6 +229,14 @@ async def request_repairs(connection: AsyncConnection, files: Collection[int]) -
     # The pin may end at once: a file that lacks a copy is not evicted.
     await repairs.request(connection, wanted, activity=REPAIR, lifetime_seconds=1.0)
     return len(wanted)
+
+
+async def forget(connection: AsyncConnection, *, keep_seconds: float = KEEP_SECONDS, limit: int = 100_000) -> int:
+    """Rows that have not counted for so long go, and repairs that are over; how many rows. Safe to repeat."""
+    for one in await repairs.ahead(connection, REPAIR):
+        if one.over:
+            await repairs.end(connection, one)
+    return (await connection.execute(_SQL["forget"], {"keep_seconds": keep_seconds, "limit": limit})).rowcount
 
 
 async def lock_waiters(connection: AsyncConnection, files: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, mounts, queues, replicas, volumes
+from catalog import alerts, endings, failures, mounts, queues, replicas, volumes
 from catalog.database import PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.states import DriveState, LibraryState, MountState, VolumeState
@@ -55,6 +55,7 @@ class Housekeeping:
         while not self._closing.is_set():
             if rounds % PARTITION_ROUNDS == 0:
                 await self._try("partitions", self._partitions)
+                await self._try("old news", self._old_news)
             rounds += 1
             for step in (
                 self._libraries,
@@ -82,6 +83,11 @@ class Housekeeping:
 
     async def _partitions(self) -> None:
         await self._database.run(mounts.make_partitions)
+
+    async def _old_news(self) -> None:
+        """Failures and alerts that have long been over."""
+        await self._database.run(failures.forget)
+        await self._database.run(alerts.forget)
 
     async def _libraries(self) -> None:
         """A library that cannot be used is unreachable; one that can again is up. An operator's "down" stands."""

@@ -56,6 +56,12 @@ update failure set copy_is_good = (drive <> :drive), cleared_at = case when driv
 where cleared_at is null and not copy_is_good and volume = :volume and file = any(cast(:files as bigint[]))
 returning drive;
 
+-- forget --
+-- Long after it counted, in one bounded go: what was once held against whom is in the reasons and the audit.
+delete from failure where id in (
+    select id from failure
+    where coalesce(cleared_at, expires_at) < capstan_now() - make_interval(secs => :keep_seconds) limit :limit);
+
 -- condemned --
 -- Failed in two drives; or often enough where there is only one that could be asked; or twice as often in any case, so
 -- that there is an end. A drive that is down or silent cannot be asked.

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, failures, mounts, queues
+from catalog import endings, failures, mounts, queues, volumes
 from catalog.database import Database
 from catalog.failures import READING, WRITING, Kind
+from catalog.mounts import MountWork
+from tapeserver.blame import Blame
+from tapeserver.config import Config
 from tests.store.media import drop_replicas, make_copies, make_files, two_libraries, wait_for
 
 WHY = "medium_error: block 7"
@@ -288,3 +293,37 @@ async def test_a_copy_that_was_good_after_all_is_mended_and_asked_again(media: D
         assert await broken(connection) == [(files[1], "E00001")]
         assert await demanded(connection) == ["E00001", "W00001"]
         assert await queues.drift(connection) == []
+
+
+# ---------------------------------------------------------------- what follows
+
+
+async def test_a_drive_that_spoils_files_which_others_read_well_goes_down_although_no_mount_failed(
+    media: Database,
+) -> None:
+    async with media.transaction() as connection:
+        for number in (1, 2, 3):
+            await failed(connection, "east1", f"E0000{number}", file=number)
+            await failures.acquit_copies(connection, drive="east2", volume=f"E0000{number}", files=[number])
+    work = cast(MountWork, SimpleNamespace(volume="E00003", drive="east2"))
+    await Blame(media, Config()).copies_read_elsewhere(work, ["east1"])
+    async with media.connection() as connection:
+        drives = {one.name: one for one in await volumes.list_drives(connection, library="east")}
+        assert drives["east1"].state == "down"
+        assert "E00001, E00002, E00003" in drives["east1"].reason
+        assert drives["east2"].state == "up"
+        assert await failures.matrix(connection) == [], "the evidence is used up"
+
+
+async def test_what_has_long_ceased_to_count_is_forgotten_and_repairs_that_are_over_too(media: Database) -> None:
+    async with media.transaction() as connection:
+        await failed(connection, "east1", "E00001", lifetime_seconds=-100)
+        await failed(connection, "east2", "E00001")
+        files = await with_copies(connection, 1)
+        await failures.break_copies(connection, "E00001", [(files[0], WHY)])
+        assert await failures.forget(connection, keep_seconds=1000) == 0
+        await connection.execute(sa.text("update stage_item set state = 'failed'"))
+        await connection.execute(sa.text("update stage_request set items_live = 0, state = 'ended'"))
+        assert await failures.forget(connection, keep_seconds=10) == 1
+        assert await connection.scalar(sa.text("select count(*) from stage_request")) == 0
+        assert await connection.scalar(sa.text("select count(*) from failure")) == 1
