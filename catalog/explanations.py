@@ -140,9 +140,9 @@ async def explain_volume(connection: AsyncConnection, vid: str) -> Explanation:
         stop = f"; it is to stop: {one.stop_wanted}" if one.stop_wanted else ""
         sentences.append(f"It is in drive {one.drive} for {one.purpose}, {one.state}, {one.files} files so far{stop}.")
     work = [one for one in await maintenance.listed(connection, key=vid, live=True) if one.kind != "audit"]
-    for one in work:
-        how_far = f"{one.done_files:,} of {_files(one.files)} done" if one.files else "not begun yet"
-        sentences.append(f"A {one.kind} is under way, {how_far}: {one.reason}.")
+    for piece in work:
+        how_far = f"{piece.done_files:,} of {_files(piece.files)} done" if piece.files else "not begun yet"
+        sentences.append(f"A {piece.kind} is under way, {how_far}: {piece.reason}.")
     said = (await _said(connection, [vid]))[vid]
     if holds.wanted:
         sentences.append(f"{_files_are(holds.wanted)} wanted from it{said}.")
