@@ -145,6 +145,10 @@ def _refuse_unknown_keys(tree: Any, kind: Any, where: str, source: str) -> None:
         for number, item in enumerate(tree):
             _refuse_unknown_keys(item, inner, f"{where}[{number}]", source)
         return
+    if typing.get_origin(kind) is dict and isinstance(tree, dict):
+        for key, value in tree.items():
+            _refuse_unknown_keys(value, typing.get_args(kind)[1], f"{where}.{key}", source)
+        return
     struct = next((part for part in (kind, *typing.get_args(kind)) if _is_struct(part)), None)
     if struct is None or not isinstance(tree, dict):
         return

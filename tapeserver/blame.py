@@ -111,7 +111,7 @@ class Blame:
             count = before.mounts_of_volume + 1
             reason = f"{_DOING[failure]} failed {count} times (drives {drives}), the last time: {why}"
             # What is on a volume that only cannot be written stays good; one that cannot be read is looked at first.
-            writes = failure is Failure.WRITE and work.generation > 0
+            writes = failure is Failure.WRITE and work.volume_state != VolumeState.BLANK
             state = VolumeState.CLOSED if writes else VolumeState.DISABLED
             await set_state(self._database, "volume", work.volume, state.value, reason)
             await say(self._database, lambda connection: failures.clear(connection, volume=work.volume))

@@ -169,8 +169,9 @@ class Turn(ABC):
     async def _load(self) -> None:
         context = self.context
         await context.link.send(self.load_fields())
-        deadline, stopping = context.now + context.limits.load, False
-        while context.now < deadline:
+        link, deadline, stopping = context.link, context.now + context.config.load_seconds_max, False
+        # What is read back takes its time, and says so: only a single step of the check may not take too long.
+        while context.now < deadline and (link.phase != "load" or link.phase_seconds <= context.limits.load):
             message = await context.link.receive(LOOK_SECONDS)
             if isinstance(message, Loaded):
                 await self.loaded(message)
@@ -190,7 +191,7 @@ class Turn(ABC):
                 stopping = True
         if stopping or context.closing.is_set():
             raise TimedOut(what=f"the check of volume {context.work.volume}", seconds=context.stop_seconds)
-        raise DriveStuck(drive=context.work.drive, phase="load", seconds=context.limits.load)
+        raise DriveStuck(drive=context.work.drive, phase="load", seconds=round(link.phase_seconds, 1))
 
     def _ending(self) -> bool:
         return self.context.stop_why is not None or self.problem is not None or self.give_way()
