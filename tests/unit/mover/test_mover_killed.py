@@ -36,13 +36,17 @@ def process() -> Iterator[MoverProcess]:
     made.close()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_what_was_reported_survives_a_kill_and_the_rest_is_found_dead_or_gone(
     process: MoverProcess, mover: MoverInTest, east: Path, cache: TinyCache, seed: int
 ):
     chance = random.Random(seed)
     sizes = {number: chance.choice([10, 3000, 70_000, 400_000]) for number in range(1, FILES + 1)}
-    items = [cache.write_item(number, data_of(number, size)) for number, size in sizes.items()]
+    # From the sixth on in bundles of five.
+    items = [
+        cache.write_item(number, data_of(number, size), bundle=1 + number // 5 if seed > 4 else 0)
+        for number, size in sizes.items()
+    ]
     labelled(mover, east)
     mount(east, 2)
     # Little memory, so that unflushed blocks are in the image when the process dies.
