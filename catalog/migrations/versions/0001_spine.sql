@@ -1,9 +1,9 @@
 -- The spine of the catalog. Times are timestamptz from capstan_now(); sizes are bytes; checksums are lower-case hex.
 
--- The one clock. Tests stand it still (capstan.now), or step it (capstan.offset).
+-- The one clock. Tests stand it still (capstan.now), or step it (capstan.clock_offset).
 create function capstan_now() returns timestamptz language sql stable parallel safe as
 $$ select coalesce(nullif(current_setting('capstan.now', true), '')::timestamptz,
-                   clock_timestamp() + coalesce(nullif(current_setting('capstan.offset', true), ''), '0')::interval) $$;
+                   clock_timestamp() + coalesce(nullif(current_setting('capstan.clock_offset', true), ''), '0')::interval) $$;
 
 -- ------------------------------------------------------------------ states: the database refuses an illegal step too
 
