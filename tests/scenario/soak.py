@@ -5,7 +5,8 @@
 Rounds: users work (`soak_load`) while processes, media, drives and the clock fail (`soak_faults`); then the faults end,
 the site comes to rest, and is compared with what was acknowledged (`soak_model`), with itself (`soak_rest`), and with
 what an independent reader finds on the cartridges (`soak_tapes`). Between rounds an operator's long work goes on
-(`soak_operator`). The seed repeats the steps, not their timing.
+(`soak_operator`), and the catalog is restored from a backup (`soak_recovery`). The seed repeats the steps, not their
+timing.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ from catalog.errors import CapstanError, NotFound
 from client.locations import Door
 from client.session import Session
 from tapeserver.library import faults
-from tests.scenario import soak_operator, soak_rest, soak_tapes
+from tests.scenario import soak_rest, soak_tapes
 from tests.scenario.small_site import small_site
 from tests.scenario.soak_faults import SERVING_SECONDS_MAX, STEPS, Chaos, rage, wait_for_the_door, ways_out
 from tests.scenario.soak_load import Load
 from tests.scenario.soak_model import Seen
+from tests.scenario.soak_operator import Operator
+from tests.scenario.soak_recovery import RECOVERY
 
 #: at rest so long after the last fault
 REST_SECONDS_MAX = 120.0
@@ -63,6 +66,8 @@ phase_seconds_max = 5
 load_seconds_max = 15
 changer_seconds_max = 10
 stop_seconds = 10
+reclaim_needs_backup = false
+recycle_days = 0
 
 [cacheserver]
 capacity_bytes = 6_000_000_000
@@ -99,6 +104,7 @@ class Soak:
         self._say = say
         self.load = Load(site.url, site.token, seed, directory, large_weight=0.3 if large else 0.0)
         self.chaos = Chaos(site, self.chance, LIBRARIES[0])
+        self.operator = Operator(site, random.Random(seed + 1), self.say)
         self.steps = 0
 
     def say(self, line: str) -> None:
@@ -109,14 +115,18 @@ class Soak:
         """Raises Failed."""
         began = time.monotonic()
         asyncio.run(self.load.prepare())
+        self.site.run(["tmkdir", "/restored"])
         rounds = 0
         while rounds == 0 or time.monotonic() - began < seconds:
             self.chaos.library = LIBRARIES[rounds % 2] if rounds else self.chance.choice(LIBRARIES)
             self.say(f"-- round {rounds}, {time.monotonic() - began:.0f} s: {self.chaos.library} has the faults")
             self.round(min(seconds, ROUND_SECONDS_MAX), tuple(steps))
             self.checked(self.check)
+            for name, recover in RECOVERY.items():
+                self.say(f"-- {name}")
+                self.checked(lambda recover=recover: recover(self.site, self.directory, self.load, self.say))
+                self.checked(self.check)
             rounds += 1
-        self.checked(self.finale)
         self.say(f"{rounds} rounds, {self.steps} steps, {sum(self.load.counts.values())} answers of servers")
 
     def checked(self, check: Callable[[], list[str]]) -> None:
@@ -131,15 +141,15 @@ class Soak:
     def round(self, seconds: float, steps: tuple[str, ...]) -> None:
         self.load.stop.clear()
         users = threading.Thread(target=self.load.run, name="users")
-        operator = soak_operator.Operator(self.site, random.Random(self.chance.getrandbits(32)), self.say)
-        hands = threading.Thread(target=operator.run, name="operator")
+        self.operator.stop.clear()
+        hands = threading.Thread(target=self.operator.run, name="operator")
         users.start()
         hands.start()
         try:
             self.steps += rage(self.chaos, seconds, self.say, steps)
         finally:
             self.load.stop.set()
-            operator.stop.set()
+            self.operator.stop.set()
             users.join()
             hands.join()
 
@@ -169,9 +179,10 @@ class Soak:
             mistakes += await wrong_tapes(site, database)
             async with Session((Door(url=site.url, token=site.token),)) as session:
                 mistakes += await wrong_names(session, self.load)
+                mistakes += await wrong_restored(session, self.operator)
                 mistakes += await wrong_requests(session, self.load)
                 mistakes += await wrong_jobs(session, self.load)
-                dropped = await session.operators.drop(["/base", "/soak"], wait=True)
+                dropped = await session.operators.drop(["/base", "/soak", "/restored"], wait=True)
                 if kept := {why: count for why, count in dropped.kept_count.items() if "pin" not in why}:
                     mistakes.append(f"safe files that stay in the cache: {kept}")
                 mistakes += await wrong_bytes(session, self.load, self.directory)
@@ -184,14 +195,6 @@ class Soak:
         for seconds in WAYS_OUT_SECONDS:
             await asyncio.sleep(max(0.0, began + seconds - time.monotonic()))
             self.say(f"ways out at rest: {await asyncio.to_thread(ways_out, self.chaos)}")
-
-    def finale(self) -> list[str]:
-        """What can be tried once only: the catalog is lost. See `soak_operator.FINALE`."""
-        mistakes: list[str] = []
-        for name, act in soak_operator.FINALE.items():
-            self.say(f"-- finale: {name}")
-            mistakes += act(self.site, self.directory, self.load, self.say)
-        return mistakes
 
 
 async def wrong_tapes(site: Site, database: Database) -> list[str]:
@@ -217,6 +220,19 @@ async def wrong_names(session: Session, load: Load) -> list[str]:
     mistakes += [f"{path} is {found.get(path)}" for path, one in load.base.items() if found.get(path) != one.seen]
     known = set(load.base).union(*(names.known() for names in load.names.values()))
     return mistakes + [f"{path}: nobody put that" for path in found.keys() - known]
+
+
+async def wrong_restored(session: Session, operator: Operator) -> list[str]:
+    """What came back from the recycle bin is there; what may have come back is there, or not."""
+    found: dict[str, Seen] = {}
+    with suppress(NotFound):
+        async for entry in session.entries("/restored", recursive=True):
+            if not entry.is_directory:
+                found[entry.path] = entry.size, entry.adler32
+    mistakes = [f"{path}: restored {one}, there is {found.get(path)}" for path, one in operator.restored.items()
+                if found.get(path) != one]  # fmt: skip
+    known = operator.unsure | set(operator.restored)
+    return mistakes + [f"{path}: nobody restored that" for path in found.keys() - known]
 
 
 async def wrong_bytes(session: Session, load: Load, directory: Path) -> list[str]:

@@ -6,6 +6,7 @@ and drives fail in one library at a time, so that the other's copies must be the
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import random
@@ -16,13 +17,17 @@ from http.client import HTTPException
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from capstan.demo.site import Site, SiteError
+from catalog import failures
+from catalog.database import Database
 from catalog.errors import CapstanError
 from tapeserver.library import faults
 from tapeserver.library.faults import Fault
 from tests.scenario import victims
 from tests.scenario.small_site import change, query
+from tests.scenario.soak_rest import database_url
 
 #: the killer gives a killed process at most so long to serve again
 SERVING_SECONDS_MAX = 10.0
@@ -93,7 +98,7 @@ def _clock(chaos: Chaos) -> str:
     """The catalog's clock, for everybody at once: its sessions end, and the next ones have the new time."""
     chaos.offset_seconds += chaos.chance.randint(-CLOCK_STEP_SECONDS_MAX, CLOCK_STEP_SECONDS_MAX)
     (name,) = query(chaos.site, "select current_database()")[0]
-    change(chaos.site, f"alter database \"{name}\" set capstan.offset to '{chaos.offset_seconds} s'")
+    change(chaos.site, f"alter database \"{name}\" set capstan.clock_offset to '{chaos.offset_seconds} s'")
     change(
         chaos.site,
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
@@ -164,8 +169,22 @@ def ways_out(chaos: Chaos) -> str:
                     body = {"state": good, "reason": "it was serviced"}
                     told.append(f"{name} was {row['state']}")
                     site.call("POST", f"/api/capstan/v1/{what}/{name}", body)
+        told += [f"copies on {vid} are read again" for vid in _mended(site)]
         site.call("POST", "/api/capstan/v1/queue/retry", {"kind": "all", "reason": "it was serviced"})
     return ", ".join(told) or "nothing to do"
+
+
+def _mended(site: Site) -> list[str]:
+    """Copies that were found broken can be read now that the faults are gone."""
+
+    async def mend() -> list[str]:
+        async with Database(database_url(site.data), connections_max=1) as database, database.transaction() as found:
+            volumes = (
+                await found.scalars(sa.text("select distinct volume from copy where broken_at is not null"))
+            ).all()
+            return [volume for volume in volumes if await failures.mend_copies(found, volume)]
+
+    return asyncio.run(mend())
 
 
 #: name -> (what it does, how often)

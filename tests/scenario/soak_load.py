@@ -45,7 +45,11 @@ tell("began")
 total = 0
 for line in open(os.environ["CAPSTAN_INPUT_LIST"]):
     path, _, local = line.rstrip("\\n").partition("\\t")
-    total += zlib.adler32(open(local, "rb").read())
+    try:
+        total += zlib.adler32(open(local, "rb").read())
+    except OSError as error:
+        tell(f"{path}: {error}")
+        raise
 time.sleep(0.3)
 tell(f"ended {total}")
 """

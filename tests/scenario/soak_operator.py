@@ -1,41 +1,88 @@
-"""An operator's long work on a site under fire, and what can be tried only once at its end.
+"""An operator's long work on a site under fire: verify, repack, close, reclaim, restore from the recycle bin.
 
-`WORK` is the one list of what he does while users go on, `FINALE` of what follows when all is over. Everything goes
-through the commands and the catalog's own modules; a refusal is an answer, not a mistake.
+`WORK` is the one list of what he does while users go on. He uses the commands as they are; a refusal is an answer, and
+what he does not hear the end of may have been done. What is tried between rounds and at the end is in `soak_recovery`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import random
+import subprocess
 import threading
 from collections.abc import Callable
 from http.client import HTTPException
-from pathlib import Path
 
 from capstan.demo.site import Site, SiteError
 from catalog.errors import CapstanError
-from tests.scenario.soak_load import Load
+from tests.scenario.small_site import query
+from tests.scenario.soak_model import Seen
 
-PAUSE_SECONDS = 1.5
+PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 4.0
+COMMAND_SECONDS_MAX = 60.0
+REASON = ("--reason", "it is the turn of this one")
 
 
 class Operator:
-    """`run` in a thread of its own until `stop` is set."""
+    """One life long: `run` in a thread of its own for each round, until `stop` is set."""
 
     def __init__(self, site: Site, chance: random.Random, say: Callable[[str], None]) -> None:
         self.site, self.chance, self.say = site, chance, say
         self.stop = threading.Event()
+        #: files brought back from the recycle bin, by an answer that said so
+        self.restored: dict[str, Seen] = {}
+        #: names that a restore may have made, or not
+        self.unsure: set[str] = set()
+        self.count = 0
 
     def run(self) -> None:
-        while WORK and not self.stop.wait(self.chance.uniform(0.5, 2 * PAUSE_SECONDS)):
-            name = self.chance.choice(sorted(WORK))
+        while not self.stop.wait(self.chance.uniform(PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX)):
+            names = sorted(WORK)
+            name = self.chance.choices(names, [WORK[one][1] for one in names])[0]
             with contextlib.suppress(CapstanError, SiteError, OSError, HTTPException):
-                self.say(f"operator: {name}: {WORK[name](self)}")
+                self.say(f"         operator: {name}: {WORK[name][0](self)}")
+
+    def volume(self, *states: str) -> str:
+        """One with something on it, in one of these states."""
+        found = query(self.site, "select vid, state from volume where tape_files > 0 order by vid")
+        return str(self.chance.choice([vid for vid, state in found if state in states] or ["E00001"]))
+
+    def capstan(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.site.run(["capstan", *words], check=False, timeout_seconds=COMMAND_SECONDS_MAX)
 
 
-#: name -> what he does; it says in words how that ended
-WORK: dict[str, Callable[[Operator], str]] = {}
+def _of_volume(verb: str, *states: str) -> Callable[[Operator], str]:
+    def work(operator: Operator) -> str:
+        volume = operator.volume(*states)
+        done = operator.capstan("volume", verb, volume, *REASON)
+        return f"{volume}: {done.returncode} {done.stderr.strip()[-160:]}"
 
-#: name -> what is tried at the end; the mistakes that were found
-FINALE: dict[str, Callable[[Site, Path, Load, Callable[[str], None]], list[str]]] = {}
+    return work
+
+
+def _restore(operator: Operator) -> str:
+    listed = operator.capstan("recycle", "ls", "/soak", "--json")
+    items = json.loads(listed.stdout)["items"] if listed.returncode == 0 else []
+    if not items:
+        return "nothing is there"
+    one = operator.chance.choice(items)
+    operator.count += 1
+    path = f"/restored/f{operator.count}"
+    done = operator.capstan("recycle", "restore", "--file", str(one["file_id"]), "--to", path, "--parents", "--json")
+    if done.returncode == 0:
+        operator.restored[path] = one["size"], one["adler32"]
+    else:
+        operator.unsure.add(path)
+    return f"{one['path']} as {path}: {done.returncode} {done.stderr.strip()[-160:]}"
+
+
+#: name -> (what he does, how often); it says in words how that ended
+WORK: dict[str, tuple[Callable[[Operator], str], int]] = {
+    "verify": (_of_volume("verify", "active", "full", "closed"), 3),
+    "close": (_of_volume("close", "active"), 1),
+    "reopen": (_of_volume("reopen", "closed", "full"), 2),
+    "repack": (_of_volume("repack", "active", "full", "closed"), 2),
+    "reclaim": (_of_volume("reclaim", "closed", "full"), 3),
+    "recycle restore": (_restore, 3),
+}

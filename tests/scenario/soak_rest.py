@@ -25,6 +25,7 @@ UNDER_WAY = {
     "demand": "select count(*) from demand",
     "archives": "select count(*) from archive",
     "mounts": "select count(*) from mount",
+    "long work on media": "select count(*) from maintenance where state in ('queued', 'running')",
     "submitted or started stage items": "select count(*) from stage_item where state in ('submitted', 'started')",
     "stage requests that have not ended": "select count(*) from stage_request where state <> 'ended'",
     "jobs that have not ended": "select count(*) from jobs.job where state not in ('done', 'failed', 'cancelled')",

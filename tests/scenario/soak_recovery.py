@@ -1,0 +1,78 @@
+"""Between the rounds of the soak, at rest: the catalog is restored from a backup that the tapes are ahead of.
+
+`RECOVERY` is the one list of what is tried. Each returns its mistakes, in words.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from capstan.demo.site import Site, SiteError
+from tests.scenario.small_site import query, soon
+from tests.scenario.soak_load import CLASSES, Load
+from tests.scenario.soak_model import Content
+
+FILES = 12
+SAFE_SECONDS_MAX = 60.0
+ADOPTED_SECONDS_MAX = 90.0
+
+
+def _put_safe(site: Site, directory: Path, load: Load, prefix: str, count: int) -> None:
+    """New files of the load's base, which nobody changes; all are on tape on return."""
+    paths = []
+    for number in range(count):
+        content = Content(
+            load.seed * 7919 + len(load.base), (0, 700, 20_000, 300_000, 1_500_000)[number % 5], 1 + number % 2
+        )
+        (directory / "sent").write_bytes(content.bytes())
+        path = f"/base/{prefix}/f{number}"
+        site.run(["tput", "--class", CLASSES[content.copies], str(directory / "sent"), path])
+        load.base[path] = content
+        paths.append(path)
+
+    def safe() -> bool:
+        answer = site.call("POST", "/api/capstan/v1/archive-wait", {"paths": paths})
+        return all(file["safe"] for file in answer["files"])
+
+    soon(safe, seconds=SAFE_SECONDS_MAX, what=f"the files below /base/{prefix} are safe")
+
+
+def older_backup(site: Site, directory: Path, load: Load, say: Callable[[str], None]) -> list[str]:
+    """Back up, put more, make all of it safe, restore: what is on tape alone comes back, and nothing is overwritten."""
+    number = len(load.base)
+    backups = site.directory / "backups"
+    told = site.json(["capstan", "db", "backup", "--data", str(site.data), "--to", str(backups), "--json"])
+    newest = max(backups.glob("*.dump"), key=os.path.getmtime)
+    say(f"         backup {newest.name}: {told}")
+    before = set(load.base)
+    _put_safe(site, directory, load, f"ahead{number}", FILES)
+    site.stop()
+    site.run(["capstan", "db", "restore", str(newest), "--data", str(site.data), "--replace"])
+    site.start()
+    # Something has to be written, for the ends of the tapes to be looked at.
+    _put_safe(site, directory, load, f"after{number}", 2)
+    ahead = sorted(path for path in load.base.keys() - before if "/ahead" in path)
+    deadline = time.monotonic() + ADOPTED_SECONDS_MAX
+    while missing := [path for path in ahead if not _there(site, path)]:
+        if time.monotonic() > deadline:
+            ends = query(
+                site, "select vid, state, tape_files, end_block, end_verified from volume where tape_files > 0"
+            )
+            return [f"{len(missing)} of {len(ahead)} files on tape were not adopted: {missing[:5]}; volumes: {ends}"]
+        time.sleep(0.5)
+    say(f"         {len(ahead)} files were adopted")
+    return []
+
+
+def _there(site: Site, path: str) -> bool:
+    try:
+        return site.run(["tls", path], check=False).returncode == 0
+    except SiteError:
+        return False
+
+
+#: name -> what is tried
+RECOVERY: dict[str, Callable[[Site, Path, Load, Callable[[str], None]], list[str]]] = {"older backup": older_backup}
