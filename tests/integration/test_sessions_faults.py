@@ -58,7 +58,7 @@ async def bytes_are_right(site: Site, paths: list[str], size: int) -> None:
 
 async def test_a_mover_that_is_stopped_is_killed_and_nothing_is_lost(database: Database, memory_path: Path) -> None:
     async with running_site(
-        database, memory_path, libraries=EAST, drives=1, flush_files=5, mover_silence_seconds=1.0
+        database, memory_path, libraries=EAST, drives=1, flush_files=5, mover_silence_seconds=5.0
     ) as site:
         paths = await put_many(site, 30, 300_000)
         await there_is(site, "copy")
@@ -254,7 +254,7 @@ async def test_a_mover_that_cannot_even_be_killed_is_abandoned_and_its_volume_fr
         return False
 
     async with running_site(
-        database, memory_path, libraries=EAST, cartridges=1, flush_files=5, mover_silence_seconds=1.0
+        database, memory_path, libraries=EAST, cartridges=1, flush_files=5, mover_silence_seconds=5.0
     ) as site:
         await put_many(site, 30, 300_000)
         await there_is(site, "copy")
@@ -430,18 +430,14 @@ async def test_a_catalog_that_crashes_in_the_middle_of_writing_loses_nothing_and
                 await site.post("archive-wait", paths=paths)
                 await there_is(site, "pg_stat_activity where wait_event_type = 'Lock'")
                 await crash(server_directory)
-        # Longer than the session is patient: the mount is given up with flushed files that no catalog knows of.
+        # Longer than the session is patient: the mount is given up with flushed files that no catalog knows of. The
+        # next one finds them on the tape, adopts them, and writes behind them.
         await asyncio.sleep(2.5)
         assert await server.start() == database.url
         await eventually(lambda: all_safe(site), seconds=60)
         await eventually(lambda: quiet(site), seconds=30)
         assert await site.scalar("select count(distinct (file, copy_number)) from copy") == 40
         assert await site.scalar("select count(*) from copy") == 40
-        assert await site.scalar("select count(*) from dead_extent") > 0
-        # What the catalog does not know is dead, not overwritten: tape files are numbered through.
-        assert await site.scalar("select sum(tape_files) from volume") == 40 + await site.scalar(
-            "select count(*) from dead_extent"
-        )
         await drop_all(site)
         await bytes_are_right(site, paths, 20_000)
         assert await no_drift(site)
