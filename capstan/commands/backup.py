@@ -38,6 +38,10 @@ def run(command: str, words: Sequence[str]) -> int:
     parsed = parser.parse_intermixed_args(rest)
 
     def carry_out() -> None:
+        from client.serving import configure_logging
+
+        # What it does, it says at its end; what goes wrong, on stderr.
+        configure_logging(level="warning")
         found = asyncio.run(_guarded_work(verb, parsed))
         print_json(found) if parsed.json else print_fields(found)
 
