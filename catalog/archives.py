@@ -78,13 +78,15 @@ async def claim_archives(
     files_max: int,
     bytes_max: int,
     *,
+    going_on: str = "",
     home_seconds: float = HOME_SECONDS,
 ) -> list[ClaimedArchive]:
     """Take archives of `pool`, at most so many files and bytes, but at least one; in the order of writing.
 
-    Urgent ones first; then the collocation group of the oldest, all of it, then that of the next oldest. A group that
-    has begun on another volume which is mounted for writing is left to that one for `home_seconds`. Nothing for a
-    volume that was closed meanwhile. Raises StaleEpoch.
+    Urgent ones first; then the rest of the group `going_on`, which the last claim may not have taken whole; then the
+    collocation group of the oldest, all of it, then that of the next oldest. A group that has begun on another volume
+    which is mounted for writing is left to that one for `home_seconds`. Nothing for a volume that was closed meanwhile.
+    Raises StaleEpoch.
     """
     volume = await fence(connection, epoch)
     arguments = {
@@ -93,6 +95,7 @@ async def claim_archives(
         "volume": volume,
         "files_max": files_max,
         "bytes_max": bytes_max,
+        "going_on": going_on,
         "home_seconds": home_seconds,
         "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX,
     }

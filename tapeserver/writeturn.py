@@ -77,6 +77,8 @@ class WriteTurn(Turn):
         self._bundle = 0
         self._out = Outstanding()
         self._claimed_at = context.now
+        #: the group that was claimed last, and may go on
+        self._group = ""
         #: the last claim got all that it asked for: there is more
         self._more = True
         self._remaining_bytes: int | None = None
@@ -143,6 +145,7 @@ class WriteTurn(Turn):
                 work.epoch,
                 config.archives_files_max,
                 bytes_max,
+                going_on=self._group,
                 home_seconds=config.home_seconds,
             )
         )
@@ -150,6 +153,7 @@ class WriteTurn(Turn):
         self._more = len(claimed) == config.archives_files_max
         if claimed:
             self._idle_since = None
+            self._group = claimed[-1].collocation
             await self._hand_over(claimed, pool)
 
     def _wants_more(self) -> bool:

@@ -227,7 +227,8 @@ select count(*) from marked;
 -- SKIP LOCKED: several mounts of one pool share its backlog without waiting. What somebody waits for comes first, by the
 -- index. The oldest of the rest say which groups come next, in which order; they are as many as may be claimed, so their
 -- groups hold enough. Of each group all is taken, by its index, until the claim is full: the loop over the groups stops
--- there, because both its inputs come in the order that is asked for. What no live cache server can give now is passed
+-- there, because both its inputs come in the order that is asked for. A group that the last claim could not take whole
+-- goes on. What no live cache server can give now is passed
 -- over, and so is a group that has begun on another volume which is filled now, unless it has waited too long for that.
 -- The running sum keeps a claim within what the mount may take at once, but the first is always taken.
 with live as materialized (
@@ -258,8 +259,12 @@ with live as materialized (
     where m.pool = :pool and m.purpose = 'archive' and m.volume <> :volume and m.state in ('planned', 'loading', 'running')
       and h.key in (select collocation from seeds)
 ), groups as (
-    select collocation as key, row_number() over (order by min(created_at), min(id)) as place
-    from seeds group by collocation
+    select collocation as key, row_number() over (order by collocation <> :going_on, min(created_at), min(id)) as place
+    from (select * from seeds union all
+          (select a.collocation, a.created_at, a.id from archive a
+           where exists (select from open) and a.pool = :pool and a.collocation = :going_on and a.state = 'queued'
+             and not a.urgent and a.not_before <= capstan_now() order by a.created_at limit 1)) as oldest
+    group by collocation
     having collocation not in (select key from filled_elsewhere)
         or min(created_at) <= capstan_now() - make_interval(secs => :home_seconds)
 ), grouped as (
