@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import namespace, puts, replicas
+from catalog import namespace, puts, recycle, replicas
 from catalog.database import Database
 from catalog.errors import (
     Denied,
@@ -154,6 +154,14 @@ async def test_who_may_modify_replaces_and_the_old_file_ends_in_the_same_step(co
     # The old one was on no tape: there is nothing to keep of it.
     assert list(states.scalars()) == ["purged", "live"]
     assert await connection.scalar(sa.text("select count(*) from archive")) == 1
+
+
+async def test_a_replaced_file_that_is_on_tape_goes_to_the_recycle_bin(connection: AsyncConnection) -> None:
+    old = await store(connection, await claims_for(connection))
+    await make_copies(connection, [old.file_id], "E00001")
+    await store(connection, await claims_for(connection, "/exp/f", BOB, digests={}), adler32="0000000b")
+    [found] = await recycle.listed(connection)
+    assert (found.file_id, found.path, found.deleted_by) == (old.file_id, "/exp/f", BOB.owner)
 
 
 async def test_the_same_bytes_again_are_stored_already(connection: AsyncConnection) -> None:
