@@ -100,8 +100,8 @@ volume = Table(
 failure = Table(
     "failure", metadata,
     identity(), now("at"), *columns(Text, "library", "drive", "volume", "kind"), column("epoch", BigInteger),
-    optional("file", BigInteger), flag("copy_is_good"), column("why", Text), column("expires_at", TIME),
-    optional("cleared_at", TIME),
+    optional("file", BigInteger), flag("copy_is_good"), column("why", Text),
+    column("expires_at", TIME), optional("cleared_at", TIME),
     CheckConstraint("kind in ('load', 'read', 'write', 'stuck')", name="failure_kind_check"),
     Index("failure_volume", "volume", "expires_at", postgresql_where=text("cleared_at is null")),
     Index("failure_drive", "drive", "expires_at", postgresql_where=text("cleared_at is null")),
@@ -112,10 +112,8 @@ alert = Table(
     identity(), now("at"), column("library", Text), *columns(Text, "drive", "volume", nullable=True),
     *columns(Text, "code", "severity", "text"), optional("cleared_at", TIME), optional("cleared_by", Text),
     CheckConstraint("severity in ('info', 'warning', 'critical')", name="alert_severity_check"),
-    Index(
-        "alert_open", "library", text("coalesce(drive, '')"), text("coalesce(volume, '')"), "code", unique=True,
-        postgresql_where=text("cleared_at is null"),
-    ),
+    Index("alert_open", "library", text("coalesce(drive, '')"), text("coalesce(volume, '')"), "code", unique=True,
+          postgresql_where=text("cleared_at is null")),
 )
 
 maintenance = Table(
@@ -190,8 +188,7 @@ dead_extent = Table(
     "dead_extent", metadata,
     column("volume", Text, ForeignKey("volume.vid"), primary_key=True),
     column("generation", Integer, primary_key=True), column("tape_file", Integer),
-    column("first_block", BigInteger, primary_key=True), column("blocks", BigInteger), column("why", Text),
-    now("found_at"),
+    column("first_block", BigInteger, primary_key=True), column("blocks", BigInteger), column("why", Text), now("found_at"),
 )
 
 # ---------------------------------------------------------------------- disk
@@ -199,11 +196,9 @@ dead_extent = Table(
 cache_server = Table(
     "cache_server", metadata,
     column("name", Text, primary_key=True), *columns(Text, "url", "root_id", "host", "root"),
-    *switch("up"),
-    column("capacity_bytes", BigInteger), number("taken_bytes", 0),
+    *switch("up"), column("capacity_bytes", BigInteger), number("taken_bytes", 0),
     column("high_watermark", REAL, server_default=text("0.9")),
-    column("low_watermark", REAL, server_default=text("0.8")), number("wanted_bytes", 0),
-    now("heartbeat_at"),
+    column("low_watermark", REAL, server_default=text("0.8")), number("wanted_bytes", 0), now("heartbeat_at"),
     CheckConstraint("taken_bytes >= 0", name="cache_server_check"),
 )
 
@@ -220,8 +215,7 @@ reservation = Table(
 
 replica = Table(
     "replica", metadata,
-    column("id", BigInteger, primary_key=True, autoincrement=False),
-    column("file", BigInteger, ForeignKey("file.id")),
+    column("id", BigInteger, primary_key=True, autoincrement=False), column("file", BigInteger, ForeignKey("file.id")),
     column("cache_server", Text, ForeignKey("cache_server.name")), word("state", "on_disk"),
     column("size", BigInteger), column("origin", Text), flag("checked", default=True), now("created_at"),
     now("last_used_at"), word("why", ""),
@@ -390,8 +384,8 @@ journal_segment = Table(
     "journal_segment", metadata,
     column("number", BigInteger, Identity(always=False), primary_key=True),
     *columns(BigInteger, "first_seq", "last_seq", "entries"), column("until_transaction", Xid8),
-    *columns(BigInteger, "until_seq", "bytes"), *columns(Text, "adler32", "path"),
-    optional("file", BigInteger, ForeignKey("file.id")), now("made_at"), optional("closed_at", TIME),
+    *columns(BigInteger, "until_seq", "bytes"), *columns(Text, "adler32", "path"), now("made_at"),
+    optional("file", BigInteger, ForeignKey("file.id")), optional("closed_at", TIME),
 )
 
 event = Table(
