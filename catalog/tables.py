@@ -188,7 +188,8 @@ dead_extent = Table(
     "dead_extent", metadata,
     column("volume", Text, ForeignKey("volume.vid"), primary_key=True),
     column("generation", Integer, primary_key=True), column("tape_file", Integer),
-    column("first_block", BigInteger, primary_key=True), column("blocks", BigInteger), column("why", Text), now("found_at"),
+    column("first_block", BigInteger, primary_key=True), column("blocks", BigInteger), column("why", Text),
+    now("found_at"),
 )
 
 # ---------------------------------------------------------------------- disk
