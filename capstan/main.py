@@ -36,7 +36,12 @@ COMMANDS = {
 }
 
 #: verbs of a command that are in a module of their own
-VERBS = {("db", "backup"): "backup", ("db", "restore"): "backup", ("db", "journal"): "backup"}
+VERBS = {
+    ("db", "backup"): "backup",
+    ("db", "restore"): "backup",
+    ("db", "journal"): "backup",
+    ("db", "rebuild"): "rebuild",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -63,6 +63,7 @@ class Database:
         connections_max: int = 10,
         application_name: str = "capstan",
         idle_in_transaction_seconds_max: float = IDLE_IN_TRANSACTION_SECONDS_MAX,
+        statement_seconds_max: float | None = STATEMENT_SECONDS_MAX,
     ) -> None:
         self.url = url
         self.application_name = application_name
@@ -75,7 +76,7 @@ class Database:
             isolation_level="READ COMMITTED",
             connect_args={
                 "timeout": CONNECT_SECONDS_MAX,
-                "command_timeout": STATEMENT_SECONDS_MAX,
+                "command_timeout": statement_seconds_max,
                 "server_settings": _server_settings(application_name, self._idle_seconds_max),
             },
         )

@@ -113,6 +113,12 @@ async def standing(connection: AsyncConnection) -> Standing:
     return Standing(**(await connection.execute(query)).mappings().one())
 
 
+async def failed(connection: AsyncConnection) -> list[tuple[str, str]]:
+    """(volume, why) of those that could not be read."""
+    query = sa.text("SELECT vid, why FROM rebuild.volume WHERE state IN ('failed', 'found', 'scanning') ORDER BY vid")
+    return [(row.vid, row.why or "no drive took it") for row in await connection.execute(query)]
+
+
 async def start_volume(connection: AsyncConnection, vid: str, *, again: bool = False) -> None:
     """From now on rows of it come. `again`: there may be some of an earlier attempt, which are forgotten."""
     for table in ("copy", "dead", "problem") if again else ():

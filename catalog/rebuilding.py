@@ -23,7 +23,7 @@ from catalog.sql import load
 _SQL = {name: sa.text(statement) for name, statement in load("rebuilding").items()}
 _QUIET = ("quiet", "quiet_directories", "quiet_files")
 _LOUD = ("loud", "loud_directories", "loud_files")
-_NAMES = ("node_is_gone", "node_is_anothers", "node_is_a_directory", "place_exactly", "place_by_parent")
+_NAMES = ("node_is_gone", "node_is_anothers", "node_is_a_directory", "place_exactly")
 _MEDIA = ("make_volumes", "close_volumes", "disable_volumes")
 _ROWS = ("make_directory_nodes", "make_directories", "make_file_nodes", "make_files", "purge_files", "make_copies",
          "make_dead")  # fmt: skip
@@ -61,8 +61,7 @@ async def finish(connection: AsyncConnection, *, catalog_id: str | None = None, 
     problems = await _journal(connection, chosen)
     highest = await _names(connection)
     await _media(connection)
-    for name in (*_QUIET, *_ROWS, *_LOUD):
-        await connection.execute(_SQL[name])
+    await _rows(connection)
     problems += [
         (row.volume, f"a copy of file {row.file} ({row.path}) is of another file that had the same id")
         for row in await connection.execute(_SQL["strange_copies"])
@@ -148,6 +147,9 @@ async def _names(connection: AsyncConnection) -> sa.Row[tuple[int, int, int, int
     await connection.execute(_SQL["placed_key"])
     for name in _NAMES:
         await connection.execute(_SQL[name])
+    await _work_table(connection, "exact")
+    for name in ("exact_key", "place_by_parent"):
+        await connection.execute(_SQL[name])
     highest = (await connection.execute(_SQL["highest"])).one()
     base = highest.node
     base += await _ways(connection, base)
@@ -181,6 +183,17 @@ async def _media(connection: AsyncConnection) -> None:
         )
     for name in _MEDIA:
         await connection.execute(_SQL[name])
+
+
+async def _rows(connection: AsyncConnection) -> None:
+    """Nodes, directories, files, copies: without the journal's triggers, and with references checked in the end."""
+    references = (await connection.execute(_SQL["references"])).all()
+    for one in references:
+        await connection.execute(sa.text(f'ALTER TABLE "{one.table}" DROP CONSTRAINT "{one.name}"'))
+    for name in (*_QUIET, *_ROWS, *_LOUD):
+        await connection.execute(_SQL[name])
+    for one in references:
+        await connection.execute(sa.text(f'ALTER TABLE "{one.table}" ADD CONSTRAINT "{one.name}" {one.definition}'))
 
 
 async def _sequences(connection: AsyncConnection, highest: sa.Row[tuple[int, int, int, int, int]]) -> None:
