@@ -172,6 +172,8 @@ class Session:
         if isinstance(turn, ReadTurn):
             self._copies_failed += turn.copies_failed
             await self._blame.copies_read_elsewhere(work, turn.drives_to_blame)
+        elif isinstance(turn, VerifyTurn):
+            self._copies_failed += turn.medium_failure is not None
 
     async def _done(self, work: MountWork) -> str:
         failure = self._medium_failure()
