@@ -77,7 +77,12 @@ async def request_recalls(
     arrived = await _on_disk(connection, fresh)
     if arrived:
         await _remove(connection, sorted(arrived))
-    await insert_demand(connection, [file for file in fresh if file not in arrived])
+    wanted_now = [file for file in fresh if file not in arrived]
+    served = await insert_demand(connection, wanted_now)
+    # Its last copy was found broken, or its volume went, between the two statements.
+    hopeless = [file for file in wanted_now if file not in served]
+    await _remove(connection, hopeless)
+    queued.difference_update(hopeless)
     answers: dict[int, RecallAnswer] = {}
     for file in files:
         if file in on_disk or file in arrived:

@@ -143,7 +143,8 @@ class Session:
                 await turn.run()
             finally:
                 await self._took_turn(context.work, turn)
-            closed = closed or (isinstance(turn, WriteTurn) and turn.closed) or isinstance(turn, (VerifyTurn, LabelTurn))
+            closed = closed or isinstance(turn, (VerifyTurn, LabelTurn))
+            closed = closed or (isinstance(turn, WriteTurn) and turn.closed)
             if turn.problem is not None:
                 return turn.problem
             # Everything that a turn decides by is asked anew, so that what it has just done is seen.
