@@ -14,6 +14,7 @@ import os
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -23,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import identity, journal, namespace, puts, replicas
 from catalog.database import CACHE, PLANNER, Database
-from catalog.errors import NoSpace, Unavailable
+from catalog.errors import Damaged, NoSpace, Unavailable
 from catalog.journal import DELETE_ROWS_MAX, DIRECTORY, STORAGE_CLASS, Page, Position, Segment
 from catalog.journalformat import Entry, Head, encode_segment, segment_name
 from catalog.model import Action, Grant, Principal
@@ -36,12 +37,18 @@ log = structlog.get_logger(__name__)
 
 LEASE = "journal"
 #: closed segments that are archived in one round
-ARCHIVED_MAX = 20
+ARCHIVED_MAX = 100
 IDLE_SECONDS_MAX = 30.0
 #: may create below its own directory, and overwrite nothing there
 SYSTEM = Principal(
     token_id=0, owner="capstan", groups=("capstan",), grants=(Grant(action=Action.CREATE, prefix="/.capstan"),)
 )
+
+
+class MissingSegment(Damaged):
+    """Segment {number} of the journal cannot be put on tape: {why}."""
+
+    code = "missing_segment"
 
 
 async def journal_forever(database: Database, config: Config, closing: asyncio.Event) -> None:
@@ -115,13 +122,20 @@ async def archive_segments(database: Database, directory: Path, session: aiohttp
         waiting = await journal.unarchived(connection, ARCHIVED_MAX)
         if waiting and not await journal.has_storage_class(connection):
             return 0
+    put = 0
     for segment in waiting:
-        data = await _bytes_of(database, directory, segment)
+        try:
+            data = await _bytes_of(database, directory, segment)
+        except MissingSegment as error:
+            # For a person to find; the others must not wait for it.
+            log.error("journal segment not put", segment=segment.number, why=str(error))
+            continue
         await _put(database, session, segment, data)
         async with database.transaction() as connection:
             await journal.archived(connection, segment.number)
         log.info("journal segment put", segment=segment.number, bytes=segment.bytes)
-    return len(waiting)
+        put += 1
+    return put
 
 
 async def trim(database: Database) -> int:
@@ -140,22 +154,21 @@ async def trim(database: Database) -> int:
 
 async def _bytes_of(database: Database, directory: Path, segment: Segment) -> bytes:
     """A closed segment from the disk, or made again from its rows: another host wrote it, or a crash came between."""
-    try:
-        data = await asyncio.to_thread((directory / segment_name(segment.number)).read_bytes)
-        if _adler32(data) == segment.adler32:
-            return data
-    except FileNotFoundError:
-        pass
+    for path in (directory / segment_name(segment.number), Path(segment.path)):
+        with suppress(FileNotFoundError):
+            data = await asyncio.to_thread(path.read_bytes)
+            if _adler32(data) == segment.adler32:
+                return data
     async with database.connection() as connection:
         before = await journal.last_segment(connection, below=segment.number)
         start = before.until if before else Position()
         page: Page = await journal.unwritten(connection, start, segment.entries + 1, until=segment.until)
         if len(page.entries) != segment.entries:
-            raise Unavailable(what=f"journal segment {segment.number}", why="neither its file nor its rows are there")
+            raise MissingSegment(number=segment.number, why=f"neither its file ({segment.path}) nor its rows are there")
         head = await journal.head_of(connection, segment.number, before, page.entries)
     data = await asyncio.to_thread(_write, directory, head, page.entries)
     if _adler32(data) != segment.adler32:
-        raise Unavailable(what=f"journal segment {segment.number}", why="its rows are not what they were")
+        raise MissingSegment(number=segment.number, why="its rows are not what they were")
     return data
 
 

@@ -87,9 +87,20 @@ async def test_a_segment_whose_file_another_host_has_is_made_again_from_its_rows
     assert site.http is not None
     written = await segment_of(site, tmp_path / "there", "a")
     bytes_there = (tmp_path / "there" / segment_name(written.number)).read_bytes()
+    (tmp_path / "there").rename(tmp_path / "on another host")
     assert await archive_segments(site.database, tmp_path / "here", site.http) == 1
     assert list((await files_of_the_journal(site)).values()) == [bytes_there]
     assert (tmp_path / "here" / segment_name(written.number)).read_bytes() == bytes_there
+
+
+async def test_a_segment_that_nobody_has_any_more_does_not_hold_the_others_up(site: Site, tmp_path: Path) -> None:
+    assert site.http is not None
+    missing = await segment_of(site, tmp_path, "a")
+    (tmp_path / segment_name(missing.number)).unlink()
+    async with site.database.transaction() as connection:
+        await connection.execute(sa.text("delete from journal"))
+    await segment_of(site, tmp_path, "b")
+    assert await archive_segments(site.database, tmp_path, site.http) == 1
 
 
 async def test_a_put_that_fails_gives_its_space_back_and_is_tried_again(site: Site, tmp_path: Path) -> None:
