@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -27,6 +26,7 @@ from catalog.errors import (
     UnknownStorageClass,
 )
 from catalog.model import FileRecord, join_path
+from catalog.records import record_of as record_of
 from catalog.sql import load
 
 SQL = load("namespace")
@@ -109,22 +109,6 @@ async def parent_of(connection: AsyncConnection, components: Sequence[str]) -> N
         raise ParentMissing(path=join_path(components[:-1]))
     await _hold(connection, way[-1], components[:-1])
     return way[-1]
-
-
-def record_of(row: sa.Row[Any], path: str) -> FileRecord:
-    """A row of the file table -> FileRecord."""
-    return FileRecord(
-        file_id=row.id,
-        path=path,
-        size=row.size,
-        adler32=row.adler32,
-        mtime_ns=row.mtime_ns,
-        mode=row.mode,
-        owner=row.owner,
-        group=row.grp,
-        storage_class=row.storage_class,
-        digests=dict(row.digests),
-    )
 
 
 async def records(connection: AsyncConnection, file_ids: Collection[int]) -> dict[int, FileRecord]:
