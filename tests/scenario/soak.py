@@ -106,6 +106,8 @@ class Soak:
         self.chaos = Chaos(site, self.chance, LIBRARIES[0])
         self.operator = Operator(site, random.Random(seed + 1), self.say)
         self.steps = 0
+        #: of replicas that a restored catalog does not know
+        self.quarantined = 0
 
     def say(self, line: str) -> None:
         self.history.append(line)
@@ -125,6 +127,7 @@ class Soak:
             for name, recover in RECOVERY.items():
                 self.say(f"-- {name}")
                 self.checked(lambda recover=recover: recover(self.site, self.directory, self.load, self.say))
+                self.quarantined = sum(path.is_file() for path in (self.site.data / "cache" / "quarantine").rglob("*"))
                 self.checked(self.check)
             rounds += 1
         self.say(f"{rounds} rounds, {self.steps} steps, {sum(self.load.counts.values())} answers of servers")
@@ -166,6 +169,7 @@ class Soak:
         killed = [line for line in self.history if ": kill" in line]
         # Both killed in one go, or one soon after the other.
         forgotten_max = min(sum(kind in line for line in killed) for kind in ("postgresql", "cacheserver"))
+        forgotten_max += self.quarantined
         async with Database(soak_rest.database_url(site.data)) as database:
             await soak_rest.let_leases_run_out(database)
             helping = asyncio.create_task(self._help())

@@ -67,11 +67,12 @@ def _restore(operator: Operator) -> str:
     if not items:
         return "nothing is there"
     one = operator.chance.choice(items)
+    [(size, adler32)] = query(operator.site, "select size, adler32 from file where id = :id", id=one["file_id"])
     operator.count += 1
     path = f"/restored/f{operator.count}"
     done = operator.capstan("recycle", "restore", "--file", str(one["file_id"]), "--to", path, "--parents", "--json")
     if done.returncode == 0:
-        operator.restored[path] = one["size"], one["adler32"]
+        operator.restored[path] = size, adler32
     else:
         operator.unsure.add(path)
     return f"{one['path']} as {path}: {done.returncode} {done.stderr.strip()[-160:]}"
