@@ -22,6 +22,8 @@ from catalog.units import show_seconds
 
 #: of a removed file, when nobody says otherwise
 RECYCLE_DAYS = 30.0
+#: rows of files deleted by one statement
+FORGOTTEN_AT_ONCE = 10_000
 _RECLAIMABLE = frozenset({VolumeState.FULL, VolumeState.CLOSED, VolumeState.REPACKING, VolumeState.DISABLED})
 #: what may be relabelled as well, when nothing is on it
 _EMPTY = frozenset({VolumeState.BLANK, VolumeState.ACTIVE})
@@ -156,7 +158,10 @@ async def _empty(
     await endings.copies_gone(connection, vid)
     await maintenance.cancel_of_volume(connection, vid, f"{action} of the volume")
     files = list((await connection.scalars(SQL["reclaim"], {"volume": vid})).all())
-    gone = (await connection.execute(SQL["forget_files"], {"files": files})).rowcount if files else 0
+    gone = 0
+    for first in range(0, len(files), FORGOTTEN_AT_ONCE):
+        some = {"files": files[first : first + FORGOTTEN_AT_ONCE]}
+        gone += (await connection.execute(SQL["forget_files"], some)).rowcount
     if state is VolumeState.ACTIVE:
         # An empty one has nothing to give up, but the machine knows the way to blank only from what is closed.
         closed = tables.volume.update().where(tables.volume.c.vid == vid).values(state=VolumeState.CLOSED.value)

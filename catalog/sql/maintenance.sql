@@ -58,12 +58,12 @@ join file f on f.id = c.file and (f.state = 'live' or f.state = :state)
 where v.vid = :volume;
 
 -- verify_copies --
--- By position, behind the cursor. A sample is drawn by the hash of file and row: the same in every repetition of this
--- pass, another one in the next.
+-- By position, behind the cursor; the generation as one value, so that the index gives the order. A sample is drawn by
+-- the hash of file and row: the same in every repetition of this pass, another one in the next.
 select c.file as file_id, f.size, f.adler32, c.generation, c.tape_file, c.first_block, c.byte_offset
-from volume v join copy c on c.volume = v.vid and c.generation = v.generation and c.broken_at is null
-join file f on f.id = c.file and f.state <> 'purged'
-where v.vid = :volume and (c.first_block, c.byte_offset) > (:after_block, :after_offset)
+from copy c join file f on f.id = c.file and f.state <> 'purged'
+where c.volume = :volume and c.generation = (select v.generation from volume v where v.vid = :volume)
+  and c.broken_at is null and (c.first_block, c.byte_offset) > (:after_block, :after_offset)
   and (cast(:share as double precision) >= 1
        or abs(hashint8extended(c.file, :seed) % 1000000) < 1000000 * cast(:share as double precision))
 order by c.first_block, c.byte_offset limit :limit;
@@ -181,14 +181,15 @@ where r.owner = 'capstan' and r.origin = 'repair' and r.activity = :activity
 group by r.id order by r.id;
 
 -- repack_copies --
--- Live copies by position, behind the cursor; those that are under way already are passed over.
+-- Live copies by position, behind the cursor, as for a verify; those that are under way already are passed over. They
+-- are few: gathered once.
 select c.file, f.size, c.first_block, c.byte_offset
-from volume v join copy c on c.volume = v.vid and c.generation = v.generation and c.broken_at is null
-join file f on f.id = c.file and f.state = 'live'
-where v.vid = :volume and (c.first_block, c.byte_offset) > (:after_block, :after_offset)
-  and not exists (select from stage_item i join stage_request r on r.id = i.request
-                  where i.file = c.file and r.owner = 'capstan' and r.activity = :activity
-                    and i.state not in ('failed', 'cancelled'))
+from copy c join file f on f.id = c.file and f.state = 'live'
+where c.volume = :volume and c.generation = (select v.generation from volume v where v.vid = :volume)
+  and c.broken_at is null and (c.first_block, c.byte_offset) > (:after_block, :after_offset)
+  and c.file not in (select i.file from stage_request r join stage_item i on i.request = r.id
+                     where r.owner = 'capstan' and r.activity = :activity and i.file is not null
+                       and i.state not in ('failed', 'cancelled'))
 order by c.first_block, c.byte_offset limit :limit;
 
 -- waiting_volumes --
@@ -245,12 +246,21 @@ with gone as (
 select distinct file from gone order by file;
 
 -- forget_files --
--- Asked by a statement of its own, which sees that the copies are gone. A file that anything still refers to stays.
-delete from file f where f.id = any(cast(:files as bigint[])) and f.state in ('deleted', 'purged')
-  and not exists (select from copy c where c.file = f.id) and not exists (select from replica r where r.file = f.id)
-  and not exists (select from archive a where a.file = f.id) and not exists (select from recall q where q.file = f.id)
-  and not exists (select from reservation s where s.file = f.id) and not exists (select from pin p where p.file = f.id)
-  and not exists (select from journal_segment j where j.file = f.id);
+-- Asked by a statement of its own, which sees that the copies are gone. A file that anything still refers to stays; who
+-- does is looked up by index, file by file, whatever the tables' statistics say in the middle of a large deletion.
+with wanted as materialized (
+    select unnest(cast(:files as bigint[])) as id
+), kept as (
+    select c.file from wanted w join copy c on c.file = w.id
+    union all select r.file from wanted w join replica r on r.file = w.id
+    union all select a.file from wanted w join archive a on a.file = w.id
+    union all select q.file from wanted w join recall q on q.file = w.id
+    union all select p.file from wanted w join pin p on p.file = w.id
+    union all select s.file from reservation s where s.file is not null
+    union all select j.file from journal_segment j where j.file is not null
+)
+delete from file f using wanted w
+where f.id = w.id and f.state in ('deleted', 'purged') and f.id not in (select file from kept);
 
 -- empty_volume --
 -- The generation stays: the next label has a higher one, so that nothing of before is ever taken for something of now.
