@@ -11,7 +11,8 @@ from capstan.commands.common import add_json, guarded, parser_for, print_json
 def run(command: str, words: Sequence[str]) -> int:
     parser = parser_for(
         command,
-        "Bring the schema of a database to this release's revision. `capstan up` does so by itself.",
+        "Bring the schema of a database to this release's revision. `capstan up` does so by itself."
+        "\nBackups and the journal: `capstan db backup|restore|journal --help`.",
         "capstan db upgrade postgresql+asyncpg://capstan@db.example.org/capstan",
     )
     parser.add_argument("verb", choices=["upgrade"])
