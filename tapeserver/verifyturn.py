@@ -215,6 +215,10 @@ class VerifyTurn(Turn):
     def outstanding(self) -> int:
         return len(self._out)
 
+    def waiting(self) -> bool:
+        # It ends by what the catalog says is left, never by being idle for a moment.
+        return self._row is not None and not self._over_now
+
     def give_way(self) -> bool:
         return self._over_now or self.context.recalls_wait
 
