@@ -124,9 +124,11 @@ async def tell_safe(connection: AsyncConnection, files: Collection[int]) -> list
 
 #: where a group lies is written again after so long, so that it is not forgotten while it grows
 HOME_REFRESH_SECONDS = 3600.0
+#: where a group lies that nobody has added to for so long matters no more
+HOME_KEEP_SECONDS = 30 * 86400.0
 
 
-async def forget_homes(connection: AsyncConnection, *, seconds: float, limit: int = 10_000) -> int:
+async def forget_homes(connection: AsyncConnection, *, seconds: float = HOME_KEEP_SECONDS, limit: int = 10_000) -> int:
     """Where groups that nobody has added to for so long lie matters no more; how many were forgotten."""
     arguments = {"seconds": seconds, "limit": limit}
     return (await connection.execute(_SQL["homes_forget"], arguments)).rowcount

@@ -85,7 +85,8 @@ class Housekeeping:
         await self._database.run(mounts.make_partitions)
 
     async def _old_news(self) -> None:
-        """Failures and alerts that have long been over."""
+        """Failures and alerts that have long been over, and where groups lie that nobody adds to."""
+        await self._database.run(queues.forget_homes)
         await self._database.run(failures.forget)
         await self._database.run(alerts.forget)
 
