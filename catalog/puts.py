@@ -95,8 +95,8 @@ async def admit(
     replica_id: int | None = None,
     collocation: str = "",
 ) -> Admission:
-    """Judge a PUT before its body. `digests`: "adler32" in hex, others in base64; `lifetime_seconds`: of the URL.
-    `collocation`: a word that files share which will be read together; without one it is their directory.
+    """Judge a PUT before its body. `digests`: "adler32" in hex, others in base64; `lifetime_seconds`: of the URL;
+    `collocation`: a word that files share which will be read together, else it is their directory.
 
     Writes with its last statement alone, so an autocommit connection serves, and holds the server's row the shortest.
     `replica_id`: from `DrawnIds`; then that commit is not waited for, for nobody is promised anything by it: a put
@@ -110,13 +110,10 @@ async def admit(
     may_modify = grants_cover(principal.grants, Action.MODIFY, path)
     judged = await _judge(connection, components, storage_class, lifetime_seconds)
     already = await _present(connection, components) if judged.present else None
-    if already is not None:
-        if if_none_match:
-            raise ExistsCondition(path=path)
-        if _is_same(already, size, digests):
-            return Admission(already=already)
-        if not may_modify:
-            raise Exists(path=path)
+    if already is not None and _is_repeat(
+        already, path, size, digests, if_none_match=if_none_match, may_modify=may_modify
+    ):
+        return Admission(already=already)
     _check_volumes(judged.volume_bytes_max, size or 0)
     # Last: it holds the server's row, which every other put wants too, until the commit.
     reservation = await reserve(
@@ -330,6 +327,25 @@ async def _present(connection: AsyncConnection, components: Sequence[str]) -> Fi
 def _check_collocation(word: str) -> None:
     if len(word.encode("utf-8", "replace")) > COLLOCATION_BYTES_MAX or not word.isprintable():
         raise BadRequest(why=f"a collocation is a word of at most {COLLOCATION_BYTES_MAX} bytes that can be printed")
+
+
+def _is_repeat(
+    present: FileRecord,
+    path: str,
+    size: int | None,
+    digests: Mapping[str, str],
+    *,
+    if_none_match: bool,
+    may_modify: bool,
+) -> bool:
+    """Whether what is under the name is the file itself; False: it is replaced. Raises ExistsCondition, Exists."""
+    if if_none_match:
+        raise ExistsCondition(path=path)
+    if _is_same(present, size, digests):
+        return True
+    if not may_modify:
+        raise Exists(path=path)
+    return False
 
 
 def _is_same(record: FileRecord, size: int | None, digests: Mapping[str, str]) -> bool:
