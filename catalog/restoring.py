@@ -158,6 +158,8 @@ async def raise_identities(connection: AsyncConnection, *, epoch_floor: int = 0,
     for row in (await connection.execute(_SQL["sequences"])).all():
         leap = far if (row.schema, row.table) in FILE_IDS and row.type == "bigint" else near
         floor = floors.get(row.table, 0) if row.schema == "public" else 0
+        if (row.schema, row.table) == ("public", "file"):
+            await connection.execute(_SQL["life_lost"], {"sequence": row.sequence, "leap": leap})
         await connection.execute(_SQL["raise_sequence"], {"sequence": row.sequence, "leap": leap, "floor": floor})
 
 

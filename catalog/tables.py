@@ -373,6 +373,9 @@ catalog_backup = Table(
     column("sha256", Text), *columns(TIME, "verified_at", "removed_at", nullable=True),
 )
 
+lost_life = Table("lost_life", metadata, column("first_file", BigInteger, primary_key=True, autoincrement=False),
+                  column("last_file", BigInteger), now("ended_at"))
+
 journal = Table(
     "journal", metadata,
     identity("seq", primary_key=False), column("transaction", Xid8, server_default=text("pg_current_xact_id()")),
@@ -393,6 +396,5 @@ event = Table(
     "event", metadata,
     identity(primary_key=False), column("transaction", Xid8, server_default=text("pg_current_xact_id()")),
     now("at"), *columns(Text, "kind", "subject"), json("data"),
-    PrimaryKeyConstraint("transaction", "id", "at"),
-    postgresql_partition_by="RANGE (at)",
+    PrimaryKeyConstraint("transaction", "id", "at"), postgresql_partition_by="RANGE (at)",
 )

@@ -44,6 +44,15 @@ insert into node (parent, name, kind)
 select parent, name, 'file' from unnest(cast(:parents as bigint[]), cast(:names as text[])) as t (parent, name)
 order by parent, name on conflict (parent, name) do nothing returning id, parent, name;
 
+-- of_a_lost_life --
+-- Of these ids, those that no row has and that this life of the catalog has not given: they lie where a restore or a
+-- rebuild left a gap, or ahead of what was given yet (numbered by somebody who saw more of the tapes).
+select wanted.id from unnest(cast(:files as bigint[])) as wanted (id)
+where not exists (select from file f where f.id = wanted.id)
+  and (wanted.id > coalesce(pg_sequence_last_value('file_id_seq'), 0)
+       or exists (select from lost_life l where wanted.id between l.first_file and l.last_file))
+order by wanted.id;
+
 -- make_files --
 -- The catalog was restored from a backup that is older than the tape: the file comes back with its id.
 insert into file (id, node, state, size, adler32, digests, mtime_ns, mode, owner, grp, storage_class, stored_path,

@@ -20,6 +20,13 @@ SELECT setval(CAST(:sequence AS regclass),
               greatest(coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 0) + CAST(:leap AS bigint),
                        CAST(:floor AS bigint)))
 
+-- life_lost --
+-- What lies between the last id that this catalog knows of and the first of the new life.
+INSERT INTO lost_life (first_file, last_file)
+SELECT coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 0) + 1,
+       coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 0) + CAST(:leap AS bigint)
+ON CONFLICT (first_file) DO UPDATE SET last_file = greatest(lost_life.last_file, excluded.last_file)
+
 -- volumes_unverified --
 -- Their tapes may be ahead of the backup: nothing is written before their end was found on the tape.
 UPDATE volume SET end_verified = false WHERE state NOT IN ('blank', 'broken')

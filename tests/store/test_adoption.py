@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, queues
+from catalog import mounts, queues, restoring
 from catalog.adoption import Adopted, FoundCopy, FoundTapeFile, adopt
 from catalog.database import Database
 from catalog.errors import StaleEpoch
@@ -235,3 +235,25 @@ async def test_a_mount_that_is_over_adopts_nothing(media: Database) -> None:
         with pytest.raises(StaleEpoch):
             await found(connection, 999, member(files[0]))
         assert await state(connection) == (0, 0, 0, (0, 2))
+
+
+async def test_what_was_removed_in_this_life_does_not_come_back_with_its_bytes(media: Database) -> None:
+    async with media.transaction() as connection:
+        epoch = await mounted(connection, "E00001", "east1")
+        [file] = await make_files(connection, 1)
+        await connection.execute(sa.text("delete from replica"))
+        await connection.execute(sa.text("delete from archive"))
+        await connection.execute(sa.text("delete from file where id = :id"), {"id": file})
+        adopted = await found(connection, epoch, member(file))
+        assert (adopted.copies, adopted.made) == (0, 0)
+        assert (await state(connection))[2] == 1, "its extent is dead"
+
+
+async def test_what_a_lost_life_stored_comes_back_though_its_id_is_below_those_of_this_life(media: Database) -> None:
+    async with media.transaction() as connection:
+        await make_files(connection, 3)
+        last = int(await connection.scalar(sa.text("select pg_sequence_last_value('file_id_seq')")) or 0)
+        await restoring.begin_new_life(connection, source="x.dump")
+        epoch = await mounted(connection, "E00001", "east1")
+        adopted = await found(connection, epoch, member(last + 1))
+        assert (adopted.copies, adopted.made) == (1, 1)

@@ -357,6 +357,12 @@ create table catalog_backup (
     path text not null, bytes bigint not null, sha256 text not null, verified_at timestamptz, removed_at timestamptz
 );
 
+-- File ids that a life of this catalog may have given which a restore, or a rebuild, has ended. A file that stands on a
+-- tape with such an id, and that the catalog lacks, was stored in that life; with any other id it was removed in this one.
+create table lost_life (
+    first_file bigint primary key, last_file bigint not null, ended_at timestamptz not null default capstan_now()
+);
+
 -- Changes of the namespace, by id and never by path, so that the last one of a node or file is all that is true of it.
 -- Written by triggers, in the transaction that makes the change and under the lock of the row: of one object, the order
 -- of seq is the order of the changes. Read like the outbox of events: below the oldest transaction under way.
