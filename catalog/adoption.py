@@ -174,7 +174,7 @@ async def _make_unknown(connection: AsyncConnection, good: Sequence[FoundCopy]) 
     if not good:
         return 0
     ids = sorted({one.record.file_id for one in good})
-    # A file that was removed in this life has no row any more, perhaps: that its bytes are found does not bring it back.
+    # A file that was removed in this life may have no row any more: that its bytes are found does not bring it back.
     lost = set((await connection.scalars(_SQL["of_a_lost_life"], {"files": ids})).all())
     unknown = {one.record.file_id: one.record for one in good if one.record.file_id in lost}
     # The highest id owns a name.

@@ -6,7 +6,6 @@ without chunks, parsers or copies. What is said on the connection is not this mo
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import select
