@@ -255,10 +255,9 @@ class LoadFailed(_Message, frozen=True):
 
 
 class ReadDone(_Message, frozen=True):
-    """The file is on the cache server under its reservation; the checksum was right on both sides."""
+    """These files, each (file id, reservation id), are on the cache server; the checksums were right on both sides."""
 
-    file_id: int
-    reservation_id: int
+    files: list[tuple[int, int]]
 
 
 class ReadFailed(_Message, frozen=True):

@@ -142,21 +142,22 @@ class ReadTurn(Turn):
 
     async def handle(self, message: FromMover) -> None:
         if isinstance(message, ReadDone):
-            if self._is_over(message):
+            over = [(file, reservation) for file, reservation in message.files if self._is_over(file, reservation)]
+            if over:
                 if not self._arrived:
                     self._arrived_at = self.context.now
-                self._arrived.append(Recalled(reservation_id=message.reservation_id, file_id=message.file_id))
+                self._arrived += [Recalled(reservation_id=reservation, file_id=file) for file, reservation in over]
                 self._cache_failures = 0
                 await self.record()
-        elif isinstance(message, ReadFailed) and self._is_over(message):
+        elif isinstance(message, ReadFailed) and self._is_over(message.file_id, message.reservation_id):
             await self._failed(message)
 
-    def _is_over(self, message: ReadDone | ReadFailed) -> bool:
+    def _is_over(self, file_id: int, reservation_id: int) -> bool:
         """Whether it speaks of what the mover has now: a file dropped and wanted again has a new reservation."""
-        present = self._out.get(message.file_id)
-        if present is None or present[1].id != message.reservation_id:
+        present = self._out.get(file_id)
+        if present is None or present[1].id != reservation_id:
             return False
-        del self._out[message.file_id]
+        del self._out[file_id]
         return True
 
     async def _failed(self, message: ReadFailed) -> None:

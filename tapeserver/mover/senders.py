@@ -11,34 +11,46 @@ import http.client
 import queue
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from catalog.errors import CapstanError
 from client import bulkframes
 from client.bulkframes import FrameDecoder, Kind
+from client.takeover import IOV_MAX
 from tapeserver.mover.bulkhttp import BulkRequest, CacheStreamBroken
 
 BUFFER_BYTES = 1024 * 1024
 BUFFERS_MAX = 32
 PIECES_MAX = 1024
+PIECES_TOGETHER_MAX = 64
+#: small files are sent when there is so much of them, or when something else comes
+TOGETHER_BYTES = 512 * 1024
 STALL_SECONDS_MAX = 120.0
 """A cache server that neither takes bytes nor answers for so long is given up."""
 
 JOIN_SECONDS_MAX = 10.0
 
-OnResult = Callable[[int, CapstanError | None], None]
-"""(reservation, None for an acknowledged file or what went wrong), called from a thread of the stream before the file
-stops counting as unanswered. Rarely twice: when the stream breaks while an answer is passed on."""
+OnResults = Callable[[Sequence[tuple[int, CapstanError | None]]], None]
+"""(reservation, None for an acknowledged file or what went wrong) of some files, called from a thread of the stream
+before they stop counting as unanswered. Rarely twice: when the stream breaks while an answer is passed on."""
+
+
+@dataclass(slots=True, eq=False)
+class Buffer:
+    """Bytes to fill, free again when its last user has let go of it: who filled it, and each piece to be sent."""
+
+    bytes: bytearray
+    users: int = 1
 
 
 @dataclass(slots=True)
 class _Piece:
-    """A frame to send: its header, the payload behind it, and the buffer that is free again when it was sent."""
+    """Bytes to send together, and the buffers that they lie in, each as often as it is let go of then."""
 
-    header: bytes
-    payload: memoryview | None = None
-    buffer: bytearray | None = None
+    parts: list[bytes | memoryview] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    length: int = 0
 
 
 class CacheSender:
@@ -47,18 +59,20 @@ class CacheSender:
     def __init__(
         self,
         url: str,
-        on_result: OnResult,
+        on_results: OnResults,
         *,
         buffer_bytes: int = BUFFER_BYTES,
         buffers_max: int = BUFFERS_MAX,
         stall_seconds_max: float = STALL_SECONDS_MAX,
     ) -> None:
         self._request = BulkRequest(url)
-        self._on_result = on_result
+        self._on_results = on_results
         self._stall_seconds_max = stall_seconds_max
-        self._buffers: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        self._buffers: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         self._buffers_to_make, self._buffer_bytes = buffers_max, buffer_bytes
         self._pieces: queue.Queue[_Piece | None] = queue.Queue(PIECES_MAX)
+        #: small files that are sent together
+        self._gathered = _Piece()
         self._lock = threading.Lock()
         self._waiting: dict[int, int | None] = {}  # reservation -> the checksum that was sent, None while it is sent
         self._broken: CapstanError | None = None
@@ -79,42 +93,80 @@ class CacheSender:
         """Files that were begun and of which nothing was heard yet."""
         return len(self._waiting)
 
-    def buffer(self) -> bytearray:
-        """An empty buffer to fill; waits until one is free."""
+    def buffer(self) -> Buffer:
+        """An empty buffer to fill; waits until one is free. The caller is its first user."""
         if self._buffers_to_make:
             self._buffers_to_make -= 1
-            return bytearray(self._buffer_bytes)
+            return Buffer(bytearray(self._buffer_bytes))
+        self.flush()
         while True:
             try:
-                return self._buffers.get(timeout=1.0)
+                found = self._buffers.get(timeout=1.0)
             except queue.Empty:
                 self.check()
+            else:
+                found.users = 1
+                return found
 
-    def give_back(self, buffer: bytearray) -> None:
-        """A buffer that is not sent after all."""
-        self._buffers.put(buffer)
+    def let_go(self, buffer: Buffer) -> None:
+        """One user less; without any it is free again."""
+        with self._lock:
+            buffer.users -= 1
+            free = not buffer.users
+        if free:
+            self._buffers.put(buffer)
+
+    def file(self, reservation: int, adler32: int, payload: memoryview, buffer: Buffer | None) -> None:
+        """All of a file, whose bytes are `payload` and lie in `buffer`. It is sent with others, at the next `flush`."""
+        self._begin(reservation, adler32)
+        head = bulkframes.begin(reservation, len(payload))
+        gathered = self._gathered
+        if buffer is not None:
+            with self._lock:
+                buffer.users += 1
+            gathered.buffers.append(buffer)
+            gathered.parts.append(head + bulkframes.data_header(reservation, len(payload)))
+            gathered.parts.append(payload)
+        else:
+            gathered.parts.append(head)
+        gathered.parts.append(bulkframes.end(reservation, adler32))
+        gathered.length += len(payload)
+        if gathered.length >= TOGETHER_BYTES or len(gathered.parts) >= IOV_MAX - 3:
+            self.flush()
 
     def begin(self, reservation: int, size: int) -> None:
-        self.check()
-        with self._lock:
-            self._waiting[reservation] = None
-        self._put(_Piece(bulkframes.begin(reservation, size)))
+        self._begin(reservation, None)
+        self._put(_Piece([bulkframes.begin(reservation, size)]))
 
-    def data(self, reservation: int, payload: memoryview, buffer: bytearray) -> None:
-        """Send `payload`, which lies in `buffer`; the buffer goes back by itself."""
-        self._put(_Piece(bulkframes.data_header(reservation, len(payload)), payload, buffer))
+    def data(self, reservation: int, payload: memoryview, buffer: Buffer | None) -> None:
+        """Send `payload`, which lies in `buffer`."""
+        header = bulkframes.data_header(reservation, len(payload))
+        piece = _Piece([header, payload], [] if buffer is None else [buffer], len(payload))
+        if buffer is not None:
+            with self._lock:
+                buffer.users += 1
+        self._put(piece)
 
     def end(self, reservation: int, adler32: int) -> None:
         with self._lock:
             if reservation in self._waiting:
                 self._waiting[reservation] = adler32
-        self._put(_Piece(bulkframes.end(reservation, adler32)))
+        self._put(_Piece([bulkframes.end(reservation, adler32)]))
 
     def abort(self, reservation: int, why: str) -> None:
         """Give a file up that was begun: nothing is reported of it any more."""
         with self._lock:
             self._waiting.pop(reservation, None)
-        self._put(_Piece(bulkframes.abort(reservation, why)))
+        self._put(_Piece([bulkframes.abort(reservation, why)]))
+
+    def flush(self) -> None:
+        """Let go what was gathered. Raises CacheStreamBroken, also when there is nothing."""
+        gathered = self._gathered
+        if gathered.parts:
+            self._gathered = _Piece()
+            self._enqueue(gathered)
+        else:
+            self.check()
 
     def check(self) -> None:
         """Raise CacheStreamBroken if the stream is broken or has stalled."""
@@ -126,7 +178,7 @@ class CacheSender:
     def close(self) -> None:
         """Send the rest, wait for the answers, and end; what is not answered then is reported as failed."""
         try:
-            self._put(_Piece(bulkframes.bye()))
+            self._put(_Piece([bulkframes.bye()]))
             self._put(None)
             while self._waiting:
                 self.check()
@@ -144,7 +196,19 @@ class CacheSender:
     def _idle_seconds(self) -> float:
         return time.monotonic() - self._active_at
 
+    def _begin(self, reservation: int, adler32: int | None) -> None:
+        self.check()
+        with self._lock:
+            if self._broken is not None:
+                raise self._broken
+            self._waiting[reservation] = adler32
+
     def _put(self, piece: _Piece | None) -> None:
+        if self._gathered.parts:
+            self.flush()
+        self._enqueue(piece)
+
+    def _enqueue(self, piece: _Piece | None) -> None:
         while True:
             self.check()
             try:
@@ -159,7 +223,7 @@ class CacheSender:
                     batch = [self._pieces.get(timeout=1.0)]
                 except queue.Empty:
                     continue
-                while batch[-1] is not None and len(batch) < 64 and not self._pieces.empty():
+                while batch[-1] is not None and len(batch) < PIECES_TOGETHER_MAX and not self._pieces.empty():
                     batch.append(self._pieces.get())
                 pieces = [piece for piece in batch if piece is not None]
                 if pieces:
@@ -170,16 +234,11 @@ class CacheSender:
             self._fail(CacheStreamBroken(place=self._request.place, why=str(exc)))
 
     def _send_pieces(self, pieces: list[_Piece]) -> None:
-        parts: list[bytes | bytearray | memoryview] = []
-        for piece in pieces:
-            parts.append(piece.header)
-            if piece.payload is not None:
-                parts.append(piece.payload)
-        self._request.send(parts)
+        self._request.send([part for piece in pieces for part in piece.parts])
         self._active_at = time.monotonic()
         for piece in pieces:
-            if piece.buffer is not None:
-                self._buffers.put(piece.buffer)
+            for buffer in piece.buffers:
+                self.let_go(buffer)
 
     def _receive(self) -> None:
         try:
@@ -187,29 +246,31 @@ class CacheSender:
             decoder = FrameDecoder()
             while received := response.read1(65536):
                 self._active_at = time.monotonic()
-                for frame in decoder.feed(received):
-                    self._heard(frame)
+                self._heard(list(decoder.feed(received)))
             raise CacheStreamBroken(place=self._request.place, why="it ended the stream")
         except CapstanError as exc:
             self._fail(exc)
         except (OSError, ValueError, http.client.HTTPException) as exc:
             self._fail(CacheStreamBroken(place=self._request.place, why=repr(exc)))
 
-    def _heard(self, frame: bulkframes.Frame) -> None:
+    def _heard(self, frames: Sequence[bulkframes.Frame]) -> None:
         with self._lock:
-            if frame.id not in self._waiting:
-                return
-            sent = self._waiting[frame.id]
+            results = [(frame.id, self._result(frame)) for frame in frames if frame.id in self._waiting]
+        if results:
+            self._on_results(results)
+        with self._lock:
+            for reservation, _ in results:
+                self._waiting.pop(reservation, None)
+
+    def _result(self, frame: bulkframes.Frame) -> CapstanError | None:
         if frame.kind is Kind.ACK:
-            agreed = frame.adler32 == sent
+            if frame.adler32 == self._waiting[frame.id]:
+                return None
             why = f"it acknowledged another checksum for reservation {frame.id}"
-            self._on_result(frame.id, None if agreed else CacheStreamBroken(place=self._request.place, why=why))
-        elif frame.kind is Kind.ERROR:
-            self._on_result(frame.id, frame.error)
-        else:
-            raise CacheStreamBroken(place=self._request.place, why=f"{frame.kind.name} came out of turn")
-        with self._lock:
-            self._waiting.pop(frame.id, None)
+            return CacheStreamBroken(place=self._request.place, why=why)
+        if frame.kind is Kind.ERROR:
+            return frame.error
+        return CacheStreamBroken(place=self._request.place, why=f"{frame.kind.name} came out of turn")
 
     def _fail(self, error: CapstanError) -> None:
         with self._lock:
@@ -220,7 +281,7 @@ class CacheSender:
         self._request.shut_down()
         with contextlib.suppress(queue.Full):
             self._pieces.put_nowait(None)  # wakes a sender that waits; one that does not sees `_broken`
-        for reservation in waiting:
-            self._on_result(reservation, error)
+        if waiting:
+            self._on_results([(reservation, error) for reservation in waiting])
         with self._lock:
             self._waiting.clear()

@@ -19,7 +19,7 @@ FILE, BEFORE, NOW = 7, 100, 200
 @pytest.mark.parametrize(
     "late",
     [
-        ReadDone(file_id=FILE, reservation_id=BEFORE),
+        ReadDone(files=[(FILE, BEFORE)]),
         ReadFailed(file_id=FILE, reservation_id=BEFORE, code="dropped", text="it was dropped", retry="never"),
     ],
 )

@@ -329,7 +329,7 @@ def items_of(cache: TinyCache, written: Written, **changes: Any) -> list[Any]:
 
 
 def done(seen: list[Any]) -> set[int]:
-    return {message.file_id for message in seen if isinstance(message, ReadDone)}
+    return {file for message in seen if isinstance(message, ReadDone) for file, _ in message.files}
 
 
 def failed_with(seen: list[Any]) -> dict[int, tuple[str, str]]:

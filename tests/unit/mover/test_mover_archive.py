@@ -15,7 +15,6 @@ from tapeserver.frames import (
     Idle,
     Loaded,
     Read,
-    ReadDone,
     Unloaded,
     Write,
     WriteFailed,
@@ -31,6 +30,7 @@ from tests.unit.mover.harness import (
     SIZES,
     archiving,
     data_of,
+    done,
     labelled,
     mount,
     stop,
@@ -48,7 +48,7 @@ def test_what_is_archived_is_recalled_byte_for_byte(mover, east, cache):
     wanted = [cache.read_item(item, data_of(item.archive_id, SIZES[item.archive_id])) for item in written.items]
     mover.send(Read(items=wanted[::-1]))
     seen = mover.until(Idle)
-    assert {message.file_id for message in seen if isinstance(message, ReadDone)} == set(SIZES)
+    assert done(seen) == set(SIZES)
     assert cache.stored == {1000 + number: data_of(number, size) for number, size in SIZES.items()}
     assert stop(mover) == [Unloaded()]
 

@@ -12,7 +12,7 @@ import pytest
 
 from tapeserver import labels, paxformat
 from tapeserver.bundleformat import ListEntry, list_path, parse_list
-from tapeserver.frames import Drop, Idle, Loaded, Read, ReadDone, Write, WriteFailed, WriteItem, Written, WrittenItem
+from tapeserver.frames import Drop, Idle, Loaded, Read, Write, WriteFailed, WriteItem, Written, WrittenItem
 from tapeserver.labels import FileLabel, Status
 from tapeserver.library import EndOfData, Filemark
 from tapeserver.library.faults import Fault, clear, inject
@@ -20,7 +20,7 @@ from tapeserver.library.virtual import VirtualLibrary
 from tapeserver.library.virtualdrive import VirtualDrive
 from tapeserver.mover import archive, plan, unflushed
 from tapeserver.tapeformat import adler32, adler32_text, locate_member
-from tests.unit.mover.harness import TinyCache, archiving, data_of, labelled, mount, stop
+from tests.unit.mover.harness import TinyCache, archiving, data_of, done, labelled, mount, stop
 
 SIZES = {1: 10_240, 2: 0, 3: 511, 4: 200_000, 5: 512, 6: 70_001}
 
@@ -128,7 +128,7 @@ def test_members_of_a_bundle_are_recalled_in_any_order(mover, east, cache):
     mover.send(
         Read(items=[cache.read_item(one, data_of(one.archive_id, SIZES[one.archive_id])) for one in written[::-1]])
     )
-    assert len([message for message in mover.until(Idle) if isinstance(message, ReadDone)]) == len(SIZES)
+    assert done(mover.until(Idle)) == set(SIZES)
     assert cache.stored == {1000 + number: data_of(number, size) for number, size in SIZES.items()}
 
 

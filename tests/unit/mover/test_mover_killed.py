@@ -16,7 +16,6 @@ from tapeserver.frames import (
     Load,
     Loaded,
     Read,
-    ReadDone,
     Stop,
     Unloaded,
     Write,
@@ -24,7 +23,7 @@ from tapeserver.frames import (
     WrittenItem,
 )
 from tapeserver.library.virtual import VirtualLibrary
-from tests.unit.mover.harness import CATALOG_ID, MoverInTest, MoverProcess, TinyCache, data_of, labelled, mount
+from tests.unit.mover.harness import CATALOG_ID, MoverInTest, MoverProcess, TinyCache, data_of, done, labelled, mount
 
 FILES = 24
 
@@ -87,7 +86,7 @@ def test_what_was_reported_survives_a_kill_and_the_rest_is_found_dead_or_gone(
 
     assert isinstance(mover.load(3, "recall"), Loaded)
     mover.send(Read(items=[cache.read_item(one, data_of(one.archive_id, sizes[one.archive_id])) for one in written]))
-    assert len([message for message in mover.until(Idle) if isinstance(message, ReadDone)]) == FILES
+    assert len(done(mover.until(Idle))) == FILES
     assert cache.stored == {1000 + number: data_of(number, size) for number, size in sizes.items()}
 
 
