@@ -119,17 +119,25 @@ async def claim_recalls(
     limit: int,
     *,
     after: tuple[int, int] = (0, 0),
+    bytes_max: int | None = None,
 ) -> list[ClaimedRecall]:
     """Take up to `limit` recalls that want `volume`, in the order of position from `after` (block, byte offset) on.
 
+    Together they have no more than `bytes_max`, but the first is taken however large it is.
     A compare-and-set per recall: what another mount takes at the same time is not among them. Raises StaleEpoch.
     """
     await fence(connection, epoch)
     arguments = {"volume": volume, "limit": limit, "after_block": after[0], "after_offset": after[1]}
-    picked = (await connection.scalars(_SQL["recalls_pick"], arguments)).all()
+    picked: list[int] = []
+    so_far = 0
+    for found in await connection.execute(_SQL["recalls_pick"], arguments):
+        so_far += found.bytes
+        if picked and bytes_max is not None and so_far > bytes_max:
+            break
+        picked.append(found.file)
     if not picked:
         return []
-    rows = await connection.execute(_SQL["recalls_claim"], {"volume": volume, "epoch": epoch, "files": list(picked)})
+    rows = await connection.execute(_SQL["recalls_claim"], {"volume": volume, "epoch": epoch, "files": picked})
     return [
         ClaimedRecall(
             file_id=row.file_id,

@@ -78,7 +78,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     unreachable_seconds: float = 30.0
 
     # ---- what a mount takes at once
-    recalls_files_max: int = 256
+    recalls_files_max: int = 4000
+    recalls_bytes_max: int = 64 * 10**9
     #: so many archives are claimed at a time, and again when half of them have been begun; the rest is the others'
     archives_files_max: int = 10_000
     archives_bytes_max: int = 64 * 10**9
@@ -92,7 +93,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     reservation_seconds: float = 3600.0
     #: so long a mount waits for room in the cache before it gives the drive back
     space_wait_seconds: float = 20.0
-    commit_files_max: int = 100
+    commit_files_max: int = 1000
     commit_seconds: float = 0.1
     attempts_max: int = 4
     backoff_seconds: float = 5.0

@@ -65,13 +65,17 @@ class ReadTurn(Turn):
 
     async def top_up(self) -> None:
         await self._drop_abandoned()
-        room = self.context.config.recalls_files_max - len(self._out)
-        if room < self.context.config.recalls_files_max // 2:
+        config = self.context.config
+        room = config.recalls_files_max - len(self._out)
+        if room < config.recalls_files_max // 2:
+            return
+        room_bytes = config.recalls_bytes_max - sum(recall.size for recall, _ in self._out.values())
+        if room_bytes < config.recalls_bytes_max // 2:
             return
         if self._space_since is not None and self.context.now - self._space_tried_at < SPACE_TRY_SECONDS:
             self._waited_for_space()
             return
-        given, refused = await self.context.commit(lambda connection: self._claim(connection, room))
+        given, refused = await self.context.commit(lambda connection: self._claim(connection, room, room_bytes))
         if refused:
             self.context.database.wake(CACHE)
             self._space_tried_at = self.context.now
@@ -85,14 +89,14 @@ class ReadTurn(Turn):
             await self._hand_over(given)
 
     async def _claim(
-        self, connection: AsyncConnection, room: int
+        self, connection: AsyncConnection, room: int, room_bytes: int
     ) -> tuple[list[tuple[ClaimedRecall, Reservation]], int]:
         """Claims and space for them, in one transaction; and how many went back for want of space."""
         epoch, volume = self.context.work.epoch, self.context.work.volume
         behind = self._behind
-        claimed = await queues.claim_recalls(connection, volume, epoch, room, after=behind)
+        claimed = await queues.claim_recalls(connection, volume, epoch, room, after=behind, bytes_max=room_bytes)
         if not claimed and behind != (0, 0):
-            claimed = await queues.claim_recalls(connection, volume, epoch, room)
+            claimed = await queues.claim_recalls(connection, volume, epoch, room, bytes_max=room_bytes)
         reserved = await replicas.reserve_recalls(
             connection,
             [(one.file_id, one.size) for one in claimed],

@@ -74,7 +74,7 @@ update recall set abandoned = true where file = any(cast(:files as bigint[])) an
 
 -- recalls_pick --
 -- SKIP LOCKED: two mounts with the two copies of one file must never wait for each other; whoever has the lock, reads.
-select d.file from demand d join recall r on r.file = d.file
+select d.file, r.bytes from demand d join recall r on r.file = d.file
 where d.volume = :volume and (d.first_block, d.byte_offset) >= (:after_block, :after_offset)
   and d.created_at <= capstan_now() and r.state = 'queued'
 order by d.first_block, d.byte_offset limit :limit
