@@ -195,6 +195,16 @@ async def move(connection: AsyncConnection, number: int, to: JobState, **values:
     return moved.rowcount == 1
 
 
+async def fail_all(connection: AsyncConnection, reason: str) -> int:
+    """Every job that has not ended is failed for this reason; how many."""
+    failed = await connection.execute(
+        sa.update(job)
+        .where(job.c.state.notin_(list(ENDED_STATES)))
+        .values(state=JobState.FAILED, reason=reason, ended_at=now(), waiting=[], volumes=[])
+    )
+    return failed.rowcount
+
+
 async def set_values(connection: AsyncConnection, number: int, **values: Any) -> None:
     await connection.execute(sa.update(job).where(job.c.id == number).values(**values))
 

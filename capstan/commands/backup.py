@@ -79,6 +79,7 @@ async def _restore(site: SiteCatalog, dump: Path, *, replace: bool) -> dict[str,
     from catalog import restoring
     from catalog.database import Database
     from jobserver.migrations import upgrade as upgrade_jobs
+    from jobserver.restored import end_jobs
 
     await restoring.check_place(site.url, replace=replace)
     restored = await restoring.restored_database(site.url, dump, binaries=site.binaries)
@@ -93,6 +94,7 @@ async def _restore(site: SiteCatalog, dump: Path, *, replace: bool) -> dict[str,
                     epoch_floor=epoch,
                     segment_floor=highest_segment(site.journal_dir),
                 )
+                jobs = await end_jobs(connection)
         aside = await restoring.take_place(site.url, restored)
     except BaseException:
         await restoring.drop(restored)
@@ -100,7 +102,7 @@ async def _restore(site: SiteCatalog, dump: Path, *, replace: bool) -> dict[str,
     return {
         "restored": str(dump), "catalog": life.catalog_id, "incarnation": life.incarnation, "set_aside": aside,
         "volumes_to_check": life.volumes, "replicas_to_check": life.replicas, "mounts_ended": life.mounts_ended,
-        "libraries_silent": silent,
+        "jobs_ended": jobs, "libraries_silent": silent,
     }  # fmt: skip
 
 

@@ -83,6 +83,18 @@ async def cancel(connection: AsyncConnection, job: int) -> None:
     )
 
 
+async def cancel_all(connection: AsyncConnection) -> None:
+    """Nothing that is here may begin, and what its directory shows to be running is to end.
+
+    Also those that wait go the way of a start: their directories may tell of a start that these rows do not know of.
+    """
+    for present, target in ((BatchState.HELD, BatchState.QUEUED), (BatchState.QUEUED, BatchState.STARTING)):
+        await connection.execute(
+            sa.update(local_job).where(local_job.c.state == present).values(state=target, cancel_wanted=True)
+        )
+    await connection.execute(sa.update(local_job).where(local_job.c.state.in_(_BUSY)).values(cancel_wanted=True))
+
+
 async def claim(connection: AsyncConnection, slots: int) -> int:
     """Decide the start of up to `slots` queued jobs, the highest priority first, then first released; how many."""
     chosen = (
