@@ -1,7 +1,8 @@
 """Labels new cartridges before they are served: the fast way of a first start, without a mover.
 
-Only volumes that the catalog does not know, or holds as blank, are touched; the label is on the tape before the catalog
-says so. A label of another catalog or with data behind it is refused, as in any mount.
+Only volumes that the catalog does not know, or that never had a label, are touched; the label is on the tape before the
+catalog says so. A label of another catalog or with data behind it is refused, as in any mount. A volume that was given
+up is blank too, but has had labels, and data behind the last one: its next mount writes the next generation over them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ FIRST_GENERATION = 1
 async def label_volumes(
     database: Database, library_name: str, pool: str, vids: Sequence[str], *, capacity_bytes: int
 ) -> int:
-    """Label those of `vids` that are new to the catalog with generation 1 and record them ACTIVE; how many.
+    """Label those of `vids` that never had a label with generation 1 and record them ACTIVE; how many.
 
     All drives of the library are used at once, so nothing else may be mounted in it yet. Safe to repeat: what was
     labelled before a crash is recognised by its label. Raises NotFound, LoadRefused, TapeError.
@@ -35,7 +36,7 @@ async def label_volumes(
         known = {
             one.vid
             for one in await volumes.list_volumes(connection, vids=vids, limit=len(vids) + 1)
-            if one.state is not VolumeState.BLANK
+            if one.state is not VolumeState.BLANK or one.generation > 0
         }
         library = next((one for one in await volumes.list_libraries(connection) if one.name == library_name), None)
         catalog_id = await mounts.catalog_id(connection)
