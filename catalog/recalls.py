@@ -190,8 +190,11 @@ async def release_recalls(connection: AsyncConnection, epoch: int) -> list[int]:
 
 async def unclaim_recalls(connection: AsyncConnection, file_ids: Collection[int], epoch: int) -> list[int]:
     """Some of what a mount had taken goes back, for instance for want of space; the files that no copy is left for."""
+    if not file_ids:
+        return []
     rows = (await connection.execute(_SQL["recalls_of_epoch"], {"epoch": epoch})).all()
-    mine = [row for row in rows if row.file in set(file_ids)]
+    given_back = set(file_ids)
+    mine = [row for row in rows if row.file in given_back]
     return await requeue_locked(
         connection,
         wanted=[row.file for row in mine if not row.abandoned],

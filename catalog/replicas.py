@@ -97,8 +97,11 @@ EVICT_LIMIT = 10_000
 
 
 def path_in_root(replica_id: int) -> str:
-    """Where a replica's bytes are below its cache server's root; two levels of 256 directories, evenly filled."""
-    return f"replicas/{replica_id & 0xFF:02x}/{replica_id >> 8 & 0xFF:02x}/{replica_id}"
+    """Where a replica's bytes are below its cache server's root; two levels of 256 directories, evenly filled.
+
+    Ids that follow each other share a directory: a new one for each small file would cost more than the file.
+    """
+    return f"replicas/{replica_id >> 16 & 0xFF:02x}/{replica_id >> 8 & 0xFF:02x}/{replica_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -315,5 +315,6 @@ async def test_a_recount_finds_what_was_wrong(connection: AsyncConnection) -> No
 
 
 def test_replicas_lie_in_two_levels_that_fill_evenly() -> None:
-    assert replicas.path_in_root(0x12345) == "replicas/45/23/74565"
-    assert len({replicas.path_in_root(id).rpartition("/")[0] for id in range(65536)}) == 65536
+    assert replicas.path_in_root(0x12345) == "replicas/01/23/74565"
+    assert len({replicas.path_in_root(id).rpartition("/")[0] for id in range(0, 1 << 24, 256)}) == 65536
+    assert len({replicas.path_in_root(id).rpartition("/")[0] for id in range(512, 768)}) == 1
