@@ -40,6 +40,7 @@ VERBS = {
     "reopen": ("write on a closed or full one again", "closed by mistake"),
     "disable": ("mount it no more; its copies count, others are read", "write errors"),
     "enable": ("use a disabled or suspect one again; what failed before counts no more", "drive was replaced"),
+    "mend": ("its copies that were found broken can be read after all, and count again", "both drives were dirty"),
     "export": ("it leaves the library; its copies count no more", "to the vault"),
     "import": ("an exported one is back; it is suspect until it is enabled", "from the vault"),
     "broken": ("it cannot be read; what is missing then is made again from other copies", "tape is torn"),
@@ -134,6 +135,8 @@ def _said(verb: str, answer: dict[str, Any]) -> str:
         return f"{volume}: {' and '.join(answer['cancelled'])} cancelled; it is {answer['state']}"
     if verb == "reclaim":
         return f"{volume} is blank; {answer['copies']:,} {'copy' if answer['copies'] == 1 else 'copies'} given up"
+    if verb == "mend":
+        return f"{volume}: copies that count again: {answer['mended']:,}"
     if verb in _DONE:
         number = answer.get("maintenance")
         return f"{volume} {_DONE[verb]}" + (f" (maintenance {number})" if number else "")

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import alerts, failures, maintenance, mediaviews, pools, reading, volumes
+from catalog import alerts, failures, identity, maintenance, mediaviews, pools, reading, volumes
 from catalog.database import EVENTS, PLANNER, SESSIONS
 from catalog.errors import BadRequest, NotFound, WrongState
 from catalog.states import VolumeState
@@ -135,6 +135,18 @@ async def _cancel(
     return {"cancelled": [one.kind for one in live], "state": str((await volumes.volume_at(connection, vid)).state)}
 
 
+async def _mend(
+    connection: AsyncConnection, context: DoorContext, vid: str, who: str, body: messages.VolumeBody
+) -> messages.Row:
+    """What was found broken can be read after all: the drives were to blame, or the medium was cleaned."""
+    reason = identity.reason_given(body.reason, object=f"volume {vid}")
+    present = (await volumes.volume_at(connection, vid)).state
+    mended = await failures.mend_copies(connection, vid)
+    detail = {"copies": len(mended)}
+    await identity.audit(connection, who=who, action="copies mended", object=vid, reason=reason, detail=detail)
+    return {"state": str(present), "mended": len(mended)}
+
+
 async def _remove(
     connection: AsyncConnection, context: DoorContext, vid: str, who: str, body: messages.VolumeBody
 ) -> messages.Row:
@@ -144,7 +156,7 @@ async def _remove(
 
 _VERBS: dict[str, _Verb] = {
     "reclaim": _reclaim, "relabel": _relabel, "label": _label, "verify": _verify, "repack": _repack,
-    "cancel": _cancel, "remove": _remove,
+    "cancel": _cancel, "mend": _mend, "remove": _remove,
 }  # fmt: skip
 
 

@@ -48,6 +48,14 @@ async def test_a_volume_is_closed_opened_disabled_and_enabled_to_what_it_was(doo
     assert (found["state"], found["changed_by"]) == ("active", "op")
 
 
+async def test_copies_that_were_found_broken_count_again_when_an_operator_mends_them(door: Door) -> None:
+    await door.in_catalog(lambda world: world.file("/d/f", volumes=("E00001",)))
+    await door.sql("update copy set broken_at = capstan_now(), broken_why = 'dirty heads'")
+    assert (await want(door, "E00001", "mend")).json == {"volume": "E00001", "state": "active", "mended": 1}
+    assert (await want(door, "E00001", "mend")).json["mended"] == 0
+    assert (await door.sql("select broken_at from copy")) == [(None,)]
+
+
 async def test_an_export_is_refused_when_files_need_it_and_what_comes_back_is_suspect(door: Door) -> None:
     await door.in_catalog(lambda world: world.file("/d/f", volumes=("E00001",)))
     await door.sql("update volume set tape_files = 3, end_block = 40 where vid = 'E00001'")
