@@ -1,8 +1,9 @@
 """Giving up what is on a volume: reclaim, relabel, and a volume that leaves for good.
 
 Refused while anything that somebody may want back lies on it: a live file, a file removed lately, or one that a backup
-of this catalog still believes to be there. What is given up is gone with one commit; the cartridge is overwritten only
-by the next label, whose generation is higher. Nothing here writes on a tape.
+of this catalog still believes to be there. What is given up is gone with one commit, before which `clear_away` may have
+taken most of it in small ones; the cartridge is overwritten only by the next label, whose generation is higher. Nothing
+here writes on a tape.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import endings, events, identity, maintenance, maintenancerows, tables
+from catalog.database import Database
 from catalog.errors import NotFound, NotReclaimable, WrongState
 from catalog.maintenancerows import SQL
 from catalog.states import VolumeState
@@ -53,6 +55,49 @@ async def reclaim(
     ReasonRequired.
     """
     return await _empty(connection, vid, _RECLAIMABLE, "a reclaim", who, reason, recycle_days, needs_backup)
+
+
+async def clear_away(
+    database: Database,
+    vid: str,
+    *,
+    recycle_days: float = RECYCLE_DAYS,
+    needs_backup: bool = True,
+    files_max: int = FORGOTTEN_AT_ONCE,
+) -> int:
+    """Forget what nobody may want back of a volume that is about to be reclaimed, in transactions of so many files, so
+    that the reclaim itself is a short one; how many copies went.
+
+    Asks what a reclaim asks before it begins, and what it takes, a reclaim would. May be broken off at any time, and
+    begun again. Raises as `reclaim`.
+    """
+
+    async def begin(connection: AsyncConnection) -> sa.Row[Any] | None:
+        await _reclaimable(connection, vid, _RECLAIMABLE, "a reclaim", recycle_days, needs_backup)
+        return (await connection.execute(SQL["last_to_leave"], {"volume": vid})).one_or_none()
+
+    last = await database.run(begin)
+    if last is None or last.deleted_at is None:
+        return 0
+    chosen = {"recycle_seconds": recycle_days * 86400, "last_at": last.deleted_at, "last_id": last.id}
+    after = {"generation": -1, "first_block": -1, "byte_offset": -1, "file": -1}
+
+    async def step(connection: AsyncConnection) -> tuple[int, sa.Row[Any] | None]:
+        await _lock_allowed(connection, vid, _RECLAIMABLE, "a reclaim")
+        found = (await connection.execute(SQL["reclaim_window"], {"volume": vid, "limit": files_max, **after})).all()
+        wanted = {"files": sorted({one.file for one in found}), **chosen}
+        files = list((await connection.scalars(SQL["lock_given_up"], wanted)).all())
+        gone = (await connection.execute(SQL["drop_copies"], {"volume": vid, "files": files})).rowcount
+        await connection.execute(SQL["forget_files"], {"files": files})
+        return gone, found[-1] if len(found) == files_max else None
+
+    gone = 0
+    while True:
+        dropped, position = await database.run(step)
+        gone += dropped
+        if position is None:
+            return gone
+        after = {name: getattr(position, name) for name in after}
 
 
 async def in_the_way(
@@ -143,17 +188,8 @@ async def _empty(
     needs_backup: bool,
 ) -> Reclaimed:
     reason = identity.reason_given(reason, object=f"volume {vid}")
-    row = await _lock(connection, vid)
+    row, found = await _reclaimable(connection, vid, allowed, action, recycle_days, needs_backup)
     state = VolumeState(row.state)
-    if state not in allowed:
-        raise WrongState(object=f"volume {vid}", state=state, action=action)
-    await connection.execute(SQL["lock_files_on"], {"volume": vid})
-    found = (
-        await connection.execute(SQL["in_the_way"], {"volume": vid, "recycle_seconds": recycle_days * 86400})
-    ).one()
-    if state is VolumeState.ACTIVE and found.copies:
-        raise WrongState(object=f"volume {vid}", state="active and not empty", action=action)
-    await _refuse(connection, vid, found, recycle_days, needs_backup)
     # Nothing should be wanted from it any more; what is, is told so.
     await endings.copies_gone(connection, vid)
     await maintenance.cancel_of_volume(connection, vid, f"{action} of the volume")
@@ -171,6 +207,34 @@ async def _empty(
     await identity.audit(connection, who=who, action="volume reclaimed", object=vid, reason=reason, detail=detail)
     await events.emit(connection, "volume.state", vid, {**detail, "reason": reason, "who": who})
     return Reclaimed(volume=vid, copies=found.copies, files=gone)
+
+
+async def _reclaimable(
+    connection: AsyncConnection,
+    vid: str,
+    allowed: frozenset[VolumeState],
+    action: str,
+    recycle_days: float,
+    needs_backup: bool,
+) -> tuple[sa.Row[Any], sa.Row[Any]]:
+    """The volume's row and what is on it, both locked, when nothing is in the way. Raises as `reclaim`."""
+    row = await _lock_allowed(connection, vid, allowed, action)
+    await connection.execute(SQL["lock_files_on"], {"volume": vid})
+    wanted = {"volume": vid, "recycle_seconds": recycle_days * 86400}
+    found = (await connection.execute(SQL["in_the_way"], wanted)).one()
+    if row.state == VolumeState.ACTIVE and found.copies:
+        raise WrongState(object=f"volume {vid}", state="active and not empty", action=action)
+    await _refuse(connection, vid, found, recycle_days, needs_backup)
+    return row, found
+
+
+async def _lock_allowed(
+    connection: AsyncConnection, vid: str, allowed: frozenset[VolumeState], action: str
+) -> sa.Row[Any]:
+    row = await _lock(connection, vid)
+    if row.state not in allowed:
+        raise WrongState(object=f"volume {vid}", state=row.state, action=action)
+    return row
 
 
 async def _lock(connection: AsyncConnection, vid: str) -> sa.Row[Any]:

@@ -210,7 +210,7 @@ reservation = Table(
     optional("path", Text), now("created_at"), column("expires_at", TIME),
     CheckConstraint("bytes >= 0", name="reservation_bytes_check"),
     CheckConstraint("kind in ('put', 'recall')", name="reservation_kind_check"),
-    Index("reservation_server", "cache_server", "expires_at"),
+    Index("reservation_server", "cache_server", "expires_at"), Index("reservation_file", "file"),
     Index("reservation_epoch", "epoch", postgresql_where=text("epoch is not null")),
 )
 
@@ -386,7 +386,7 @@ journal = Table(
 
 journal_segment = Table(
     "journal_segment", metadata,
-    column("number", BigInteger, Identity(always=False), primary_key=True),
+    column("number", BigInteger, Identity(always=False), primary_key=True), Index("journal_segment_file", "file"),
     *columns(BigInteger, "first_seq", "last_seq", "entries"), column("until_transaction", Xid8),
     *columns(BigInteger, "until_seq", "bytes"), *columns(Text, "adler32", "path"), now("made_at"),
     optional("file", BigInteger, ForeignKey("file.id")), optional("closed_at", TIME),

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import audits, identity, tables
 from catalog.errors import BadRequest, NotFound, UnknownStorageClass
 from catalog.reclaiming import Reclaimed as Reclaimed
+from catalog.reclaiming import clear_away as clear_away
 from catalog.reclaiming import reclaim as reclaim
 from catalog.reclaiming import relabel as relabel
 from catalog.reclaiming import remove as remove

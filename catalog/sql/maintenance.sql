@@ -233,6 +233,34 @@ from copy c join file f on f.id = c.file where c.volume = :volume;
 -- Read back once, still there, and begun after the last change: restored from it, nothing points at this volume.
 select exists (select from catalog_backup where verified_at is not null and removed_at is null and began_at > :since);
 
+-- last_to_leave --
+-- The file that was deleted last of those on the volume: it stays until the reclaim itself, so that what a backup has to
+-- be newer than does not change on the way there.
+select f.deleted_at, f.id from copy c join file f on f.id = c.file where c.volume = :volume
+order by f.deleted_at desc nulls last, f.id desc limit 1;
+
+-- reclaim_window --
+-- By position, behind the cursor, of every generation.
+select c.file, c.generation, c.first_block, c.byte_offset from copy c
+where c.volume = :volume
+  and (c.generation, c.first_block, c.byte_offset, c.file) > (:generation, :first_block, :byte_offset, :file)
+order by c.generation, c.first_block, c.byte_offset, c.file limit :limit;
+
+-- lock_given_up --
+-- Of these files those that nobody may want back, in the order of ids. What is restored at this moment is waited for, and
+-- then is not among them.
+select f.id from file f
+where f.id = any(cast(:files as bigint[]))
+  and (f.state = 'purged' or (f.state = 'deleted'
+       and f.deleted_at <= capstan_now() - make_interval(secs => :recycle_seconds)))
+  and (f.deleted_at, f.id) < (cast(:last_at as timestamptz), cast(:last_id as bigint))
+order by f.id for update;
+
+-- drop_copies --
+-- Who still waits for one of them hears of it in the reclaim.
+delete from copy c where c.volume = :volume and c.file = any(cast(:files as bigint[]))
+  and not exists (select from demand d where d.copy = c.id);
+
 -- reclaim --
 -- Everything on the volume is given up. What has no other copy, replica or archive is gone for good; the triggers tell
 -- the journal.

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import maintenance, mounts, volumes
+from catalog import maintenance, mounts, queues, recalls, volumes
 from catalog.database import Database
 from catalog.errors import BadRequest, CapstanError, NotFound, NotReclaimable, ReasonRequired, Unsafe, WrongState
 from tests.store.media import make_copies, make_files, two_libraries
@@ -307,3 +307,79 @@ async def test_a_pool_says_how_many_of_its_volumes_are_open(media: Database) -> 
         assert await volumes.pools_of(connection, "east") == {"east": 3}
         with pytest.raises(BadRequest):
             await volumes.set_volumes_open_max(connection, "east", 65)
+
+
+async def clear_away(media: Database, vid: str = "E00001") -> int:
+    return await volumes.clear_away(media, vid, recycle_days=7, files_max=2)
+
+
+async def test_what_nobody_wants_back_is_cleared_away_in_small_steps_before_a_reclaim(media: Database) -> None:
+    async with media.transaction() as connection:
+        both = await on_tape(connection, 3, "E00001", "W00001")
+        await delete(connection, both, days_ago=9)
+        await delete(connection, await on_tape(connection, 6, "E00001"), days_ago=8, state="purged")
+        await backup(connection, days_ago=1)
+        await move(connection, "E00001", "closed")
+    # One stays, so that what a backup must be newer than is known until the end.
+    assert await clear_away(media) == 8
+    assert await clear_away(media) == 0
+    async with media.transaction() as connection:
+        assert await count(connection, "copy where volume = 'E00001'") == 1
+        assert await count(connection, "copy where volume = 'W00001'") == 3
+        assert await count(connection, "file") == 4
+        assert await state_of(connection, "E00001") == "closed"
+        assert (await reclaim(connection)).copies == 1
+        assert await state_of(connection, "E00001") == "blank"
+        assert await count(connection, "file") == 3
+
+
+async def test_clearing_away_that_was_broken_off_leaves_the_reclaim_as_careful_as_before(media: Database) -> None:
+    async with media.transaction() as connection:
+        await delete(connection, await on_tape(connection, 3, "E00001"), days_ago=20)
+        await delete(connection, await on_tape(connection, 1, "E00001"), days_ago=8)
+        await backup(connection, days_ago=10)
+        await backup(connection, days_ago=1)
+        await move(connection, "E00001", "closed")
+    assert await clear_away(media) == 3
+    async with media.transaction() as connection:
+        await connection.execute(
+            sa.text("delete from catalog_backup where began_at > capstan_now() - interval '2 days'")
+        )
+        assert "backup" in str(await refusal(connection))
+    with pytest.raises(NotReclaimable, match="backup"):
+        await clear_away(media)
+
+
+@pytest.mark.parametrize("wanted", ["live", "deleted lately", "mounted", "active"])
+async def test_nothing_is_cleared_away_where_a_reclaim_would_be_refused(media: Database, wanted: str) -> None:
+    async with media.transaction() as connection:
+        await delete(connection, await on_tape(connection, 3, "E00001"), days_ago=20)
+        await backup(connection)
+        if wanted == "live":
+            await on_tape(connection, 1, "E00001")
+        if wanted == "deleted lately":
+            await delete(connection, await on_tape(connection, 1, "E00001"), days_ago=1)
+        if wanted == "mounted":
+            await mounts.plan_mount(
+                connection, mounts.NewMount(drive="east1", volume="E00001", purpose="recall", reason_code="test")
+            )
+        if wanted != "active":
+            await move(connection, "E00001", "closed")
+    with pytest.raises((NotReclaimable, WrongState)):
+        await clear_away(media)
+    async with media.connection() as connection:
+        assert await count(connection, "copy") == 3 + (wanted in ("live", "deleted lately"))
+
+
+async def test_a_copy_that_somebody_waits_for_is_left_to_the_reclaim(media: Database) -> None:
+    async with media.transaction() as connection:
+        files = await on_tape(connection, 3, "E00001")
+        await recalls.request_recalls(connection, files[:1], owner="o", group="g")
+        await delete(connection, files, days_ago=9)
+        await backup(connection)
+        await move(connection, "E00001", "closed")
+    assert await clear_away(media) == 1
+    async with media.transaction() as connection:
+        await reclaim(connection)
+        assert await count(connection, "demand") == 0
+        assert await queues.drift(connection) == []

@@ -208,6 +208,7 @@ create table reservation (
     created_at timestamptz not null default capstan_now(), expires_at timestamptz not null
 );
 create index reservation_server on reservation (cache_server, expires_at);
+create index reservation_file on reservation (file);   -- files are deleted by the thousand, each looked up here
 create index reservation_epoch on reservation (epoch) where epoch is not null;
 
 create table replica (
@@ -383,6 +384,7 @@ create table journal_segment (
     bytes bigint not null, adler32 text not null, path text not null, file bigint references file,
     made_at timestamptz not null default capstan_now(), closed_at timestamptz
 );
+create index journal_segment_file on journal_segment (file);
 
 create table event (
     id bigint generated always as identity, transaction xid8 not null default pg_current_xact_id(),
