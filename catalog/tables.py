@@ -386,10 +386,10 @@ journal = Table(
 
 journal_segment = Table(
     "journal_segment", metadata,
-    column("number", BigInteger, Identity(always=False), primary_key=True), Index("journal_segment_file", "file"),
+    column("number", BigInteger, Identity(always=False), primary_key=True),
     *columns(BigInteger, "first_seq", "last_seq", "entries"), column("until_transaction", Xid8),
     *columns(BigInteger, "until_seq", "bytes"), *columns(Text, "adler32", "path"), now("made_at"),
-    optional("file", BigInteger, ForeignKey("file.id")), optional("closed_at", TIME),
+    optional("file", BigInteger, ForeignKey("file.id")), optional("closed_at", TIME), Index("segment_file", "file"),
 )
 
 event = Table(

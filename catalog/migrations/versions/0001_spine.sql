@@ -384,7 +384,7 @@ create table journal_segment (
     bytes bigint not null, adler32 text not null, path text not null, file bigint references file,
     made_at timestamptz not null default capstan_now(), closed_at timestamptz
 );
-create index journal_segment_file on journal_segment (file);
+create index segment_file on journal_segment (file);
 
 create table event (
     id bigint generated always as identity, transaction xid8 not null default pg_current_xact_id(),
