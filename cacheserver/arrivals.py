@@ -31,6 +31,8 @@ class Arrivals:
     def __init__(self, service: Service, epoch: int, loop: asyncio.AbstractEventLoop) -> None:
         self._service = service
         self._epoch = epoch
+        self._received_bytes = service.metrics.received_bytes.labels("recall")
+        self._received_files = service.metrics.files_received.labels("recall")
         self._loop = loop
         #: reservation id -> bytes
         self._room: dict[int, int] = {}
@@ -131,8 +133,8 @@ class Arrivals:
         if self._room.pop(frame.id, None) is None:
             self._service.store.remove(frame.id)
             raise WrongState(object=f"reservation {frame.id}", state="gone", action="an arrival")
-        self._service.metrics.received_bytes.labels("recall").inc(incoming.size)
-        self._service.metrics.files_received.labels("recall").inc()
+        self._received_bytes.inc(incoming.size)
+        self._received_files.inc()
         return bulkframes.ack(frame.id, self._adler32)
 
     def _of(self, frame: Frame) -> Incoming:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from tapeserver.frames import (
-    Idle,
-    Read,
-)
+from tapeserver.frames import Idle, Loaded, Read, ReadDone, ReadFailed, ReadItem, Write, Written
 from tapeserver.library.faults import Fault as DriveFaultOnDemand
-from tapeserver.library.faults import inject
-from tests.unit.mover.harness import done, failed_with, items_of
+from tapeserver.library.faults import clear, inject
+from tapeserver.library.virtual import add_cartridge, create_virtual_library
+from tapeserver.library.virtualdrive import VirtualDrive
+from tapeserver.tapeformat import locate_member
+from tests.unit.mover.harness import (
+    MoverInTest,
+    TinyCache,
+    archiving,
+    data_of,
+    done,
+    failed_with,
+    items_of,
+    mount,
+    stop,
+)
 
 
 def test_an_unreadable_block_fails_its_file_alone(mover, east, cache, archived):
@@ -67,3 +81,122 @@ def test_a_replaced_plan_and_dropped_files_are_not_read(mover, east, cache, arch
     mover.plan.apply(Read(items=[]))
     mover.send(Read(items=items[:1], replace=True))
     assert done(mover.until(Idle)) == {11}
+
+
+# ---------------------------------------------------------------- members of bundles
+
+BLOCK = 65_536
+
+
+def bundled(mover, east, cache, sizes: list[int]) -> tuple[dict[int, bytes], list[Any]]:
+    """Written in one bundle, and loaded for recalls: the data by number, and the items in the order on the tape."""
+    data = {number: data_of(number, size) for number, size in enumerate(sizes, 1)}
+    archiving(mover, east)
+    mover.send(Write(items=[cache.write_item(number, one, bundle=7) for number, one in data.items()]))
+    written = [item for message in mover.until(Idle) if isinstance(message, Written) for item in message.items]
+    stop(mover)
+    mount(east, 3)
+    assert isinstance(mover.load(3, "recall"), Loaded)
+    return data, [cache.read_item(item, data[item.archive_id]) for item in written]
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[int]:
+    """The objects that the drive was asked for, in order."""
+    seen: list[int] = []
+    read_into = VirtualDrive.read_into
+
+    def counting(self, buffer):
+        seen.append(self.position().block)
+        return read_into(self, buffer)
+
+    monkeypatch.setattr(VirtualDrive, "read_into", counting)
+    return seen
+
+
+def test_each_block_is_read_once_for_all_members_in_it(mover, east, cache, reads):
+    data, items = bundled(mover, east, cache, [10_240] * 60)
+    mover.send(Read(items=items))
+    assert done(mover.until(Idle)) == set(data)
+    assert {number - 1000: stored for number, stored in cache.stored.items()} == data
+    assert len(reads) == len(set(reads)), "no block was read twice"
+    assert reads == list(range(reads[0], reads[-1] + 1)), "it went straight through"
+
+
+def test_a_gap_within_a_bundle_is_read_through_without_a_locate(mover, east, cache, reads, monkeypatch):
+    _, items = bundled(mover, east, cache, [50_000] * 30)
+    located: list[int] = []
+    locate = VirtualDrive.locate
+    monkeypatch.setattr(VirtualDrive, "locate", lambda drive, block: (located.append(block), locate(drive, block))[1])
+    mover.send(Read(items=[items[0], items[-1]]))
+    assert done(mover.until(Idle)) == {1, 30}
+    assert located == [items[0].first_block], "only to the header of the tape file"
+    assert len(reads) == len(set(reads))
+
+
+def test_a_bad_block_fails_those_in_it_and_is_asked_once(mover, east, cache, reads):
+    data, items = bundled(mover, east, cache, [10_240] * 40)
+    bad = locate_member(items[20].first_block, items[20].byte_offset, BLOCK)[0]
+    inject(east, DriveFaultOnDemand("unreadable", volume="A00001", block=bad))
+    mover.send(Read(items=items))
+    seen = mover.until(Idle)
+    touched = {item.file_id for item in items if bad in blocks_of(item)}
+    assert failed_with(seen) == dict.fromkeys(touched, ("medium_error", "other_copy"))
+    assert done(seen) == set(data) - touched
+    assert len([block for block in reads if block == bad]) == 1
+    clear(east)
+    mover.send(Read(items=[item for item in items if item.file_id in touched]))
+    assert done(mover.until(Idle)) == touched, "another pass asks again"
+
+
+def blocks_of(item: ReadItem) -> range:
+    first, _ = locate_member(item.first_block, item.byte_offset, BLOCK)
+    last, _ = locate_member(item.first_block, item.byte_offset + item.size - 1, BLOCK)
+    return range(first, last + 1) if item.size else range(0)
+
+
+sizes_of_members = st.one_of(st.integers(0, 600), st.integers(0, 30_000), st.sampled_from([0, BLOCK, 200_000]))
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(sizes_of_members, min_size=1, max_size=25), st.data())
+def test_every_file_of_shared_blocks_is_reported_once_and_comes_if_it_can(tmp_path_factory, sizes, data):
+    """Any sizes, any order in any number of orders given, a block that cannot be read, copies that are not as told."""
+    east = tmp_path_factory.mktemp("library") / "east"
+    create_virtual_library(east, "east", 2, 1)
+    add_cartridge(east, "A00001", 8 * 1024 * 1024)
+    cache = TinyCache()
+    mover = MoverInTest(east)
+    try:
+        contents, items = bundled(mover, east, cache, sizes)
+        wrong = set(data.draw(st.lists(st.sampled_from(sorted(contents)), max_size=2), "other checksums than recorded"))
+        cache.refuses = {
+            1000 + n for n in data.draw(st.lists(st.sampled_from(sorted(contents)), max_size=2), "refused")
+        }
+        spoiled = data.draw(
+            st.sampled_from([0, *sorted({block for item in items for block in blocks_of(item)})]), "bad"
+        )
+        if spoiled:
+            inject(east, DriveFaultOnDemand("unreadable", volume="A00001", block=spoiled))
+        order = data.draw(st.permutations(items), "order")
+        cut = data.draw(st.integers(0, len(order)), "late arrivals")
+        told = [msgspec.structs.replace(i, adler32="00000bad") if i.file_id in wrong else i for i in order]
+        for part in (told[:cut], told[cut:]):
+            mover.send(Read(items=part))
+        reported: list[int] = []
+        good: set[int] = set()
+        while len(reported) < len(items):
+            message = mover.next()
+            if isinstance(message, ReadDone):
+                reported += [file for file, _ in message.files]
+                good |= {file for file, _ in message.files}
+            elif isinstance(message, ReadFailed):
+                reported.append(message.file_id)
+        assert sorted(reported) == sorted(contents)
+        bad = wrong | {number - 1000 for number in cache.refuses}
+        bad |= {item.file_id for item in items if spoiled in blocks_of(item)}
+        assert good == set(contents) - bad
+        assert {number - 1000: stored for number, stored in cache.stored.items()} == {n: contents[n] for n in good}
+    finally:
+        mover.close()
+        cache.close()
