@@ -1,8 +1,8 @@
 """Jobs in a catalog that goes on from a backup: none of them is started a second time.
 
-What had not ended in the backup may have run since, wholly or in part, and nobody can tell. So it ends here, as failed,
-and its submitter decides. What of it still runs on this host is ended by the batch system, which looks at its directory;
-pins and tokens go with the next look of the job server. Called in the transaction of the restore; talks to nobody.
+What had not ended in the backup may have run since, wholly or in part, and nobody can tell. So it ends here, as
+failed, and its submitter decides. What of it still runs on this host is ended by the batch system, which looks in its
+directory; pins and tokens go with the next look of the job server. Called in the restore's transaction; tells nobody.
 """
 
 from __future__ import annotations

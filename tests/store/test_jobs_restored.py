@@ -34,8 +34,8 @@ _WAY = (JobState.ACCEPTED, JobState.HELD, JobState.STAGING, JobState.READY, JobS
 async def submitted(database: Database, state: JobState) -> int:
     """A job that has come as far as `state`."""
     wanted = Submission(
-        owner="ada", groups=("hall",), grants=(), name=str(state), argv=("true",), priority=0, whole_volumes=None, inputs=()
-    )  # fmt: skip
+        owner="ada", groups=("hall",), grants=(), name="job", argv=("true",), priority=0, whole_volumes=None, inputs=()
+    )
     way = _WAY[1 : _WAY.index(state) + 1] if state in _WAY else [*_WAY[1:], state]
     async with database.transaction() as connection:
         number = await store.submit(connection, wanted, jobs_max=100, inputs_max=100)
@@ -65,9 +65,8 @@ async def test_what_had_not_ended_is_failed_and_says_why_and_what_had_ended_stay
 
 
 async def test_a_catalog_without_a_job_server_has_none(database_url: str) -> None:
-    async with Database(database_url, application_name="test") as database:
-        async with database.transaction() as connection:
-            assert await end_jobs(connection) == 0
+    async with Database(database_url, application_name="test") as database, database.transaction() as connection:
+        assert await end_jobs(connection) == 0
 
 
 async def test_the_local_batch_system_starts_none_of_them_and_ends_what_still_runs(
