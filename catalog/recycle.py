@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import events, identity, namespace, queues
+from catalog import events, failures, identity, namespace, queues
 from catalog.errors import BadRequest, Exists, NotFound, Refused
 from catalog.model import Action, Principal, authorize, join_path, parse_path
 from catalog.sql import load
@@ -48,7 +48,7 @@ class Deleted:
 class Restored:
     file_id: int
     path: str
-    #: archives that were queued for copies that it lacks
+    #: archives that were queued for copies that it lacks; what is on no disk is recalled first
     queued: int
 
 
@@ -131,6 +131,8 @@ async def restore(
         raise Exists(path=target)
     await connection.execute(_SQL["restore"], {"file": file_id, "node": node})
     queued = await queues.enqueue_archives(connection, [file_id])
+    # Removed before all its copies were made, its bytes have left the disk: what is missing comes from another copy.
+    await failures.request_repairs(connection, [file_id])
     await events.emit(connection, "file.restored", target, {"file_id": file_id, "size": row.size})
     return Restored(file_id=file_id, path=target, queued=queued)
 

@@ -114,6 +114,23 @@ async def test_copies_that_a_class_wants_are_queued_again_when_the_bytes_are_on_
     assert (await world.run("select pool from archive")).scalar_one() == "west"
 
 
+async def test_of_what_was_removed_before_all_its_copies_were_made_the_missing_ones_come_from_tape(
+    world: World,
+) -> None:
+    ann = await world.principal()
+    wanted = "select i.file from stage_item i join stage_request r on r.id = i.request where r.origin = 'repair'"
+    # A class of one copy lacks nothing, one of two copies the second.
+    await removed(world, "/a/f")
+    await recycle.restore(world.connection, principal=ann, path="/a/f")
+    assert (await world.run(wanted)).all() == []
+    await world.run("update storage_class set copies = 2")
+    file_id = await removed(world, "/a/g")
+    done = await recycle.restore(world.connection, principal=ann, path="/a/g")
+    assert done.queued == 0
+    assert (await world.run(wanted)).scalars().all() == [file_id]
+    assert (await world.run("select file from recall")).scalars().all() == [file_id]
+
+
 async def test_a_purge_needs_a_choice_and_a_reason_and_cannot_be_undone(world: World) -> None:
     kept, old = await removed(world, "/keep/f"), await removed(world, "/a/f")
     await world.run("update file set deleted_at = deleted_at - interval '9 days' where id = :f", f=old)
