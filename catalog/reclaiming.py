@@ -65,14 +65,16 @@ async def clear_away(
     needs_backup: bool = True,
     files_max: int = FORGOTTEN_AT_ONCE,
 ) -> int:
-    """Forget what nobody may want back of a volume that is about to be reclaimed, in transactions of so many files, so
-    that the reclaim itself is a short one; how many copies went.
+    """Forget what nobody may want back of a volume that is about to be reclaimed or relabelled, in transactions of so
+    many files, so that the reclaim itself is a short one; how many copies went.
 
     Asks what a reclaim asks before it begins, and what it takes, a reclaim would. May be broken off at any time, and
     begun again. Raises as `reclaim`.
     """
 
     async def begin(connection: AsyncConnection) -> sa.Row[Any] | None:
+        if (await _lock(connection, vid)).state in _EMPTY:
+            return None
         await _reclaimable(connection, vid, _RECLAIMABLE, "a reclaim", recycle_days, needs_backup)
         return (await connection.execute(SQL["last_to_leave"], {"volume": vid})).one_or_none()
 

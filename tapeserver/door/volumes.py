@@ -51,6 +51,10 @@ async def volume_verb(request: web.Request) -> web.Response:
     work = _VERBS.get(verb) or (_set_state(verb) if verb in STATES else None)
     if work is None:
         raise NotFound(what=f"the verb {verb} of a volume")
+    if verb in ("reclaim", "relabel"):
+        identity.reason_given(body.reason, object=f"volume {vid}")
+        # A million files are not forgotten in one transaction; what was when this is broken off need not be again.
+        await volumes.clear_away(context.database, vid, **_reclaiming(context))
     answer = await context.database.run(lambda connection: work(connection, context, vid, principal.owner, body))
     _wake(context)
     return json_response({"volume": vid, **answer})
