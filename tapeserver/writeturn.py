@@ -41,6 +41,7 @@ from tapeserver.handover import Out, Outstanding, messages
 from tapeserver.indexing import due_index, record_index
 from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
+from tapeserver.tapeformat import VOLUME_LABEL_OBJECTS
 from tapeserver.turns import Turn
 
 log = structlog.get_logger(__name__)
@@ -91,34 +92,52 @@ class WriteTurn(Turn):
         self.medium_failure: str | None = None
 
     async def found(self, message: Found) -> None:
+        await self._labelled()
         await self._adopting.found(message)
 
-    async def loaded(self, message: Loaded) -> None:
-        work = self.context.work
-        blank = work.volume_state == VolumeState.BLANK
-        generation = work.generation + 1 if blank else work.generation
-        dead = _dead(message.dead)
+    async def _labelled(self) -> None:
+        """A volume that the catalog takes for blank bears its new label now, before anything counts as being on it.
+
+        Of a catalog that was restored from an older backup more than the label may be there already.
+        """
+        work, generation = self.context.work, self.context.work.generation + 1
+        if work.volume_state != VolumeState.BLANK:
+            return
 
         async def record(connection: AsyncConnection) -> None:
             await recalls.fence(connection, work.epoch)
-            if blank:
-                await volumes.labelled(
-                    connection, work.volume, generation=generation, end_block=message.end_block, pool=work.pool
-                )
+            await volumes.labelled(
+                connection, work.volume, generation=generation, end_block=VOLUME_LABEL_OBJECTS, pool=work.pool
+            )
+
+        await self.context.commit(record)
+        self._moved(
+            generation=generation,
+            tape_files=0,
+            end_block=VOLUME_LABEL_OBJECTS,
+            written_bytes=0,
+            index_block=0,
+            volume_state=VolumeState.ACTIVE.value,
+        )
+
+    async def loaded(self, message: Loaded) -> None:
+        await self._labelled()
+        work, dead = self.context.work, _dead(message.dead)
+
+        async def record(connection: AsyncConnection) -> None:
+            await recalls.fence(connection, work.epoch)
             await record_end(
                 connection,
                 work.epoch,
                 work.volume,
                 tape_files=message.tape_files,
                 end_block=message.end_block,
-                written_bytes=0 if blank else work.written_bytes,
+                written_bytes=work.written_bytes,
                 dead=dead,
             )
 
         await self.context.commit(record)
-        self._moved(tape_files=message.tape_files, end_block=message.end_block, generation=generation)
-        if blank:
-            self._moved(written_bytes=0, index_block=0, volume_state=VolumeState.ACTIVE.value)
+        self._moved(tape_files=message.tape_files, end_block=message.end_block)
         self._remaining_bytes = message.remaining_bytes
 
     def _moved(self, **changed: Any) -> None:
