@@ -140,5 +140,9 @@ async def requeue_orphans(connection: AsyncConnection) -> int:
 
 async def copies_gone(connection: AsyncConnection, volume: str) -> None:
     """The copies on `volume` cannot be read any more: recalls look elsewhere, or end when there is nothing else."""
+    # Whose waiters will be told is locked in the order of locks, before the recalls of all others.
+    await lock_waiters(
+        connection, list((await connection.scalars(_QUEUES["recalls_only_on"], {"volume": volume})).all())
+    )
     stranded = await recalls.withdraw_volume(connection, volume)
     await give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])

@@ -240,8 +240,9 @@ async def forget(connection: AsyncConnection, *, keep_seconds: float = KEEP_SECO
 
 
 async def lock_waiters(connection: AsyncConnection, files: Sequence[int]) -> None:
-    """Hold the requests that wait for these files, then their recalls: in this order everywhere, or a cancel, which
-    holds its request, would be met in a deadlock."""
+    """Hold these files, the requests that wait for them, then their recalls: in this order everywhere, or a removal,
+    which holds its file, or a cancel, which holds its request, would be met in a deadlock."""
+    await connection.execute(_SQL["hold_files"], {"files": sorted(files)})
     await stage_items.lock_requests(connection, files)
     await connection.execute(_LOCKS["recalls_lock"], {"files": list(files)})
 

@@ -112,6 +112,10 @@ select count(*) from removed;
 select r.file from recall r where r.file = any(cast(:files as bigint[])) and r.state = 'queued'
   and not exists (select from demand d where d.file = r.file);
 
+-- hold_files --
+-- As `archives_enqueue` holds them, which comes later in the same transaction: against their removal.
+select id from file where id = any(cast(:files as bigint[])) order by id for share;
+
 -- worth_repairing --
 -- Live files that lack a copy, whose bytes are on no disk and on a tape that can be asked, and that nobody is bringing
 -- for this reason already.

@@ -121,6 +121,11 @@ select r.file from recall r
 where r.state = 'queued' and r.file in (select d.file from demand d where d.volume = :volume limit :limit)
 order by r.file for update of r;
 
+-- recalls_only_on --
+-- Those that will have no copy to wait for without this volume, as far as can be told before anything is locked.
+select d.file from demand d where d.volume = :volume
+  and not exists (select from demand o where o.file = d.file and o.volume <> :volume) limit 100000;
+
 -- demand_remove_of_volume --
 -- The copies on this volume are gone; what is left of a recall's demand decides whether it can still be served.
 with removed as (
@@ -418,6 +423,21 @@ select count(*) from released;
 -- The file is gone; a mount that has one of these finds its row missing and records no copy.
 with gone as (
     delete from archive where file = any(cast(:files as bigint[])) returning pool, owner, grp, bytes, urgent, state
+), told as (
+    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
+    select 'archive', pool, owner, grp, '', 0, -count(*), -sum(bytes), -(count(*) filter (where urgent))
+    from gone where state = 'queued' group by 2, 3, 4
+)
+select count(*) from gone;
+
+-- archives_drop_rewrites --
+-- Nobody has taken them, and the copy that each was to replace counts as before. What a mount has taken may finish.
+with chosen as (
+    select a.id from archive a join good_copy c on c.file = a.file and c.copy_number = a.copy_number and c.volume = :volume
+    where a.state <> 'claimed' order by a.id for update of a
+), gone as (
+    delete from archive a using chosen x where a.id = x.id and a.state <> 'claimed'
+    returning a.pool, a.owner, a.grp, a.bytes, a.urgent, a.state
 ), told as (
     insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
     select 'archive', pool, owner, grp, '', 0, -count(*), -sum(bytes), -(count(*) filter (where urgent))
