@@ -95,16 +95,19 @@ def check_label(drive: Drive, load: Load) -> None:
 def label_volume(drive: Drive, load: Load) -> None:
     """Write the label, if the volume is blank or carries an older generation of its own name; else LoadRefused.
 
+    Blank is also what has nothing but the first block of this very label: the power went while it was written.
+
     A volume that carries the wanted label already is left as it is: this may be a repeat, and data may follow.
     """
     drive.rewind()
+    found: list[bytes] = []
     try:
-        found: list[bytes] = [drive.read_block()]
-        found.append(_read_or_nothing(drive))
+        found.append(drive.read_block())
+        found.append(drive.read_block())
     except EndOfData:
-        found = []
+        pass  # blank, or torn off behind the first block of a label
     except Filemark:
-        found = [b"a tape mark"]
+        found.append(b"a tape mark")
     if not load.force_label and not _may_be_labelled(found, load):
         raise LoadRefused("not_blank", volume=load.volume, why="something else is recorded on it")
     if found and _parsed(lambda: labels.parse_volume(found)) == wanted_label(load) and not load.force_label:
@@ -116,7 +119,7 @@ def label_volume(drive: Drive, load: Load) -> None:
 
 
 def _may_be_labelled(found: list[bytes], load: Load) -> bool:
-    if not found:
+    if found in ([], labels.build_volume(wanted_label(load))[:1]):
         return True
     label = _parsed(lambda: labels.parse_volume(found))
     if label is None or label.volume != load.volume or label.catalog_id != load.catalog_id.upper():
@@ -214,13 +217,6 @@ def _belongs(label: FileLabel, load: Load) -> bool:
         labels.catalog_mark(load.catalog_id),
         load.block_size,
     )
-
-
-def _read_or_nothing(drive: Drive) -> bytes:
-    try:
-        return drive.read_block()
-    except (Filemark, EndOfData):
-        return b""
 
 
 def _parsed(parse: Callable[[], _T]) -> _T | None:

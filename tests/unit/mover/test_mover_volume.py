@@ -15,7 +15,28 @@ from tapeserver.frames import (
     Written,
 )
 from tapeserver.library.virtual import VirtualLibrary
-from tests.unit.mover.harness import labelled, mount, stop, write_files
+from tests.unit.mover.harness import CATALOG_ID, labelled, mount, stop, write_files
+
+LABEL = labels.VolumeLabel(volume="A00001", generation=1, catalog_id=CATALOG_ID.upper(), block_size=65_536)
+
+
+def test_a_label_that_lost_power_behind_its_first_block_is_written_anew(mover, east):
+    mount(east, 1)
+    drive = VirtualLibrary(east, "east").open("east-0", 1)
+    drive.write_block(labels.build_volume(LABEL)[0])
+    drive.flush()
+    drive.close()
+    assert isinstance(mover.load(1, "archive", initialise_label=True), Loaded)
+
+
+def test_the_first_block_of_a_label_with_something_else_behind_it_is_not_written_over(mover, east):
+    mount(east, 1)
+    drive = VirtualLibrary(east, "east").open("east-0", 1)
+    drive.write_block(labels.build_volume(LABEL)[0])
+    drive.write_marks(1)
+    drive.flush()
+    drive.close()
+    assert mover.load(1, "archive", initialise_label=True).verdict == "not_blank"
 
 
 def test_only_a_blank_or_known_volume_is_labelled(mover, east):
