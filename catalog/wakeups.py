@@ -1,4 +1,4 @@
-"""Hints between processes over NOTIFY: sent at most ten times a second per channel, heard on a connection of its own.
+"""Hints between processes over NOTIFY, heard on a connection of its own: ten a second per channel, and short bursts.
 
 A wake-up carries nothing and promises nothing: it shortens a wait. Both ends live without it, so no failure here
 ever reaches a caller. `catalog.database` builds both from its URL; nobody else needs this module.
@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 #: NOTIFY in every transaction halves the commit rate (measured); ten a second cost nothing
 INTERVAL_SECONDS = 0.1
+#: so many more may come at once after a pause: news that leads to news (asked, resolved, planned) waits for nobody
+BURST = 3
 RECONNECT_SECONDS_MIN, RECONNECT_SECONDS_MAX = 0.1, 2.0
 #: a listener sends nothing by itself, so a peer that vanished is found by asking
 CHECK_SECONDS = 30.0
@@ -33,7 +35,8 @@ class Waker:
     def __init__(self, notify: Callable[[Sequence[str]], Awaitable[None]]) -> None:
         self._notify = notify
         self._pending: set[str] = set()
-        self._sent_at: dict[str, float] = {}
+        #: when the next one would be due if all had come evenly
+        self._even_at: dict[str, float] = {}
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -64,7 +67,7 @@ class Waker:
         loop = asyncio.get_running_loop()
         while True:
             await self._wanted.wait()
-            due_at = {channel: self._sent_at.get(channel, 0.0) + INTERVAL_SECONDS for channel in self._pending}
+            due_at = {one: self._even_at.get(one, 0.0) - BURST * INTERVAL_SECONDS for one in self._pending}
             due = [channel for channel, at in due_at.items() if at <= loop.time()]
             if not due:
                 await asyncio.sleep(max(0.0, min(due_at.values()) - loop.time()))
@@ -72,7 +75,8 @@ class Waker:
             self._pending.difference_update(due)
             if not self._pending:
                 self._wanted.clear()
-            self._sent_at.update(dict.fromkeys(due, loop.time()))
+            now = loop.time()
+            self._even_at |= {one: max(self._even_at.get(one, 0.0), now) + INTERVAL_SECONDS for one in due}
             await self._send(due)
 
     async def _send(self, channels: Sequence[str]) -> None:

@@ -1,8 +1,9 @@
-"""Which files share a tape file, in which order tape files are written, and how long a drive takes for them. Pure.
+"""Which files share a tape file, and in which order tape files are written. Pure.
 
 What was claimed comes in the order in which it is to be written: urgent files, then group after group of what will be
 read together. Small files of a group, and of groups beside it, become a bundle; the files of a group stay together. It
-neither waits nor claims: what is too little for a bundle is written as it is.
+neither waits nor claims: what is too little for a bundle is written as it is. How long a drive takes for it is in
+`tapeaccount`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from typing import Generic, Protocol, TypeVar
 
 MEMBER_OVERHEAD_BYTES = 1664
 """What a member's headers, its padding and its line in the list take, about: docs/storage.md."""
-
-TAPE_FILE_MARKS = 3
 
 
 class File(Protocol):
@@ -104,49 +103,3 @@ class _Open(Generic[P]):
 
 def _length(one: Piece) -> int:
     return one.file.size + MEMBER_OVERHEAD_BYTES
-
-
-# ---------------------------------------------------------------- how fast that is
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DriveFigures:
-    bytes_per_second: float
-    #: of a synchronised flush with its back-hitch
-    flush_seconds: float
-    #: of a tape mark that is buffered
-    mark_seconds: float
-
-
-#: reference figures of a half-height LTO-9 drive; the mark is our assumption, at the upper end
-LTO9 = DriveFigures(bytes_per_second=400e6, flush_seconds=3.0, mark_seconds=0.001)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlushPolicy:
-    """A flush comes after so many bytes, files or seconds, whichever is first, and at the end."""
-
-    bytes: int
-    files: int
-    seconds: float
-
-
-def share_of_native(plan: Iterable[Sequence[int]], policy: FlushPolicy, drive: DriveFigures) -> float:
-    """The bytes of files per second that a drive never kept waiting reaches with this plan, by its native rate.
-
-    `plan`: the sizes of the members of each tape file. Headers, marks and flushes all count as loss.
-    """
-    total_bytes = total_seconds = 0.0
-    flush_bytes = flush_files = flush_seconds = 0.0
-    for members in plan:
-        length = sum(members) + len(members) * MEMBER_OVERHEAD_BYTES
-        flush_bytes += length
-        flush_files += len(members)
-        flush_seconds += length / drive.bytes_per_second + TAPE_FILE_MARKS * drive.mark_seconds
-        total_bytes += sum(members)
-        if flush_bytes >= policy.bytes or flush_files >= policy.files or flush_seconds >= policy.seconds:
-            total_seconds += flush_seconds + drive.flush_seconds
-            flush_bytes = flush_files = flush_seconds = 0.0
-    if flush_files:
-        total_seconds += flush_seconds + drive.flush_seconds
-    return total_bytes / total_seconds / drive.bytes_per_second if total_seconds else 0.0

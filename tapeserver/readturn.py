@@ -198,7 +198,8 @@ class ReadTurn(Turn):
     async def record(self, *, now: bool = False) -> None:
         config = self.context.config
         full = len(self._arrived) >= config.commit_files_max
-        due = self.context.now - self._arrived_at >= config.commit_seconds
+        # Nothing else is under way: there is nothing to gather it with.
+        due = not self._out or self.context.now - self._arrived_at >= config.commit_seconds
         if not self._arrived or not (now or full or due):
             return
         batch, self._arrived = self._arrived, []

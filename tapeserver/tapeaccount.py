@@ -1,10 +1,12 @@
-"""What writing takes on the medium, counted before or after: objects, marks, bytes and flushes of a row of tape files.
+"""What writing takes, counted before or after: objects, marks, bytes, flushes and seconds of a row of tape files.
 
 Pure. The mover asks here when a flush is due, so that what is computed from a plan is what the mover does with it.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -38,7 +40,8 @@ class TapeFile:
     @property
     def archive_bytes(self) -> int:
         """Its data on tape: the list of a bundle, headers, files, what fills them up, the end."""
-        files = sum(self.header_bytes + size + padding(size) for size in self.sizes)
+        sizes = Counter(self.sizes)
+        files = sum(number * (self.header_bytes + size + padding(size)) for size, number in sizes.items())
         if not self.bundle:
             return files + len(END_OF_ARCHIVE)
         listed = len(self.sizes) * (self.line_bytes + OFFSET_WIDTH + len("}\n"))
@@ -46,9 +49,23 @@ class TapeFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DriveFigures:
+    bytes_per_second: float
+    #: of a synchronised flush with its back-hitch
+    flush_seconds: float
+    #: of a tape mark that is buffered
+    mark_seconds: float
+
+
+#: reference figures of a full-height LTO-9 drive; the mark is our assumption, at the upper end
+LTO9 = DriveFigures(bytes_per_second=400e6, flush_seconds=3.0, mark_seconds=0.001)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """What goes to the medium. `objects` are blocks (labels and data) and marks; `bytes` counts all blocks,
-    `file_bytes` the files' own; `flushes` is how often the drive stops for a synchronised flush."""
+    `file_bytes` the files' own; `flushes` is how often the drive stops for a synchronised flush; `seconds` is what a
+    drive takes that is never kept waiting."""
 
     tape_files: int
     files: int
@@ -57,6 +74,11 @@ class Account:
     bytes: int
     file_bytes: int
     flushes: int
+    seconds: float
+
+    def share_of_native(self, drive: DriveFigures = LTO9) -> float:
+        """The bytes of files per second by the drive's own rate: headers, marks and flushes all count as loss."""
+        return self.file_bytes / self.seconds / drive.bytes_per_second if self.seconds else 0.0
 
 
 def flush_due(unflushed_bytes: int, unflushed_files: int, *, flush_bytes: int, flush_files: int) -> bool:
@@ -65,14 +87,18 @@ def flush_due(unflushed_bytes: int, unflushed_files: int, *, flush_bytes: int, f
 
 
 def account(
-    tape_files: Iterable[TapeFile], *, flush_bytes: int, flush_files: int, block_size: int = BLOCK_SIZE
+    tape_files: Iterable[TapeFile],
+    *,
+    flush_bytes: int,
+    flush_files: int,
+    flush_seconds: float = math.inf,
+    drive: DriveFigures = LTO9,
+    block_size: int = BLOCK_SIZE,
 ) -> Account:
-    """What writing these in this order takes, with a flush by the policy and one at the end.
-
-    The flush after so many seconds is left out: a session that keeps its drive busy reaches the other bounds first.
-    """
+    """What writing these in this order takes on `drive`, with a flush by the policy and one at the end."""
     count = files = objects = written = file_bytes = flushes = 0
     unflushed_bytes = unflushed_files = 0
+    seconds = unflushed_seconds = 0.0
     for tape_file in tape_files:
         archive = tape_file.archive_bytes
         count += 1
@@ -82,9 +108,15 @@ def account(
         written += archive + LABELS * labels.LABEL_BYTES
         unflushed_bytes += archive
         unflushed_files += len(tape_file.sizes)
-        if flush_due(unflushed_bytes, unflushed_files, flush_bytes=flush_bytes, flush_files=flush_files):
+        took = (archive + LABELS * labels.LABEL_BYTES) / drive.bytes_per_second + MARKS * drive.mark_seconds
+        seconds += took
+        unflushed_seconds += took
+        by_amount = flush_due(unflushed_bytes, unflushed_files, flush_bytes=flush_bytes, flush_files=flush_files)
+        if by_amount or unflushed_seconds >= flush_seconds:
             flushes += 1
             unflushed_bytes = unflushed_files = 0
+            unflushed_seconds = 0.0
+    flushes += unflushed_files > 0
     return Account(
         tape_files=count,
         files=files,
@@ -92,5 +124,6 @@ def account(
         marks=count * MARKS,
         bytes=written,
         file_bytes=file_bytes,
-        flushes=flushes + (unflushed_files > 0),
+        flushes=flushes,
+        seconds=seconds + flushes * drive.flush_seconds,
     )

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog.database import Database, copy_rows, is_transient, violates
 from catalog.errors import CatalogUnreachable
-from catalog.wakeups import Waker
+from catalog.wakeups import BURST, Waker
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -223,9 +223,9 @@ async def test_a_thousand_wakes_are_a_handful_of_notifications_and_the_first_is_
     for _ in range(1000):
         waker.wake("recalls")
         await asyncio.sleep(0)
-    assert sent == [("recalls",)]
+    assert sent == [("recalls",)] * (1 + BURST)
     await waker.close()
-    assert sent == [("recalls",), ("recalls",)]  # what came after the first is not lost
+    assert sent == [("recalls",)] * (2 + BURST)  # what came after the last is not lost
 
 
 async def test_the_clock_of_a_database_can_be_set(

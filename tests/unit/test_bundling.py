@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapeserver.bundling import LTO9, MEMBER_OVERHEAD_BYTES, FlushPolicy, Limits, share_of_native, tape_files
+from tapeserver.bundling import MEMBER_OVERHEAD_BYTES, Limits, tape_files
 from tapeserver.config import Config
+from tapeserver.tapeaccount import TapeFile, account
 
 LIMITS = Limits(member_bytes_max=1000, bytes_max=10 * (100 + MEMBER_OVERHEAD_BYTES), files_max=20)
 
@@ -115,6 +116,8 @@ def test_a_drive_that_is_never_kept_waiting_streams_with_the_settings_as_they_ar
     # Ten thousand archives are claimed at a time.
     files = min(count, config.archives_files_max)
     one_claim = [len(members) for members in tape_files([Archive(0, File(size), "a")] * files, limits)]
-    plan = ([size] * members for _ in range(count // files) for members in one_claim)
-    policy = FlushPolicy(bytes=config.flush_bytes, files=config.flush_files, seconds=config.flush_seconds)
-    assert share_of_native(plan, policy, LTO9) >= least
+    plan = [TapeFile(sizes=[size] * members, bundle=members > 1) for members in one_claim] * (count // files)
+    found = account(
+        plan, flush_bytes=config.flush_bytes, flush_files=config.flush_files, flush_seconds=config.flush_seconds
+    )
+    assert found.share_of_native() >= least

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,11 +38,13 @@ def test_the_account_counts_labels_marks_blocks_and_flushes():
         bytes=3 * (archive + 480),
         file_bytes=900_000,
         flushes=2,
+        seconds=pytest.approx(3 * (archive + 480) / 400e6 + 9 * 0.001 + 2 * 3.0),
     )
 
 
 def test_no_files_take_nothing():
     found = account([], flush_bytes=GIB, flush_files=2)
+    assert found.share_of_native() == 0.0
     assert (found.objects, found.marks, found.bytes, found.flushes) == (0, 0, 0, 0)
 
 
