@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from catalog import tables
 from catalog.model import FileRecord
 from catalog.recalls import HEARTBEAT_SECONDS_MAX, fence
 from catalog.records import record_of
@@ -61,6 +62,11 @@ async def enqueue_rewrites(connection: AsyncConnection, file_ids: Collection[int
         return 0
     arguments = {"files": sorted(set(file_ids)), "volume": volume}
     return int(await connection.scalar(_SQL["archives_enqueue_rewrites"], arguments) or 0)
+
+
+async def drop_rewrites(connection: AsyncConnection, volume: str) -> int:
+    """The copies on `volume` stay where they are: what was queued to replace them, and is not taken, goes; how many."""
+    return int(await connection.scalar(_SQL["archives_drop_rewrites"], {"volume": volume}) or 0)
 
 
 async def make_urgent(connection: AsyncConnection, file_ids: Collection[int]) -> int:
@@ -145,6 +151,14 @@ async def release_archives(connection: AsyncConnection, epoch: int, archive_ids:
     """What a mount had taken (or only `archive_ids` of it) goes back in the queue, no blame; how many."""
     arguments = {"epoch": epoch, "archives": None if archive_ids is None else sorted(archive_ids)}
     return int(await connection.scalar(_SQL["archives_release"], arguments) or 0)
+
+
+async def release_unknown(connection: AsyncConnection, epoch: int, known: Collection[int]) -> int:
+    """What a mount has and does not know of goes back: the answer of the claim's commit was lost; how many."""
+    archive = tables.archive
+    wanted = sa.select(archive.c.id).where(archive.c.epoch == epoch, archive.c.state == "claimed")
+    taken = set((await connection.scalars(wanted)).all()) - set(known)
+    return await release_archives(connection, epoch, taken) if taken else 0
 
 
 async def drop_archives(connection: AsyncConnection, file_ids: Collection[int]) -> int:

@@ -18,6 +18,7 @@ from catalog.archives import (
     fail_over_archives,
     make_urgent,
     release_archives,
+    release_unknown,
     retry_archives,
 )
 from catalog.counters import Backlog, Drift, backlog, drift, fold_deltas
@@ -67,6 +68,7 @@ __all__ = [
     "forget_homes",
     "make_urgent",
     "release_archives",
+    "release_unknown",
     "request_recalls",
     "retry_archives",
     "retry_held",

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, queues, recalls, replicas, tapeindex, volumes
+from catalog import fullindexes, mounts, queues, recalls, replicas, tapeindex, volumes
 from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry, TapeError
 from catalog.queues import ClaimedArchive, DeadExtent
@@ -126,6 +126,8 @@ class WriteTurn(Turn):
 
         async def record(connection: AsyncConnection) -> None:
             await recalls.fence(connection, work.epoch)
+            if self.closed:
+                await fullindexes.started(connection, work.volume)
             await record_end(
                 connection,
                 work.epoch,
@@ -157,8 +159,15 @@ class WriteTurn(Turn):
         pool, bytes_max = work.pool, config.archives_bytes_max
         if self._remaining_bytes is not None:
             bytes_max = min(bytes_max, max(0, self._remaining_bytes - self._out.bytes))
-        claimed = await self.context.commit(
-            lambda connection: queues.claim_archives(
+        again = False
+
+        async def claim(connection: AsyncConnection) -> list[ClaimedArchive]:
+            nonlocal again
+            if again:
+                # What was claimed by a commit whose answer was lost would wait for the end of this mount.
+                await queues.release_unknown(connection, work.epoch, self._out.archive_ids)
+            again = True
+            return await queues.claim_archives(
                 connection,
                 pool,
                 work.epoch,
@@ -167,7 +176,8 @@ class WriteTurn(Turn):
                 going_on=self._group,
                 home_seconds=config.home_seconds,
             )
-        )
+
+        claimed = await self.context.commit(claim)
         self._claimed_at = self.context.now
         self._more = len(claimed) == config.archives_files_max
         if claimed:
@@ -252,6 +262,7 @@ class WriteTurn(Turn):
         context = self.context
         ahead = self._out.ahead_archive_ids
         if ahead and not self.closed:
+            self._out.drop(ahead)
             await context.link.send(Drop(archive_ids=ahead))
         deadline = context.now + context.stop_seconds
         while self._out and not self._out.idle and self.working() and not context.closing.is_set():
@@ -277,6 +288,8 @@ class WriteTurn(Turn):
         ]
 
         async def record(connection: AsyncConnection) -> None:
+            # Repeated when the answer of its commit was lost: of the counts only the mount's would grow twice.
+            repeated = (await volumes.volume_at(connection, work.volume)).tape_files >= message.tape_files
             await queues.commit_written(
                 connection,
                 work.epoch,
@@ -287,6 +300,8 @@ class WriteTurn(Turn):
                 dead=_dead(message.dead),
             )
             length = sum(one.length for one in written)
+            if repeated:
+                return
             await mounts.add_progress(connection, work.epoch, files=len(written), bytes=length)
 
         await self.context.commit(record)

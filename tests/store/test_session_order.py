@@ -7,15 +7,18 @@ is traced, and what was promised is looked for over another connection.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import endings, mounts, queues
 from catalog.database import Database
-from catalog.errors import StaleEpoch
+from catalog.errors import CatalogUnreachable, StaleEpoch
 from tapeserver.config import Config
 from tapeserver.frames import Committed, Write, Written, WrittenItem
 from tapeserver.mountcontext import MountContext
@@ -106,3 +109,45 @@ async def test_a_report_that_comes_after_the_end_of_its_mount_is_neither_recorde
     async with database.connection() as connection:
         assert await connection.scalar(sa.text("select count(*) from copy")) == 0
         assert await connection.scalar(sa.text("select count(*) from archive where state = 'queued'")) == 2
+
+
+def answer_is_lost(monkeypatch: pytest.MonkeyPatch, database: Database) -> None:
+    """The next commit is made, and nobody hears of it."""
+    real = database.transaction
+    lost = [True]
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[AsyncConnection]:
+        async with real() as connection:
+            yield connection
+        if lost:
+            lost.clear()
+            raise CatalogUnreachable(why="the answer of a commit is lost")
+
+    monkeypatch.setattr(database, "transaction", transaction)
+
+
+async def test_a_commit_whose_answer_was_lost_counts_once(
+    session: Session, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer_is_lost(monkeypatch, database)
+    await session.turn.handle(session.written)
+    assert session.link.trace == [(Write.__name__, 0), (Committed.__name__, 2)]
+    async with database.connection() as connection:
+        counted = (await connection.execute(sa.text("select files, bytes from mount"))).one()
+        assert tuple(counted) == (2, 200)
+
+
+async def test_what_was_claimed_by_a_commit_whose_answer_was_lost_is_claimed_again(
+    session: Session, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database.transaction() as connection:
+        await queues.enqueue_archives(connection, await make_files(connection, 3))
+    before = set(session.turn._out.archive_ids)
+    session.turn._more = True
+    answer_is_lost(monkeypatch, database)
+    await session.turn.top_up()
+    assert len(set(session.turn._out.archive_ids) - before) == 3
+    async with database.connection() as connection:
+        assert await connection.scalar(sa.text("select count(*) from archive where state = 'claimed'")) == 5
+        assert await queues.drift(connection) == []
