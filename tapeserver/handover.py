@@ -50,6 +50,8 @@ class Outstanding:
         self.bytes = 0
         #: of each message that the mover has not come to: file -> archive, and its bytes
         self._ahead: deque[tuple[dict[int, int], int]] = deque()
+        #: the mover was told that nobody wants these any more: it may say nothing of them
+        self._dropped: set[int] = set()
         #: the mover has reported all that it was given
         self.idle = True
 
@@ -76,14 +78,21 @@ class Outstanding:
         """These go to the mover now, in one message."""
         for item in items:
             self._out[item.archive_id] = Out(item.replica_id, item.record.size)
+            self._dropped.discard(item.archive_id)
         length = sum(item.record.size for item in items)
         self.bytes += length
         self._ahead.append(({item.record.file_id: item.archive_id for item in items}, length))
         self.idle = False
 
+    def drop(self, archive_ids: Sequence[int]) -> None:
+        """The mover is told now that nobody wants these any more."""
+        self._dropped.update(archive_ids)
+
     def heard(self, message: Progress | Idle) -> None:
         """How far the mover is: what stood before the present file has been begun."""
         if isinstance(message, Idle):
+            if any(archive_id not in self._dropped for archive_id in self._out):
+                return  # it was said before the last of these came to the mover
             self._ahead.clear()
             self.idle = True
         elif any(message.file_id in archives for archives, _ in self._ahead):
@@ -100,4 +109,5 @@ class Outstanding:
     def clear(self) -> None:
         self._out.clear()
         self._ahead.clear()
+        self._dropped.clear()
         self.bytes = 0
