@@ -86,7 +86,8 @@ async def write_segment(database: Database, directory: Path, config: Config, *, 
         known = growing.until if growing else start
         page = await journal.unwritten(connection, start, config.journal_entries_max, known=known)
         closing = now or len(page.entries) == config.journal_entries_max
-        closing = closing or (growing is not None and growing.age_seconds >= config.journal_archive_seconds)
+        # One that is younger than nothing was begun while the clock was ahead.
+        closing = closing or (growing is not None and not 0 <= growing.age_seconds < config.journal_archive_seconds)
         if not page.is_news:
             if growing is None or not closing:
                 return None

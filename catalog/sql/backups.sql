@@ -13,11 +13,12 @@ INSERT INTO catalog_backup (began_at, path, bytes, sha256) VALUES (:began_at, :p
 UPDATE catalog_backup SET verified_at = capstan_now() WHERE id = :id
 
 -- surplus --
--- All but the newest, counted among those that were verified; what was never verified goes with its elders.
+-- All but the newest, counted among those that were verified; what was never verified goes with its elders. The newest
+-- by number: a clock that was ahead for a while must not make old ones look young.
 SELECT id, path FROM catalog_backup
-WHERE removed_at IS NULL AND began_at < coalesce(
-    (SELECT began_at FROM catalog_backup WHERE removed_at IS NULL AND verified_at IS NOT NULL
-     ORDER BY began_at DESC, id DESC OFFSET :keep - 1 LIMIT 1), '-infinity')
+WHERE removed_at IS NULL AND id < coalesce(
+    (SELECT id FROM catalog_backup WHERE removed_at IS NULL AND verified_at IS NOT NULL
+     ORDER BY id DESC OFFSET :keep - 1 LIMIT 1), 0)
 ORDER BY id
 
 -- removed --
@@ -27,7 +28,7 @@ UPDATE catalog_backup SET removed_at = capstan_now() WHERE id = :id
 -- newest_verified --
 -- What may be relied upon.
 SELECT id, began_at, path, bytes, sha256, verified_at, extract(epoch FROM capstan_now() - began_at) AS age_seconds
-FROM catalog_backup WHERE verified_at IS NOT NULL AND removed_at IS NULL ORDER BY began_at DESC, id DESC LIMIT 1
+FROM catalog_backup WHERE verified_at IS NOT NULL AND removed_at IS NULL ORDER BY id DESC LIMIT 1
 
 -- anything_on_tape --
 -- Before the first copy there is nothing that a backup could bring back and a new first start could not.

@@ -127,6 +127,28 @@ async def test_the_oldest_go_and_the_newest_that_counts_stays(
         assert await backups.is_due(connection, hours=0)
 
 
+async def test_a_clock_that_was_ahead_delays_no_backup_and_removes_no_newer_one(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_files(database, 1)
+
+    async def well(*_: Any) -> str:
+        return "read"
+
+    monkeypatch.setattr(backups, "verify", well)
+    for _ in range(2):
+        await backups.make_backup(database, tmp_path, keep=2)
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("update catalog_backup set began_at = began_at + interval '1 year'"))
+    async with database.connection() as connection:
+        assert await backups.is_due(connection, hours=24)
+    made = await backups.make_backup(database, tmp_path, keep=2)
+    assert made.path.exists()
+    assert [row.removed_at is not None for row in await rows_of_backups(database)] == [True, False, False]
+    async with database.connection() as connection:
+        assert not await backups.is_due(connection, hours=24)
+
+
 async def test_none_is_due_before_anything_is_on_tape(database: Database) -> None:
     async with database.connection() as connection:
         assert not await backups.is_due(connection, hours=24)
