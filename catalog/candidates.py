@@ -30,9 +30,12 @@ SENTENCES: dict[str, str] = {
     "volumes_in_use": "every volume of pool {pool} that has room is mounted or cooling down",
     "no_idle_drive": "it is to be verified when a drive of library {library} is idle",
     "verify_waits": "it is to be verified after others: {verifying} are in drives for that",
+    "no_idle_drive_index": "its full index is to be written when a drive of library {library} is idle",
+    "index_waits": "its full index is to be written after others: {verifying} are in drives for that",
     # why a mount was begun
     "verify": "it is to be verified",
     "label": "it is to be labelled",
+    "index": "its full index is to be written",
     "recalls": "{files} files, {bytes}, wait to be read",
     "bytes": "{bytes} wait to be written",
     "files": "{files} files wait to be written",

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import audits, identity, maintenancerows, recalls, repacks, repairs, volumestates
+from catalog import audits, fullindexes, identity, maintenancerows, recalls, repacks, repairs, volumestates
 from catalog.errors import BadRequest, NotFound, WrongState
 from catalog.maintenancerows import SQL, Maintenance, forget, listed
 from catalog.states import READABLE_VOLUME_STATES, MaintenanceState, VolumeState
@@ -37,7 +37,7 @@ class VolumeWaiting:
     """A volume that wants a mount of its own kind."""
 
     id: int
-    #: verify or label
+    #: verify, label or index
     kind: str
     volume: str
     pool: str | None
@@ -123,8 +123,9 @@ async def cancel_of_volume(connection: AsyncConnection, volume: str, note: str) 
 
 
 async def volumes_waiting(connection: AsyncConnection, library: str, *, limit: int = 100) -> list[VolumeWaiting]:
-    """Volumes of `library` that wait to be labelled or verified, oldest first."""
-    rows = await connection.execute(SQL["waiting_volumes"], {"library": library, "limit": limit})
+    """Volumes of `library` that wait to be labelled, given their full index, or verified, oldest first."""
+    values = {"library": library, "limit": limit, "index_starts_max": fullindexes.STARTS_MAX}
+    rows = await connection.execute(SQL["waiting_volumes"], values)
     return [VolumeWaiting(**row) for row in rows.mappings()]
 
 

@@ -236,9 +236,15 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
         (_library.c.state != "up", "library " + _library.c.state + ": " + _library.c.reason),
         (_drive.c.state != "up", "drive down: " + _drive.c.reason),
         (
-            # A suspect volume is still read: what is on it may be the last copy. One that is closed is not written.
+            # A suspect volume is still read: what is on it may be the last copy. One that is closed is not written; a
+            # mount that began when it was knows that, and writes its last index.
             _volume.c.state.in_(["disabled", "broken", "exported"])
-            | (_volume.c.state.in_(["suspect", "closed", "repacking"]) & (_mount.c.purpose == "archive")),
+            | (_volume.c.state.in_(["suspect", "repacking"]) & (_mount.c.purpose == "archive"))
+            | (
+                (_volume.c.state == "closed")
+                & (_mount.c.purpose == "archive")
+                & (_mount.c.created_at < _volume.c.closed_at)
+            ),
             "volume " + _volume.c.state + ": " + _volume.c.reason,
         ),
     )

@@ -74,8 +74,9 @@ def activity(volume: str) -> str:
 
 
 async def stop(connection: AsyncConnection, row: Maintenance, *, who: str, reason: str) -> None:
-    """After the row's end: nothing more is asked for, the volume is closed. What was queued is still written."""
+    """After the row's end: nothing more is asked for, the volume is closed. What a mount has taken is still written."""
     await repairs.give_up(connection, activity(row.key))
+    await archives.drop_rewrites(connection, row.key)
     if await volumestates.volume_state(connection, row.key) is VolumeState.REPACKING:
         closed = VolumeState.CLOSED.value
         await volumestates.set_state(connection, "volume", row.key, closed, who=who, reason=reason)

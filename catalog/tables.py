@@ -93,8 +93,8 @@ volume = Table(
     number("block_size", 262144, Integer), number("tape_files", 0, Integer), number("end_block", 0),
     flag("end_verified", default=True), number("index_block", 0), number("indexed_tape_files", 0, Integer),
     *columns(TIME, "full_at", "closed_at", "labelled_at", "written_at", "read_at", "verified_at", nullable=True),
-    Index("volume_pool", "pool", "state"),
-    Index("volume_library", "library"),
+    Index("volume_pool", "pool", "state"), Index("volume_library", "library"),
+    Index("volume_unindexed", "vid", postgresql_where=text("tape_files > indexed_tape_files")),
 )
 
 failure = Table(
@@ -121,7 +121,7 @@ maintenance = Table(
     identity(), *columns(Text, "kind", "key"), word("state", "queued"), *columns(Text, "who", "reason"),
     json("options"), json("cursor"), number("files", 0), number("bytes", 0), number("done_files", 0),
     number("done_bytes", 0), number("errors", 0), word("note", ""), now("created_at"), now("changed_at"),
-    CheckConstraint("kind in ('verify', 'repack', 'audit', 'label')", name="maintenance_kind_check"),
+    CheckConstraint("kind in ('verify', 'repack', 'audit', 'label', 'index')", name="maintenance_kind_check"),
     Index("maintenance_live", "kind", "key", unique=True, postgresql_where=text("state in ('queued', 'running')")),
 )
 

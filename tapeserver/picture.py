@@ -52,6 +52,8 @@ class MountView:
     purpose: str
     #: it was asked to stop, or unloads already: it takes nothing new
     ending: bool = False
+    #: the volume is full or closed: nothing but its index is written
+    full: bool = False
     epoch: int = 0
     age_seconds: float = 0.0
 
@@ -106,7 +108,8 @@ class MediaNeed:
     volume_state: str
     volume_reason: str
     pool: str | None
-    purpose: Literal["verify", "label"]
+    #: of an index: the volume is full or closed, and lacks its last one
+    purpose: Literal["verify", "label", "index"]
     age_seconds: float
 
 
@@ -119,7 +122,7 @@ class Snapshot:
     mounts: Sequence[MountView]
     recalls: Sequence[RecallNeed]
     archives: Sequence[ArchiveNeed]
-    #: to be verified or labelled, the oldest first
+    #: to be labelled, indexed or verified, the oldest first
     media: Sequence[MediaNeed] = ()
     #: volume -> drives in which it failed, as far as that still counts
     suspects: Mapping[str, frozenset[str]] = field(default_factory=dict)

@@ -1,10 +1,10 @@
 """Which volume next, in which drive, and why not the others. Pure: a snapshot of one library in, a decision out.
 
 The first planner: oldest need first, between reads and writes too; a queued recall makes its volume eligible at once, a
-pool becomes so by bytes, files, age, or because somebody waits. What only Capstan itself wants comes behind, and a
-verify last of all, in a drive that nobody else wants. A mount that has had its drive for long gives way when another
-needs it, one that verifies at once. It looks at all free drives at once and writes nothing; `tapeserver.planning` takes
-the snapshot and carries the decision out.
+pool becomes so by bytes, files, age, or because somebody waits. What only Capstan itself wants comes behind, last of
+all a verify or a full index that is missing, in a drive that nobody else wants. A mount that has had its drive for long
+gives way when another needs it, one that verifies at once. It looks at all free drives at once and writes nothing;
+`tapeserver.planning` takes the snapshot and carries the decision out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ from tapeserver.picture import (
 READABLE_STATES = frozenset(str(state) for state in READABLE_VOLUME_STATES)
 #: a label is written on what has none that counts
 LABELLED_STATES = frozenset({"blank"})
-_WAITED_FOR, _BACKGROUND, _VERIFY = 0, 1, 2
+#: the last index is written on what takes nothing more
+INDEXED_STATES = frozenset({"full", "closed"})
+_MEDIA_STATES = {"verify": READABLE_STATES, "label": LABELLED_STATES, "index": INDEXED_STATES}
+_WAITED_FOR, _BACKGROUND, _IDLE = 0, 1, 2
 #: ages in the explanation of what collects are rounded to this part of the limit: it is written on change only
 AGE_STEPS = 5
 
@@ -65,7 +68,7 @@ def plan(snapshot: Snapshot, policy: Policy) -> Decision:
             # A volume of a pool that is wanted for reading as well: the one mount serves both.
             explained.setdefault((wish.kind, wish.key), _ready(wish, _drive_of(mounts, wish.volume)))
             continue
-        if wish.rank == _VERIFY and waiting:
+        if wish.rank == _IDLE and waiting:
             # A drive that is free in vain now (a pair that is suspect, a mount that ends) is not idle.
             explained.setdefault((wish.kind, wish.key), _without_drive(wish, snapshot))
             continue
@@ -94,10 +97,12 @@ def _judge(snapshot: Snapshot, policy: Policy) -> tuple[list[_Wish], dict[tuple[
     for archive in snapshot.archives:
         for found in _judge_archive(archive, snapshot, policy):
             _sort_in(found, wishes, explained)
-    verifying = sum(mount.purpose == "verify" for mount in snapshot.mounts)
+    verifying = sum(
+        mount.purpose == "verify" or (mount.full and mount.purpose == "archive") for mount in snapshot.mounts
+    )
     for need in snapshot.media:
         found = _judge_media(need, snapshot, policy, verifying)
-        verifying += isinstance(found, _Wish) and need.purpose == "verify"
+        verifying += isinstance(found, _Wish) and found.rank == _IDLE
         if isinstance(found, _Wish) or (found.kind, found.key) not in explained:
             _sort_in(found, wishes, explained)
     return wishes, explained
@@ -114,9 +119,9 @@ def _pick_drive(free: list[str], end: EndView | None, suspects: frozenset[str]) 
 
 def _give_way(waiting: Sequence[_Wish], blocked: frozenset[str], snapshot: Snapshot, policy: Policy) -> list[GiveWay]:
     """As many mounts as others wait for drives that will not come free by themselves: verifies, then the longest."""
-    filling = {mount.pool for mount in snapshot.mounts if mount.purpose == "archive" and not mount.ending}
+    filling = {m.pool for m in snapshot.mounts if m.purpose == "archive" and not m.ending and not m.full}
     # Another volume for a pool that is being filled already is no reason to interrupt anybody.
-    wanted = sum(wish.rank < _VERIFY and (wish.purpose != "archive" or wish.pool not in filling) for wish in waiting)
+    wanted = sum(wish.rank < _IDLE and (wish.purpose != "archive" or wish.pool not in filling) for wish in waiting)
     wanted -= sum(mount.ending for mount in snapshot.mounts)
     verifying = [m for m in snapshot.mounts if not m.ending and m.purpose == "verify"]
     long = [
@@ -198,10 +203,9 @@ def _judge_media(need: MediaNeed, snapshot: Snapshot, policy: Policy, verifying:
         return Explanation(kind="volume", key=need.volume, code=code, arguments=arguments)
 
     mount = next((mount for mount in snapshot.mounts if mount.volume == need.volume), None)
-    wanted_states = READABLE_STATES if need.purpose == "verify" else LABELLED_STATES
     if snapshot.library_state != "up":
         return explain("library_down", **_library_arguments(snapshot))
-    if need.volume_state not in wanted_states:
+    if need.volume_state not in _MEDIA_STATES[need.purpose]:
         reason = need.volume_reason or "no reason"
         return explain("volume_disabled", volume=need.volume, state=need.volume_state, reason=reason)
     if mount is not None:
@@ -209,18 +213,19 @@ def _judge_media(need: MediaNeed, snapshot: Snapshot, policy: Policy, verifying:
     resting = _resting_seconds(need.volume, snapshot, policy)
     if resting is not None:
         return explain("cooling_down", cooldown_seconds=resting)
-    if need.purpose == "verify" and verifying >= policy.verify_drives_max:
-        return explain("verify_waits", verifying=verifying)
+    if need.purpose != "label" and verifying >= policy.verify_drives_max:
+        return explain(f"{need.purpose}_waits", verifying=verifying)
     return _Wish(
         kind="volume",
         key=need.volume,
         volume=need.volume,
-        purpose=need.purpose,
+        # A mount to write knows that a full volume takes nothing more.
+        purpose="archive" if need.purpose == "index" else need.purpose,
         pool=need.pool,
         oldest_seconds=need.age_seconds,
         reason_code=need.purpose,
         reason_arguments={},
-        rank=_VERIFY if need.purpose == "verify" else _WAITED_FOR,
+        rank=_WAITED_FOR if need.purpose == "label" else _IDLE,
     )
 
 
@@ -228,7 +233,9 @@ def _judge_archive(need: ArchiveNeed, snapshot: Snapshot, policy: Policy) -> Ite
     def explain(code: str, **arguments: Any) -> Explanation:
         return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
 
-    filling = [m for m in snapshot.mounts if m.purpose == "archive" and m.pool == need.pool and not m.ending]
+    filling = [
+        m for m in snapshot.mounts if m.purpose == "archive" and m.pool == need.pool and not m.ending and not m.full
+    ]
     cooling = [volume for volume in need.writable if _resting_seconds(volume, snapshot, policy) is not None]
     usable = [volume for volume in need.writable if volume not in cooling]
     open_max = policy.volumes_open_max if need.volumes_open_max is None else need.volumes_open_max
@@ -314,8 +321,9 @@ def _without_drive(wish: _Wish, snapshot: Snapshot) -> Explanation:
     arguments: dict[str, Any] = {"library": snapshot.library}
     if attached:
         arguments["drives"] = len(attached)
-    if wish.rank == _VERIFY and attached:
-        return Explanation(kind=wish.kind, key=wish.key, code="no_idle_drive", arguments={"library": snapshot.library})
+    if wish.rank == _IDLE and attached:
+        code = "no_idle_drive" if wish.purpose == "verify" else "no_idle_drive_index"
+        return Explanation(kind=wish.kind, key=wish.key, code=code, arguments={"library": snapshot.library})
     code = "no_free_drive" if attached else "drive_silent" if up else "no_drive"
     return Explanation(kind=wish.kind, key=wish.key, code=code, arguments=arguments)
 

@@ -30,7 +30,7 @@ from tapeserver.picture import (
     RecallNeed,
     Snapshot,
 )
-from tapeserver.planner import plan
+from tapeserver.planner import INDEXED_STATES, plan
 
 log = structlog.get_logger(__name__)
 
@@ -210,6 +210,9 @@ async def take_snapshot(
     for pair in await failures.suspect_pairs(connection, library):
         suspects[pair.volume] = suspects.get(pair.volume, frozenset()) | {pair.drive}
     ends = await mounts.recent_ends(connection)
+    mounted = [one.volume for one in live]
+    in_drives = await volumes.list_volumes(connection, vids=mounted, limit=len(mounted)) if mounted else []
+    full = {one.vid for one in in_drives if one.state.value in INDEXED_STATES}
     free_bytes = [one.free_bytes for one in await cacheservers.live_servers(connection)]
     return Snapshot(
         library=library,
@@ -223,6 +226,7 @@ async def take_snapshot(
                 pool=one.pool,
                 purpose=one.purpose,
                 ending=one.stop_wanted is not None or one.state == "unloading",
+                full=one.volume in full,
                 epoch=one.epoch,
                 age_seconds=one.age_seconds,
             )
@@ -278,12 +282,17 @@ async def _archive_needs(
 
 
 def _media_need(waiting: maintenance.VolumeWaiting) -> MediaNeed:
+    purpose: Literal["verify", "label", "index"] = "verify"
+    if waiting.kind == "label":
+        purpose = "label"
+    elif waiting.kind == "index":
+        purpose = "index"
     return MediaNeed(
         volume=waiting.volume,
         volume_state=waiting.volume_state,
         volume_reason=waiting.volume_reason,
         pool=waiting.pool,
-        purpose="label" if waiting.kind == "label" else "verify",
+        purpose=purpose,
         age_seconds=waiting.age_seconds,
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import audits, maintenance, repacks, volumes
+from catalog import audits, fullindexes, maintenance, repacks, volumes
 from catalog.audits import Limits, Step
 from catalog.database import PLANNER, Database
 from catalog.states import LibraryState
@@ -77,8 +77,10 @@ async def _begin_due(database: Database, config: Config) -> None:
                 options = {} if config.verify_share >= 1 else {"share": config.verify_share}
                 await maintenance.begin(connection, "verify", vid, who=WHO, reason=reason, options=options)
                 begun.append(f"verify of {vid}")
+        begun += [f"full index of {vid}" for vid in await fullindexes.carry_on(connection)]
         await maintenance.forget(connection, days=HISTORY_DAYS)
         return begun
 
     for one in await database.run(begin):
-        log.info("maintenance begins by age", work=one)
+        log.info("maintenance begins by itself", work=one)
+        database.wake(PLANNER)

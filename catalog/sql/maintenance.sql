@@ -192,13 +192,43 @@ where c.volume = :volume and c.generation = (select v.generation from volume v w
                        and i.state not in ('failed', 'cancelled'))
 order by c.first_block, c.byte_offset limit :limit;
 
+-- indexes_due --
+-- Full or closed, with something on them that no index tells of, and nobody there to write it. One try for each time that
+-- the volume was closed; what a repack has emptied is about to be given up.
+select v.vid from volume v
+where v.state in ('full', 'closed') and v.tape_files > v.indexed_tape_files
+  and not exists (select from mount m where m.volume = v.vid)
+  and not exists (select from maintenance i where i.kind = 'index' and i.key = v.vid
+                  and (i.state in ('queued', 'running') or i.created_at >= greatest(v.full_at, v.closed_at)))
+  and not exists (select from maintenance r where r.kind = 'repack' and r.key = v.vid and r.state = 'done'
+                  and r.created_at >= coalesce(v.labelled_at, '-infinity'))
+  and exists (select from copy c where c.volume = v.vid and c.generation = v.generation)
+order by v.vid limit :limit;
+
+-- indexes_live --
+-- What has become of those that are wanted.
+select m.id, v.vid, v.state, v.tape_files <= v.indexed_tape_files as written,
+       coalesce(cast(m.cursor ->> 'starts' as integer), 0) as starts,
+       exists (select from mount x where x.volume = v.vid) as mounted
+from maintenance m join volume v on v.vid = m.key
+where m.kind = 'index' and m.state in ('queued', 'running') order by m.id;
+
+-- index_start --
+-- Counted by the mount that tries, whatever comes of it.
+update maintenance set state = 'running', changed_at = capstan_now(),
+       cursor = jsonb_build_object('starts', coalesce(cast(cursor ->> 'starts' as integer), 0) + 1)
+where kind = 'index' and key = :volume and state in ('queued', 'running');
+
 -- waiting_volumes --
--- Volumes of a library that wait for a mount of their own kind. A label comes first.
+-- Volumes of a library that wait for a mount of their own kind. A label comes first; an index only while it is missing,
+-- and was not tried too often.
 select m.id, m.kind, m.key as volume, v.pool, v.state as volume_state, v.reason as volume_reason, m.options,
        cast(extract(epoch from capstan_now() - m.created_at) as double precision) as age_seconds
 from maintenance m join volume v on v.vid = m.key
-where m.kind in ('verify', 'label') and m.state in ('queued', 'running') and v.library = :library
-order by m.kind, m.created_at, m.id limit :limit;
+where m.kind in ('verify', 'label', 'index') and m.state in ('queued', 'running') and v.library = :library
+  and (m.kind <> 'index' or (v.tape_files > v.indexed_tape_files
+                             and coalesce(cast(m.cursor ->> 'starts' as integer), 0) < :index_starts_max))
+order by array_position(array['label', 'index', 'verify'], m.kind), m.created_at, m.id limit :limit;
 
 -- repacks --
 -- Of these libraries; by age.

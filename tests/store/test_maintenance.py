@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import audits, maintenance, queues, repacks, stage_items, volumes
+from catalog import audits, maintenance, mounts, queues, repacks, stage_items, volumes
 from catalog.audits import Limits
 from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, WrongState
@@ -264,6 +264,25 @@ async def test_a_cancelled_repack_closes_its_volume_and_wants_nothing_more(media
         assert (await volume_state(connection, "E00001"))[0] == "closed"
         assert await recalled(connection) == []
         assert (await row_of(connection, made)).state == "cancelled"
+
+
+async def test_what_a_cancelled_repack_had_queued_is_not_written_unless_a_mount_has_it(media: Database) -> None:
+    async with media.transaction() as connection:
+        files = await on_tape(connection, 3, "E00001")
+        made = await begin(connection, "repack", "E00001")
+        await step(connection, made)
+        await arrive(connection, files)
+        await step(connection, made)
+        new = await make_files(connection, 1)
+        await queues.enqueue_archives(connection, new)
+        wanted = mounts.NewMount(drive="east1", volume="E00002", purpose="archive", reason_code="test", pool="east")
+        epoch = await mounts.plan_mount(connection, wanted)
+        assert epoch is not None
+        [taken] = await queues.claim_archives(connection, "east", epoch, 1, 10**9)
+        assert taken.file.file_id in files
+        await maintenance.cancel(connection, made, who="ann", reason="changed my mind")
+        assert await numbers(connection, "select file from archive order by id") == [taken.file.file_id, *new]
+        assert await queues.drift(connection) == []
 
 
 async def test_a_repack_waits_while_its_volume_is_disabled_and_ends_when_it_was_opened(media: Database) -> None:

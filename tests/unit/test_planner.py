@@ -471,3 +471,40 @@ def test_a_pool_may_say_itself_how_many_volumes_it_fills() -> None:
 def test_a_volume_under_repacking_is_read() -> None:
     assert mounted(plan(snapshot(recalls=[recall("A", state="repacking")]), POLICY)) == [("d1", "A", "recall")]
     assert mounted(plan(snapshot(recalls=[recall("A", state="closed")]), POLICY)) == [("d1", "A", "recall")]
+
+
+# ------------------------------------------------------------------ full indexes
+
+
+def index(volume: str = "F1", *, state: str = "full") -> MediaNeed:
+    return MediaNeed(volume=volume, volume_state=state, volume_reason="", pool="p", purpose="index", age_seconds=100.0)
+
+
+def test_a_full_index_that_is_missing_is_written_by_a_mount_of_its_own_in_an_idle_drive() -> None:
+    decision = plan(snapshot(media=[index()]), POLICY)
+    assert mounted(decision) == [("d1", "F1", "archive")]
+    assert [one.reason_code for one in decision.mounts] == ["index"]
+
+
+def test_a_full_index_takes_no_drive_that_anybody_waits_for() -> None:
+    decision = plan(snapshot(drives=drives(1), media=[index()], recalls=[recall("A1", oldest=0.0)]), POLICY)
+    assert mounted(decision) == [("d1", "A1", "recall")]
+    assert codes(decision)["F1"] == "no_idle_drive_index"
+
+
+def test_a_full_volume_that_is_wanted_for_reading_gets_its_index_in_the_same_mount() -> None:
+    decision = plan(snapshot(media=[index()], recalls=[recall("F1", state="full")]), POLICY)
+    assert mounted(decision) == [("d1", "F1", "archive")]
+    assert [one.reason_code for one in decision.mounts] == ["recalls"]
+
+
+def test_a_mount_that_writes_the_last_index_keeps_no_other_volume_of_its_pool_from_being_filled() -> None:
+    ending = MountView(volume="F1", drive="d3", pool="p", purpose="archive", full=True)
+    decision = plan(snapshot(drives=drives(2, busy=1), mounts=[ending], archives=[archive(urgent=1)]), POLICY)
+    assert mounted(decision) == [("d1", "A1", "archive")]
+
+
+def test_one_drive_at_a_time_works_for_capstan_alone() -> None:
+    decision = plan(snapshot(media=[index("F1"), index("F2")]), POLICY)
+    assert mounted(decision) == [("d1", "F1", "archive")]
+    assert codes(decision)["F2"] == "index_waits"

@@ -69,6 +69,7 @@ create table volume (
 );
 create index volume_pool on volume (pool, state);
 create index volume_library on volume (library);
+create index volume_unindexed on volume (vid) where tape_files > indexed_tape_files;
 
 -- What the states of a volume mean for its copies, in one place. Good: they count towards "safe". Present: they may be
 -- asked for, now or later. Readable: it may be mounted to read.
@@ -102,7 +103,8 @@ create unique index alert_open on alert (library, coalesce(drive, ''), coalesce(
 
 -- Long work on media that goes on across restarts: the row is the state, whoever plans the library carries it on.
 create table maintenance (
-    id bigint generated always as identity primary key, kind text not null check (kind in ('verify', 'repack', 'audit', 'label')),
+    id bigint generated always as identity primary key,
+    kind text not null check (kind in ('verify', 'repack', 'audit', 'label', 'index')),
     key text not null,                            -- a volume, or a storage class for an audit
     state text not null default 'queued', who text not null, reason text not null,
     options jsonb not null default '{}', cursor jsonb not null default '{}',
