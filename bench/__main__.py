@@ -19,7 +19,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from bench import smallfiles, staging, tape, transfer
+from bench import plans, smallfiles, staging, tape, transfer
 from bench.measure import Row
 from bench.workplace import Workplace, workplace
 
@@ -29,6 +29,10 @@ BENCHMARKS: dict[str, Callable[[Workplace], list[Row]]] = {
     "put": transfer.run_put,
     "small": smallfiles.run,
     "tape": tape.run,
+    "archive": tape.run_archive,
+    "native": plans.run_native,
+    "space": plans.run_space,
+    "rebuild": plans.run_rebuild,
     "release": staging.run_release,
     "stage": staging.run_request,
 }

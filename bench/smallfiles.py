@@ -1,7 +1,8 @@
-"""Small files of 10 KiB: put, archive, recall, in files per second, beside a plain copy that fsyncs each file.
+"""Small files of 10 KiB in bundles: put, archive, recall; files per second, and processor time of all processes.
 
 One round is the life of one fresh directory: put while the libraries are down, a plain copy of the same files, then
-the libraries up until all is on tape, dropped from the disk, and recalled by one stage request.
+the libraries up until all is on tape, dropped from the disk, and recalled by one stage request. The peer is a plain
+copy that fsyncs each file.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from bench.workplace import Look, Workplace
 from catalog.units import KIB
 
 BUDGET_SECONDS = 150.0
-FILES, FILES_QUICK = 500, 50
+FILES, FILES_QUICK = 2000, 50
+FILES_PER_SECOND_MIN = 1000.0
+#: two processors that do nothing else then do a thousand files a second
+CPU_MS_MAX = 2.0
 _SIZE = 10 * KIB
 
 
 def run(place: Workplace) -> list[Row]:
     number = FILES_QUICK if place.quick else FILES
     took: dict[str, list[float]] = {"put": [], "archive": [], "recall": [], "copy": []}
+    spent: dict[str, list[dict[str, float]]] = {"archive": [], "recall": []}
     began, longest = time.monotonic(), 0.0
     with place.look() as look:
         # Round 0 is the warming-up.
@@ -31,10 +36,12 @@ def run(place: Workplace) -> list[Row]:
             started = time.monotonic()
             if at > PAIRS_MIN and started + longest > began + BUDGET_SECONDS:
                 break
-            rates = _round(place, look, at, number)
+            rates, cpu = _round(place, look, at, number)
             if at:
                 for name, rate in rates.items():
                     took[name].append(rate)
+                for name, processes in cpu.items():
+                    spent[name].append(processes)
             longest = max(longest, time.monotonic() - started)
     peer = statistics.median(took["copy"])
     return [
@@ -43,10 +50,25 @@ def run(place: Workplace) -> list[Row]:
             value=statistics.median(took[name]),
             unit="files/s",
             peer=peer,
+            of="value",
+            at_least=FILES_PER_SECOND_MIN if name in spent else None,
             note=_note(took[name], number),
         )
         for name, label in (("put", "tput -r"), ("archive", "to tape"), ("recall", "from tape to disk"))
-    ]
+    ] + [_cpu_row(label, spent[name]) for name, label in (("archive", "to tape"), ("recall", "from tape to disk"))]
+
+
+def _cpu_row(label: str, rounds: list[dict[str, float]]) -> Row:
+    kinds = sorted({kind for one in rounds for kind in one})
+    each = {kind: statistics.median(one.get(kind, 0.0) for one in rounds) for kind in kinds}
+    return Row(
+        name=f"small files: {label}, processor time of all processes",
+        value=statistics.median(sum(one.values()) for one in rounds),
+        unit="ms/file",
+        of="value",
+        at_most=CPU_MS_MAX,
+        note=", ".join(f"{kind} {value:.2f}" for kind, value in each.items()),
+    )
 
 
 def _note(rates: list[float], number: int) -> str:
@@ -54,11 +76,12 @@ def _note(rates: list[float], number: int) -> str:
     return f"{len(rates)} rounds{short} of {number:,} files, {min(rates):.0f} to {max(rates):.0f}"
 
 
-def _round(place: Workplace, look: Look, at: int, number: int) -> dict[str, float]:
+def _round(place: Workplace, look: Look, at: int, number: int) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Files per second of each part, and milliseconds of processor time per file by kind of process."""
     directory, target = place.scratch / f"small{at}", f"/bench-small/{at}"
     place.make_small_files(directory, number, _SIZE)
     place.libraries("down")
-    rates = {}
+    rates, cpu = {}, {}
 
     began = time.perf_counter()
     place.site.run(["tput", "-r", str(directory), target])
@@ -70,21 +93,36 @@ def _round(place: Workplace, look: Look, at: int, number: int) -> dict[str, floa
 
     paths = [f"{target}/{name.name}" for name in sorted(directory.iterdir())]
     place.site.call("POST", "/api/capstan/v1/archive-wait", {"paths": paths})
+    before = place.cpu_by_kind()
     began = time.perf_counter()
     place.libraries("up")
     place.wait(lambda: look.value("select count(*) from archive") == 0, "the archives", pause_seconds=0.01)
     rates["archive"] = number / (time.perf_counter() - began)
+    cpu["archive"] = _per_file(before, place.cpu_by_kind(), number)
 
     place.drop(target)
+    place.wait(lambda: look.value("select count(*) from mount") == 0, "the drives to be free")
+    before = place.cpu_by_kind()
     began = time.perf_counter()
     request = place.stage(paths)
     place.wait_staged(look, request)
     rates["recall"] = number / (time.perf_counter() - began)
+    cpu["recall"] = _per_file(before, place.cpu_by_kind(), number)
 
     place.end_request(request)
     for used in (directory, place.scratch / f"copy{at}"):
         shutil.rmtree(used)
-    return rates
+    return rates, cpu
+
+
+def _per_file(
+    before: dict[int, tuple[str, float]], after: dict[int, tuple[str, float]], number: int
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for pid, (kind, seconds) in after.items():
+        spent = seconds - before.get(pid, (kind, 0.0))[1]
+        found[kind] = found.get(kind, 0.0) + spent * 1000 / number
+    return found
 
 
 def plain_copy(source: Path, target: Path) -> None:

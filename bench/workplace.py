@@ -22,6 +22,7 @@ from typing import Any, Self
 import asyncpg
 from sqlalchemy.engine import make_url
 
+from bench.measure import cpu_seconds
 from bench.rawhttp import redirect
 from capstan.demo.site import Answer, Site, SiteError
 from catalog.units import MIB
@@ -183,6 +184,14 @@ class Workplace:
     def pids(self, kind: str) -> list[int]:
         """The process of a server, with its children."""
         return [pid for pid, line in self.site.processes().items() if f" {kind} " in f" {line} "]
+
+    def cpu_by_kind(self) -> dict[int, tuple[str, float]]:
+        """Every process of the site: its kind, and the processor time it has used. One that ends is not seen again."""
+        kinds = ("tapeserver.mover", "tapeserver", "cacheserver", "jobserver", "postgres")
+        return {
+            pid: (next((kind for kind in kinds if kind in line), "others"), cpu_seconds([pid]))
+            for pid, line in self.site.processes().items()
+        }
 
     def look(self) -> Look:
         """A connection to the site's own database."""
