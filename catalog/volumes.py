@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import audits, identity, tables
+from catalog.columns import NOW
 from catalog.errors import BadRequest, NotFound, UnknownStorageClass
 from catalog.reclaiming import Reclaimed as Reclaimed
 from catalog.reclaiming import clear_away as clear_away
@@ -331,6 +332,11 @@ async def labelled(
     """A label of this generation was written and flushed; False when the volume is not one that may be labelled."""
     arguments = {"volume": volume, "generation": generation, "end_block": end_block, "pool": pool}
     return await connection.scalar(_SQL["labelled"], arguments) is not None
+
+
+async def was_read(connection: AsyncConnection, volume: str) -> None:
+    """Something on it has been read in this mount, for users or to verify it."""
+    await connection.execute(tables.volume.update().where(tables.volume.c.vid == volume).values(read_at=NOW))
 
 
 async def _check_pools(connection: AsyncConnection, name: str, copies: int, pools: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import alerts, endings, mounts
+from catalog import alerts, endings, mounts, volumes
 from catalog.database import EVENTS, PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError, StaleEpoch, TapeError, TimedOut
 from catalog.mounts import Mount, MountWork
@@ -170,6 +170,8 @@ class Session:
         self._files += turn.files
         if turn.files:
             self._directions.add(turn.purpose)
+        if turn.files and turn.purpose in ("recall", "verify"):
+            await say(self._database, lambda connection: volumes.was_read(connection, work.volume))
         if isinstance(turn, ReadTurn):
             self._copies_failed += turn.copies_failed
             await self._blame.copies_read_elsewhere(work, turn.drives_to_blame)

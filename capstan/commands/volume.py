@@ -42,7 +42,7 @@ VERBS = {
     "enable": ("use a disabled or suspect one again; what failed before counts no more", "drive was replaced"),
     "mend": ("its copies that were found broken can be read after all, and count again", "both drives were dirty"),
     "export": ("it leaves the library; its copies count no more", "to the vault"),
-    "import": ("an exported one is back; it is suspect until it is enabled", "from the vault"),
+    "import": ("an exported one is back: it is read back, and suspect until it is enabled", "from the vault"),
     "broken": ("it cannot be read; what is missing then is made again from other copies", "tape is torn"),
     "verify": ("read back what is on it, in idle drives", "yearly"),
     "repack": ("write everything live on it to other volumes, while users go on", "old cartridge"),
@@ -140,6 +140,8 @@ def _said(verb: str, answer: dict[str, Any]) -> str:
     if verb in _DONE:
         number = answer.get("maintenance")
         return f"{volume} {_DONE[verb]}" + (f" (maintenance {number})" if number else "")
+    if verb == "import" and "maintenance" in answer:
+        return f"{volume} is {answer['state']} and is read back (maintenance {answer['maintenance']}); then enable it"
     return f"{volume} is {answer['state']}"
 
 

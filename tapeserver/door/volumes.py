@@ -74,9 +74,20 @@ def _set_state(verb: str) -> _Verb:
         if verb == "enable":
             # Whoever enables it has looked at it: what failed before is no evidence any more.
             await failures.clear(connection, volume=vid)
-        return {"state": str((await volumes.volume_at(connection, vid)).state), "changed": changed}
+        found = await volumes.volume_at(connection, vid)
+        answer: messages.Row = {"state": str(found.state), "changed": changed}
+        if verb == "import" and found.tape_files:
+            # Nobody knows what it has been through: it is read back before anybody has to decide.
+            answer["maintenance"] = await _read_back(connection, vid, who, f"it was imported: {body.reason}")
+        return answer
 
     return set_state
+
+
+async def _read_back(connection: AsyncConnection, vid: str, who: str, reason: str) -> int:
+    """The verify that is under way, or a new one."""
+    live = await maintenance.live_verify(connection, vid)
+    return live.id if live else await maintenance.begin(connection, "verify", vid, who=who, reason=reason)
 
 
 class _Reclaiming(TypedDict):

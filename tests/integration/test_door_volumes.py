@@ -62,7 +62,12 @@ async def test_an_export_is_refused_when_files_need_it_and_what_comes_back_is_su
     assert (await want(door, "E00001", "export")).code == "unsafe"
     assert (await want(door, "E00001", "export", force=True)).json["state"] == "exported"
     assert (await want(door, "E00002", "import")).code == "wrong_state"
-    assert (await want(door, "E00001", "import")).json["state"] == "suspect"
+    back = (await want(door, "E00001", "import")).json
+    assert back["state"] == "suspect"
+    # It is read back by itself, so that whoever enables it knows.
+    assert await door.sql("select id, kind, key, state from maintenance where kind <> 'audit'") == [
+        (back["maintenance"], "verify", "E00001", "queued")
+    ]
     assert (await want(door, "E00001", "enable")).json["state"] == "active"
 
 

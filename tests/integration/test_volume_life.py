@@ -75,6 +75,7 @@ async def test_a_volume_is_read_back_and_a_copy_that_two_drives_cannot_read_is_r
 
         await eventually(in_two_drives)
         assert await site.scalar("select verified_at is not null from volume where vid = :vid", vid=vid)
+        assert await site.scalar("select read_at is not null from volume where vid = :vid", vid=vid)
         # The other copy is brought from the other library, and the broken one made again.
         await eventually(lambda: all_safe(site), seconds=60)
         await eventually(lambda: quiet(site), seconds=60)
