@@ -278,7 +278,7 @@ demand = Table(
     column("file", BigInteger, ForeignKey("recall.file", ondelete="CASCADE")), column("byte_offset", BigInteger),
     column("copy", BigInteger, ForeignKey("copy.id", ondelete="CASCADE")), column("created_at", TIME),
     PrimaryKeyConstraint("volume", "first_block", "byte_offset", "file"),
-    Index("demand_file", "file"),
+    Index("demand_file", "file"), Index("demand_copy", "copy"),
     Index("demand_age", "volume", "created_at"),
 )
 

@@ -89,3 +89,20 @@ async def test_the_database_guards_every_machine_by_triggers(database: Database,
             )
         ).scalars()
     assert {f"{machine}_moves", f"{machine}_begins"} <= set(triggers)
+
+
+async def test_what_goes_row_by_row_is_found_by_index_in_all_that_refers_to_it(database: Database) -> None:
+    """Rows of these tables go by the thousand; for each the database looks through every table that refers to it."""
+    async with database.connection() as connection:
+        unindexed = await connection.scalars(
+            sa.text(
+                "select c.conrelid::regclass || '.' || a.attname from pg_constraint c"
+                " join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]"
+                " where c.contype = 'f' and c.confrelid::regclass::text in"
+                "   ('node', 'file', 'copy', 'recall', 'stage_request')"
+                " and not exists (select from pg_index i where i.indrelid = c.conrelid and i.indkey[0] = a.attnum"
+                "   and coalesce(pg_get_expr(i.indpred, i.indrelid), '') in"
+                "       ('', format('(%s IS NOT NULL)', a.attname)))"
+            )
+        )
+        assert unindexed.all() == []

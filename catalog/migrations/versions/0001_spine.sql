@@ -273,6 +273,8 @@ create table demand (
 );
 create index demand_file on demand (file);
 create index demand_age on demand (volume, created_at);
+-- A copy that goes asks who demands it: without this each one would look through all that is queued.
+create index demand_copy on demand (copy);
 
 create table archive (
     id bigint generated always as identity primary key, file bigint not null references file, copy_number smallint not null,
