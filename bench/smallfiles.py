@@ -102,6 +102,8 @@ def _round(place: Workplace, look: Look, at: int, number: int) -> tuple[dict[str
 
     place.drop(target)
     place.wait(lambda: look.value("select count(*) from mount") == 0, "the drives to be free")
+    gone = "select count(*) from replica where state = 'evicting'"
+    place.wait(lambda: look.value(gone) == 0, "the files to be off the disk")
     before = place.cpu_by_kind()
     began = time.perf_counter()
     request = place.stage(paths)
