@@ -64,10 +64,26 @@ class Adopted:
     index_block: int
 
 
+async def pass_ids(connection: AsyncConnection, found: FoundTapeFile) -> None:
+    """No later file gets an id that stands on the tape; those that were not given yet are of a lost life from now on.
+
+    In a transaction of its own before `adopt`, because it keeps everybody from being given an id while it lasts. Safe
+    to repeat.
+    """
+    highest = max((one.record.file_id for one in found.members if one.good), default=0)
+    if not await connection.scalar(_SQL["ids_ahead"], {"id": highest}):
+        return
+    await connection.execute(_SQL["hold_ids"])
+    following = await connection.scalar(_SQL["pass_ids"], {"id": highest})
+    if following is not None:
+        # Unlike setval this is undone when the transaction is.
+        await connection.execute(sa.text(f"alter sequence file_id_seq restart with {int(following)}"))
+
+
 async def adopt(
     connection: AsyncConnection, *, volume: str, generation: int, epoch: int, found: FoundTapeFile
 ) -> Adopted:
-    """Record one found tape file: its copies, or that it is dead; and the volume's end behind it.
+    """Record one found tape file: its copies, or that it is dead; and the volume's end behind it. `pass_ids` is first.
 
     `epoch`: of the mount that found it. The caller's transaction; safe to repeat. A copy that counts already elsewhere,
     or that another mount is about to write, is not recorded: it is surplus. Raises StaleEpoch.
@@ -197,7 +213,6 @@ async def _make_unknown(connection: AsyncConnection, good: Sequence[FoundCopy]) 
         "paths": [one.path for one in records],
     }
     made = (await connection.scalars(_SQL["make_files"], arguments)).all()
-    await connection.execute(_SQL["pass_ids"], {"id": records[0].file_id})
     return len(made)
 
 

@@ -40,6 +40,7 @@ class Adopting:
             epoch=message.epoch,
             members=members,
         )
+        await context.commit(lambda connection: adoption.pass_ids(connection, found))
         adopted = await context.commit(
             lambda connection: adoption.adopt(
                 connection, volume=work.volume, generation=work.generation, epoch=work.epoch, found=found

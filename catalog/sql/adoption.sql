@@ -46,11 +46,10 @@ order by parent, name on conflict (parent, name) do nothing returning id, parent
 
 -- of_a_lost_life --
 -- Of these ids, those that no row has and that this life of the catalog has not given: they lie where a restore or a
--- rebuild left a gap, or ahead of what was given yet (numbered by somebody who saw more of the tapes).
+-- rebuild left a gap, or were ahead of what was given (numbered by somebody who saw more of the tapes) until `pass_ids`.
 select wanted.id from unnest(cast(:files as bigint[])) as wanted (id)
 where not exists (select from file f where f.id = wanted.id)
-  and (wanted.id > coalesce(pg_sequence_last_value('file_id_seq'), 0)
-       or exists (select from lost_life l where wanted.id between l.first_file and l.last_file))
+  and exists (select from lost_life l where wanted.id between l.first_file and l.last_file)
 order by wanted.id;
 
 -- make_files --
@@ -70,9 +69,23 @@ from unnest(cast(:ids as bigint[]), cast(:nodes as bigint[]), cast(:sizes as big
      as t (id, node, size, adler32, digests, mtime_ns, mode, owner, grp, class, path)
 on conflict (id) do nothing returning id;
 
+-- ids_ahead --
+-- Whether this id has not been given yet; asked without a lock.
+select coalesce(pg_sequence_last_value('file_id_seq'), 0) < :id;
+
+-- hold_ids --
+-- Changes nothing, and until the transaction ends nobody is given an id: to read the sequence and then to set it would
+-- put it back behind what others were given in between. Waits for the transactions that were.
+alter sequence file_id_seq increment by 1;
+
 -- pass_ids --
--- No later file may get an id that stands on a tape. Never backwards.
-select setval('file_id_seq', cast(:id as bigint)) from file_id_seq where last_value < :id;
+-- What lies between is of a life that is lost; told in the transaction that passes it, so that neither is without the
+-- other. The id to go on with.
+insert into lost_life (first_file, last_file)
+select coalesce(pg_sequence_last_value('file_id_seq'), 0) + 1, cast(:id as bigint)
+where coalesce(pg_sequence_last_value('file_id_seq'), 0) < :id
+on conflict (first_file) do update set last_file = greatest(lost_life.last_file, excluded.last_file)
+returning last_file + 1;
 
 -- volume --
 -- The end of the volume as it is recorded now, under the lock that its change takes anyway.

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import mounts, queues, restoring
-from catalog.adoption import Adopted, FoundCopy, FoundTapeFile, adopt
+from catalog.adoption import Adopted, FoundCopy, FoundTapeFile, adopt, pass_ids
 from catalog.database import Database
 from catalog.errors import StaleEpoch
 from catalog.model import FileRecord
@@ -48,7 +48,12 @@ def tape_file(*members: FoundCopy, kind: str = "D") -> FoundTapeFile:
 
 
 async def found(connection: AsyncConnection, epoch: int, *members: FoundCopy, kind: str = "D") -> Adopted:
-    return await adopt(connection, volume="E00001", generation=1, epoch=epoch, found=tape_file(*members, kind=kind))
+    return await adopted(connection, epoch, tape_file(*members, kind=kind))
+
+
+async def adopted(connection: AsyncConnection, epoch: int, one: FoundTapeFile) -> Adopted:
+    await pass_ids(connection, one)
+    return await adopt(connection, volume="E00001", generation=1, epoch=epoch, found=one)
 
 
 async def state(connection: AsyncConnection) -> tuple[int, int, int, tuple[int, int]]:
@@ -117,7 +122,7 @@ async def test_a_file_whose_name_is_taken_or_whose_way_is_blocked_goes_to_the_re
         epoch = await mounted(connection, "E00001", "east1")
         await found(connection, epoch, member(UNKNOWN, path="/a"))
         later = replace(tape_file(member(UNKNOWN + 1, path="/a"), member(UNKNOWN + 2, path="/a/b")), tape_file=2)
-        await adopt(connection, volume="E00001", generation=1, epoch=epoch, found=replace(later, first_block=14))
+        await adopted(connection, epoch, replace(later, first_block=14))
         rows = await connection.execute(sa.text("select id, state from file order by id"))
         assert rows.all() == [(UNKNOWN, "live"), (UNKNOWN + 1, "deleted"), (UNKNOWN + 2, "deleted")]
         assert (await state(connection))[0] == 3
@@ -257,3 +262,41 @@ async def test_what_a_lost_life_stored_comes_back_though_its_id_is_below_those_o
         epoch = await mounted(connection, "E00001", "east1")
         adopted = await found(connection, epoch, member(last + 1))
         assert (adopted.copies, adopted.made) == (1, 1)
+
+
+async def test_nobody_is_given_an_id_that_stands_on_a_tape_while_ids_are_passed(media: Database) -> None:
+    first = tape_file(member(UNKNOWN))
+
+    async def put() -> list[int]:
+        async with media.transaction() as connection:
+            return await make_files(connection, 1)
+
+    async with media.transaction() as connection:
+        await pass_ids(connection, first)
+        putting = asyncio.create_task(put())
+        waiting = sa.text(
+            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        async with asyncio.timeout(20), media.connection() as looking:
+            while not await looking.scalar(waiting):
+                await asyncio.sleep(0.01)
+    assert await putting == [UNKNOWN + 1]
+    async with media.transaction() as connection:
+        # Never backwards, and nothing is held up when there is nothing to pass.
+        await pass_ids(connection, tape_file(member(UNKNOWN - 1)))
+        assert (
+            await connection.scalar(sa.text("select count(*) from pg_locks where mode = 'ShareRowExclusiveLock'")) == 0
+        )
+        assert await make_files(connection, 1) == [UNKNOWN + 2]
+
+
+async def test_ids_that_were_passed_in_vain_are_not_passed_at_all(media: Database) -> None:
+    with pytest.raises(RuntimeError):
+        async with media.transaction() as connection:
+            await pass_ids(connection, tape_file(member(UNKNOWN)))
+            raise RuntimeError
+    async with media.transaction() as connection:
+        assert await connection.scalar(sa.text("select count(*) from lost_life")) == 0
+        epoch = await mounted(connection, "E00001", "east1")
+        assert (await found(connection, epoch, member(UNKNOWN))).made == 1
+        assert await make_files(connection, 1) == [UNKNOWN + 1]
