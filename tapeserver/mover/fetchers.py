@@ -214,13 +214,14 @@ class CacheFetcher:
             else:
                 file.finish()
             self._came(item)
-            if self._asked_files <= FILES_ASKED_MAX // 2:
-                self._ask()
         return None
 
     def _came(self, item: WriteItem) -> None:
+        """All of it was received, right or wrong; ask for more, or what stands behind it in its bundle never comes."""
         self._asked_files -= 1
         self._asked_bytes -= item.record.size
+        if self._asked_files <= FILES_ASKED_MAX // 2:
+            self._ask()
 
     def _whole(self, item: WriteItem) -> memoryview | None:
         """The file's bytes if all its frames come in the usual row and are right, else None, and nothing is taken.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from catalog.errors import Damaged
@@ -217,6 +217,14 @@ fates = st.sampled_from([*(["good"] * 8), *WRONG])
     st.sampled_from([512, 700, 1536, 4096, 65_536]),
     st.integers(1, 9000),
     st.integers(1, 5000),
+)
+@example(
+    # More wrong ones in a row than are asked for at once: those behind them are asked for all the same.
+    listed=[File(0, "good"), *([File(0, "absent")] * 9), File(9, "good")],
+    cuts=[],
+    block_size=512,
+    piece=1,
+    frame=1,
 )
 def test_what_is_called_good_is_what_a_reader_of_the_tape_finds(listed, cuts, block_size, piece, frame):
     files = dict(enumerate(listed, 1))
