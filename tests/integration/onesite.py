@@ -277,14 +277,14 @@ async def put_many(site: Site, count: int, size: int, *, storage_class: str = "o
 
 
 @asynccontextmanager
-async def in_the_middle(site: Site, count: int, size: int) -> AsyncIterator[list[str]]:
+async def in_the_middle(site: Site, count: int, size: int, prefix: str = "/d") -> AsyncIterator[list[str]]:
     """Files put, their paths; entered once a mount has written and flushed some of them and its commit hangs.
 
     The library is down until all are there, so that one mount takes them; the commit waits for a lock of the test's,
     however fast the machine is.
     """
     await site.set_state("libraries", "east", "down")
-    paths = await put_many(site, count, size)
+    paths = await put_many(site, count, size, prefix=prefix)
     async with site.database.transaction() as connection:
         # Claims pass this lock; the commit of copies that were written and flushed does not.
         await connection.execute(sa.text("select from file for update"))
