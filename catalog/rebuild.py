@@ -177,6 +177,8 @@ async def add_segment(
     connection: AsyncConnection, head: Head, entries: Sequence[Entry], *, bytes: int, adler32: str, path: str
 ) -> bool:
     """Stage a segment of the journal; False when it is there already. The fuller one of the same number is kept."""
+    # Copies of one segment lie in several libraries, which are read side by side.
+    await connection.execute(sa.text("LOCK TABLE rebuild.segment IN SHARE ROW EXCLUSIVE MODE"))
     known = await connection.scalar(
         sa.text("SELECT last_seq FROM rebuild.segment WHERE number = :number"), {"number": head.number}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from typing import Any
@@ -381,3 +382,19 @@ async def test_a_full_volume_takes_no_more_and_others_are_verified_before_a_writ
     assert [tuple(row) for row in rows] == [
         ("full", "east", False, 9), ("active", "east", False, 9), ("blank", None, True, 0),
     ]  # fmt: skip
+
+
+async def test_one_segment_read_in_two_libraries_at_once_is_staged_once(stage: Stage) -> None:
+    entries = (node(1, 1, None, "", "directory"), node(2, 10, 1, "f"))
+    waits = sa.text("select count(*) from pg_locks where not granted and relation = 'rebuild.segment'::regclass")
+    head = Head(catalog_id=CATALOG, incarnation="a", number=1, previous=0, first_seq=1, last_seq=2)
+    async with stage.database.transaction() as connection:
+        assert await rebuild.add_segment(connection, head, list(entries), bytes=1, adler32="00000001", path="")
+        other = asyncio.create_task(stage.journal(*entries))
+        async with stage.database.connection() as looking:
+            while not other.done() and not await looking.scalar(waits):
+                await asyncio.sleep(0.01)
+    await other
+    async with stage.database.connection() as connection:
+        assert await connection.scalar(sa.text("select count(*) from rebuild.segment")) == 1
+        assert await connection.scalar(sa.text("select count(*) from rebuild.journal")) == 2

@@ -114,7 +114,7 @@ async def test_copies_that_a_class_wants_are_queued_again_when_the_bytes_are_on_
     assert (await world.run("select pool from archive")).scalar_one() == "west"
 
 
-async def test_of_what_was_removed_before_all_its_copies_were_made_the_missing_ones_come_from_tape(
+async def test_what_was_removed_before_all_its_copies_were_made_gets_them_from_tape(
     world: World,
 ) -> None:
     ann = await world.principal()
