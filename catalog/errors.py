@@ -217,7 +217,7 @@ class WrongState(Refused):
 
 
 class Unsafe(Refused):
-    """Without {what} {files} files are not safe any more, {last} of them without any good copy: this needs force."""
+    """Without {what} {files} files are not safe any more, {last} of them without any good copy."""
 
     code, http_status = "unsafe", 409
 

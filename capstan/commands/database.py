@@ -12,7 +12,7 @@ def run(command: str, words: Sequence[str]) -> int:
     parser = parser_for(
         command,
         "Bring the schema of a database to this release's revision. `capstan up` does so by itself."
-        "\nBackups and the journal: `capstan db backup|restore|journal --help`.",
+        "\nBackups, the journal, and the catalog from the tapes: `capstan db backup|restore|journal|rebuild --help`.",
         "capstan db upgrade postgresql+asyncpg://capstan@db.example.org/capstan",
     )
     parser.add_argument("verb", choices=["upgrade"])

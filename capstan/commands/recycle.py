@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,9 @@ from client.cli.common import Results, counted, seconds_argument
 
 if TYPE_CHECKING:
     from client.session import Session
+
+#: restores under way at a time
+PARALLEL = 8
 
 COLUMNS = {
     "file_id": "file", "path": "path", "size_bytes": "size", "owner": "owner", "deleted_at": "removed",
@@ -84,7 +88,17 @@ def _list(parsed: argparse.Namespace) -> None:
 
 
 def _restore(parsed: argparse.Namespace, results: Results) -> None:
-    async def each(session: Session) -> None:
+    from client.fetching import each
+
+    async def restore(session: Session, one: dict[str, Any]) -> None:
+        try:
+            done = await session.recycle.restore(**one, to=parsed.to, parents=parsed.parents or parsed.recursive)
+        except CapstanError as exc:
+            results.failed(exc, **one)
+        else:
+            results.done(path=done.path, file_id=done.file_id, queued=done.queued)
+
+    async def everything(session: Session) -> None:
         wanted: list[dict[str, Any]] = [{"file_id": number} for number in parsed.file]
         if parsed.recursive:
             # Of several with one path the newest gets the name.
@@ -98,15 +112,9 @@ def _restore(parsed: argparse.Namespace, results: Results) -> None:
                 wanted += [{"path": path} for path in parsed.paths]
         else:
             wanted += [{"path": path} for path in parsed.paths]
-        for one in wanted:
-            try:
-                done = await session.recycle.restore(**one, to=parsed.to, parents=parsed.parents or parsed.recursive)
-            except CapstanError as exc:
-                results.failed(exc, **one)
-            else:
-                results.done(path=done.path, file_id=done.file_id, queued=done.queued)
+        await each(wanted, partial(restore, session), parallel=PARALLEL)
 
-    ask(each)
+    ask(everything)
     done = [item for item in results.items if item["ok"]]
     if not parsed.json and done:
         names = done[0]["path"] if len(done) == 1 else counted(len(done), "file")

@@ -39,7 +39,8 @@ _HINTS = {
     "exists": "choose another name, or replace a file with --force (tput, tmv)",
     "parent_missing": "make it first, as with `tmkdir -p`",
     "timed_out": "ask again later",
-    "no_space": "try again later, when files on disk are safe on tape",
+    "no_space": "try again later; `capstan cache` shows the space, `capstan status` what is not safe on tape yet",
+    "unsafe": "--force does it all the same",
     "not_empty": "say -r to remove what it holds",
 }
 

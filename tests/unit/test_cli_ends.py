@@ -16,7 +16,8 @@ import pytest
 from capstan.commands.volume import VERBS as VOLUME_VERBS
 from capstan.main import COMMANDS
 from capstan.main import main as capstan
-from client.cli.common import print_json
+from catalog.errors import Unsafe
+from client.cli.common import print_json, sentence
 
 USERS = ("tput", "tget", "tls", "trm", "tmv", "tmkdir", "tstage", "tjob")
 VERBS = {
@@ -110,3 +111,12 @@ def test_json_is_utf8_whatever_the_terminal_speaks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     print_json({"items": ["ü"]})
     assert written.getvalue() == '{"items":["ü"]}\n'.encode()
+
+
+def test_what_a_refused_export_wants_is_said_by_the_option_that_gives_it() -> None:
+    said = sentence(Unsafe(what="volume E00001", files=3, last=1))
+    assert said.endswith("1 of them without any good copy; --force does it all the same")
+
+
+def test_the_help_of_the_catalogs_command_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "backup|restore|journal|rebuild" in help_of(capsys, "capstan", "db")
