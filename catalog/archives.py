@@ -77,6 +77,11 @@ async def make_urgent(connection: AsyncConnection, file_ids: Collection[int]) ->
     return int(await connection.scalar(_SQL["archives_make_urgent"], arguments) or 0)
 
 
+async def urgent_archives(connection: AsyncConnection, epoch: int, *, limit: int = 1000) -> set[int]:
+    """Archives that this mount has and somebody waits for, at most so many."""
+    return set((await connection.scalars(_SQL["archives_urgent"], {"epoch": epoch, "limit": limit})).all())
+
+
 async def claim_archives(
     connection: AsyncConnection,
     pool: str,

@@ -291,7 +291,7 @@ archive = Table(
     UniqueConstraint("file", "copy_number"),
     Index("archive_pool", "pool", text("urgent DESC"), "created_at", postgresql_where=text("state = 'queued'")),
     Index("archive_epoch", "epoch", postgresql_where=text("epoch is not null")),
-    Index("archive_age", "created_at"),
+    Index("archive_age", "created_at"), Index("archive_waited", "epoch", postgresql_where=text("urgent")),
     Index("archive_collocation", "pool", "collocation", "created_at", postgresql_where=text("state = 'queued'")),
 )
 

@@ -47,7 +47,7 @@ class WriteItem(_Part, frozen=True):
     """One file to write: what it is, and the replica that has it (signed URL of the bulk read).
 
     Neighbours in the plan with the same `bundle` other than 0 go into one tape file, with a list of them in front;
-    a file with `bundle` 0 has a tape file of its own.
+    a file with `bundle` 0 has a tape file of its own. With `flush` the tape file in which it lies is flushed at once.
     """
 
     archive_id: int
@@ -57,6 +57,7 @@ class WriteItem(_Part, frozen=True):
     cache_url: str
     pool: str = ""
     bundle: int = 0
+    flush: bool = False
 
 
 class VerifyItem(_Part, frozen=True):

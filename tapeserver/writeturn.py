@@ -38,6 +38,7 @@ from tapeserver.frames import (
     Written,
 )
 from tapeserver.handover import Out, Outstanding, messages
+from tapeserver.hurrying import Hurry
 from tapeserver.indexing import due_index, record_index
 from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
@@ -84,6 +85,7 @@ class WriteTurn(Turn):
         self._more = True
         self._remaining_bytes: int | None = None
         self._cache_failures = 0
+        self._hurry = Hurry(context, self._out)
         self._adopting = Adopting(context)
         self._index_answered = False
         #: the volume takes nothing more
@@ -153,6 +155,7 @@ class WriteTurn(Turn):
         return self.closed or (self.context.recalls_wait and self.context.now - self._began_at > self._seconds_min)
 
     async def top_up(self) -> None:
+        await self._hurry.look()
         config, work = self.context.config, self.context.work
         if work.pool is None or not self._wants_more():
             return
@@ -197,7 +200,9 @@ class WriteTurn(Turn):
         return not self._out or self._more or self.context.now - self._claimed_at >= config.bundle_seconds
 
     async def _hand_over(self, claimed: Sequence[ClaimedArchive], pool: str) -> None:
-        for message in messages(claimed, self._limits, self._bundle + 1):
+        pieces = list(messages(claimed, self._limits, self._bundle + 1))
+        flushed = self._hurry.flushed(pieces)
+        for message in pieces:
             self._bundle = max(self._bundle, *(bundle for _, bundle in message))
             items = [
                 WriteItem(
@@ -208,6 +213,7 @@ class WriteTurn(Turn):
                     cache_url=await self.context.bulk_url(one.cache_server, one.cache_url, "read"),
                     pool=pool,
                     bundle=bundle,
+                    flush=one.archive_id in flushed,
                 )
                 for one, bundle in message
             ]

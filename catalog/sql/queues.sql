@@ -228,6 +228,10 @@ with marked as (
 )
 select count(*) from marked;
 
+-- archives_urgent --
+-- Of what a mount has, that for which somebody waits.
+select id from archive where epoch = :epoch and urgent and state = 'claimed' limit :limit;
+
 -- archives_claim --
 -- SKIP LOCKED: several mounts of one pool share its backlog without waiting. What somebody waits for comes first, by the
 -- index. The oldest of the rest say which groups come next, in which order; they are as many as may be claimed, so their

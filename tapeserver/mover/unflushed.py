@@ -25,6 +25,8 @@ class Recorded:
     tape_file: int
     end_block: int
     bytes: int
+    #: somebody waits for it
+    flush: bool = False
 
 
 class Unflushed:
@@ -46,6 +48,7 @@ class Unflushed:
         self._recorded: list[Recorded] = []
         self._files = self._bytes = 0
         self._since = 0.0
+        self._wanted = False
 
     def add(self, recorded: Recorded) -> None:
         if not self._recorded:
@@ -53,9 +56,12 @@ class Unflushed:
         self._recorded.append(recorded)
         self._files += len(recorded.items)
         self._bytes += recorded.bytes
+        self._wanted = self._wanted or recorded.flush
 
     def due(self) -> bool:
-        """Whether the policy of the mount asks for a flush now."""
+        """Whether the policy of the mount asks for a flush now, or somebody who waits for a file."""
+        if self._wanted:
+            return True
         load = self._load
         return flush_due(self._bytes, self._files, flush_bytes=load.flush_bytes, flush_files=load.flush_files) or (
             self._clock() - self._since >= load.flush_seconds
@@ -83,7 +89,8 @@ def recorded(
         for part, offset in zip(begun.parts[:good], begun.layout.offsets, strict=False)
     ]
     dead = [] if good else [_dead(tape_file, extent, error)]
-    return Recorded(items, dead, tape_file, extent.end_block, written_bytes)
+    flush = any(part.item.flush for part in begun.parts[:good])
+    return Recorded(items, dead, tape_file, extent.end_block, written_bytes, flush)
 
 
 def _dead(tape_file: int, extent: Extent, error: CapstanError | None) -> DeadExtent:

@@ -20,7 +20,7 @@ from catalog import endings, mounts, queues
 from catalog.database import Database
 from catalog.errors import CatalogUnreachable, StaleEpoch
 from tapeserver.config import Config
-from tapeserver.frames import Committed, Write, Written, WrittenItem
+from tapeserver.frames import Committed, Flush, Progress, Write, Written, WrittenItem
 from tapeserver.mountcontext import MountContext
 from tapeserver.writeturn import WriteTurn
 from tests.store.media import make_files, two_libraries
@@ -151,3 +151,36 @@ async def test_what_was_claimed_by_a_commit_whose_answer_was_lost_is_claimed_aga
     async with database.connection() as connection:
         assert await connection.scalar(sa.text("select count(*) from archive where state = 'claimed'")) == 5
         assert await queues.drift(connection) == []
+
+
+async def test_one_flush_follows_what_somebody_waits_for_and_another_when_somebody_begins_to(
+    database: Database, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tapeserver.hurrying.HURRY_SECONDS", 0.0)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(session.link, "send", send)
+    async with database.transaction() as connection:
+        new = await make_files(connection, 3)
+        await queues.enqueue_archives(connection, new[:2], urgent=True)
+        await queues.enqueue_archives(connection, new[2:])
+    session.turn._more = True
+    await session.turn.top_up()
+    [write] = sent
+    urgent = [item for item in write.items if item.record.file_id in new[:2]]
+    # They share a tape file, which is flushed; the third waits for nobody.
+    assert [item.flush for item in urgent] == [True, True]
+    assert not any(item.flush for item in write.items if item.record.file_id == new[2])
+    await session.turn.top_up()
+    assert len(sent) == 1
+    async with database.transaction() as connection:
+        await queues.make_urgent(connection, new[2:])
+    await session.turn.top_up()
+    assert len(sent) == 1, "the mover has not begun it"
+    session.turn.heard(Progress(file_id=new[2], bytes=1, block=5))
+    session.turn._out._ahead.clear()
+    await session.turn.top_up()
+    assert isinstance(sent[-1], Flush)

@@ -289,6 +289,7 @@ create table archive (
 create index archive_pool on archive (pool, urgent desc, created_at) where state = 'queued';
 create index archive_epoch on archive (epoch) where epoch is not null;
 create index archive_age on archive (created_at);
+create index archive_waited on archive (epoch) where urgent;
 create index archive_collocation on archive (pool, collocation, created_at) where state = 'queued';
 
 -- Never one hot row: changes are inserted here in the transaction that makes them; the planner folds them.
