@@ -100,6 +100,8 @@ class Site:
         """Start it and wait until it serves; the seconds that took. Raises SiteError with the end of the logs."""
         if self.process is not None:
             raise SiteError("it runs already")
+        # On a catalog that was made again there are other tokens.
+        self._token = None
         before = self.log_path.stat().st_size if self.log_path.exists() else 0
         began = time.monotonic()
         command = [str(self.bin / "capstan"), "up", "--data", str(self.data), "--port", str(self.port)]

@@ -19,6 +19,9 @@ from catalog.database import Database
 from tests.scenario.soak_rest import database_url
 
 T = TypeVar("T")
+#: nets, for a machine that is busy with other things
+START_SECONDS_MAX = 300.0
+STOP_SECONDS_MAX = 120.0
 
 
 @contextmanager

@@ -6,28 +6,23 @@ and drives fail in one library at a time, so that the other's copies must be the
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
 import msgspec
-import sqlalchemy as sa
 
 from capstan.demo.site import Site, SiteError
-from catalog import failures
-from catalog.database import Database
 from catalog.errors import CapstanError
 from tapeserver.library import faults
 from tapeserver.library.faults import Fault
 from tests.scenario import victims
-from tests.scenario.small_site import change, query
-from tests.scenario.soak_rest import database_url
+from tests.scenario.small_site import START_SECONDS_MAX, change, query
 
 #: the killer gives a killed process at most so long to serve again
 SERVING_SECONDS_MAX = 10.0
@@ -91,7 +86,7 @@ def _stop(kind: str) -> Callable[[Chaos], str]:
 def _capstan_up(chaos: Chaos) -> str:
     chaos.site.kill()
     time.sleep(chaos.chance.choice((0.0, 0.0, 1.0)))
-    return f"back after {chaos.site.start():.1f} s"
+    return f"back after {chaos.site.start(timeout_seconds=START_SECONDS_MAX):.1f} s"
 
 
 def _clock(chaos: Chaos) -> str:
@@ -117,6 +112,25 @@ def _power_loss(chaos: Chaos) -> str:
         keep=chance.choice(("none", "some", "some", "all")),
         seed=chance.getrandbits(16),
     )
+
+
+def _power_loss_at_work(chaos: Chaos) -> str:
+    """In every drive that writes, so that one of them is hit."""
+    at, keep = chaos.chance.choice(("write", "mark", "flush")), chaos.chance.choice(("none", "some", "all"))
+    return ", ".join(
+        chaos.fault(kind="power_loss", drive=path.stem, at=at, keep=keep, seed=chaos.chance.getrandbits(16))
+        for path in sorted((chaos.path / "drives").glob("*.json"))
+    )
+
+
+def _full_at_work(chaos: Chaos) -> str:
+    """The volume that was written last, the next moment it is written to again."""
+    volumes = query(chaos.site, "select vid from volume where library = :library and pool = :library"
+                    " and state = 'active' order by written_at desc nulls last", library=chaos.library)  # fmt: skip
+    if not volumes:
+        return "no volume is written to"
+    image = chaos.path / "cartridges" / f"{volumes[0][0]}.tap"
+    return chaos.fault(kind="full", volume=image.stem, at_bytes=image.stat().st_size + chaos.chance.randint(0, 100_000))
 
 
 def _full(chaos: Chaos) -> str:
@@ -169,22 +183,12 @@ def ways_out(chaos: Chaos) -> str:
                     body = {"state": good, "reason": "it was serviced"}
                     told.append(f"{name} was {row['state']}")
                     site.call("POST", f"/api/capstan/v1/{what}/{name}", body)
-        told += [f"copies on {vid} are read again" for vid in _mended(site)]
+        # Copies that were found broken can be read now that the faults are gone.
+        for (vid,) in query(site, "select distinct volume from copy where broken_at is not null order by volume"):
+            told.append(f"copies on {vid} are good again")
+            site.call("POST", f"/api/capstan/v1/volumes/{vid}/mend", {"reason": "it was serviced"})
         site.call("POST", "/api/capstan/v1/queue/retry", {"kind": "all", "reason": "it was serviced"})
     return ", ".join(told) or "nothing to do"
-
-
-def _mended(site: Site) -> list[str]:
-    """Copies that were found broken can be read now that the faults are gone."""
-
-    async def mend() -> list[str]:
-        async with Database(database_url(site.data), connections_max=1) as database, database.transaction() as found:
-            volumes = (
-                await found.scalars(sa.text("select distinct volume from copy where broken_at is not null"))
-            ).all()
-            return [volume for volume in volumes if await failures.mend_copies(found, volume)]
-
-    return asyncio.run(mend())
 
 
 #: name -> (what it does, how often)
@@ -203,7 +207,9 @@ STEPS: dict[str, tuple[Callable[[Chaos], str], int]] = {
     "unreadable": (_unreadable, 4),
     "write error": (_write_error, 3),
     "early full": (_full, 2),
+    "early full at work": (_full_at_work, 1),
     "power loss": (_power_loss, 5),
+    "power loss at work": (_power_loss_at_work, 1),
     "dead drive": (_dead, 2),
     "jam": (_jam, 2),
     "swapped": (_swapped, 2),
@@ -212,6 +218,12 @@ STEPS: dict[str, tuple[Callable[[Chaos], str], int]] = {
     "faults cleared": (Chaos.cleared, 8),
     "ways out": (ways_out, 8),
 }
+
+#: of a first round, whatever its length: each process is killed, and the faults strike that leave work half done
+ALWAYS = (
+    *(name for name in STEPS if name.startswith("kill")),
+    "power loss at work", "early full at work", "unreadable", "write error", "jam", "clock", "ways out",
+)  # fmt: skip
 
 
 def wait_for_the_door(site: Site, seconds_max: float) -> None:
@@ -223,12 +235,19 @@ def wait_for_the_door(site: Site, seconds_max: float) -> None:
         time.sleep(0.1)
 
 
-def rage(chaos: Chaos, seconds: float, say: Callable[[str], None], steps: tuple[str, ...] = tuple(STEPS)) -> int:
-    """A step or several every 0.5 to 2 s; how many there were. `say` gets a line for each."""
+def rage(
+    chaos: Chaos, seconds: float, say: Callable[[str], None], steps: tuple[str, ...], always: Sequence[str] = ()
+) -> int:
+    """Each of `always` once, in an order that is drawn; then, until the time is over, a step or several every 0.5 to
+    2 s. How many there were. `say` gets a line for each."""
     chance, began, count = chaos.chance, time.monotonic(), 0
     weights = [STEPS[name][1] for name in steps]
-    while time.monotonic() - began < seconds:
-        for name in chance.choices(steps, weights, k=chance.choices((1, 2, 3), (6, 3, 1))[0]):
+    first = [name for name in always if name in steps]
+    chance.shuffle(first)
+    while first or time.monotonic() - began < seconds:
+        several = chance.choices((1, 2, 3), (6, 3, 1))[0]
+        now, first = first[:several], first[several:]
+        for name in now or chance.choices(steps, weights, k=several):
             at = time.monotonic() - began
             try:
                 told = STEPS[name][0](chaos)
@@ -237,7 +256,7 @@ def rage(chaos: Chaos, seconds: float, say: Callable[[str], None], steps: tuple[
                 told = f"not done: {error}"
             say(f"{at:6.1f} s: {name}: {told}")
             count += 1
-        time.sleep(chance.uniform(0.5, 2.0))
+        time.sleep(chance.uniform(0.5, 2.0) if not now else chance.uniform(0.2, 1.0))
         if chance.random() < 0.7:
             # Kills of what is only just starting are worth having too, but not all the time: then there is no load.
             wait_for_the_door(chaos.site, SERVING_SECONDS_MAX)

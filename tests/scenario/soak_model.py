@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 Seen = tuple[int, str]
 
 
+def adler32(data: bytes) -> str:
+    return f"{zlib.adler32(data):08x}"
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """Bytes that can be made again from their number."""
@@ -28,7 +32,7 @@ class Content:
 
     @property
     def adler32(self) -> str:
-        return f"{zlib.adler32(self.bytes()):08x}"
+        return adler32(self.bytes())
 
     @property
     def seen(self) -> Seen:

@@ -1,4 +1,4 @@
-"""An operator's long work on a site under fire: verify, repack, close, reclaim, restore from the recycle bin.
+"""An operator's long work on a site under fire: verify, repack, close, reclaim, relabel, export, back up, restore.
 
 `WORK` is the one list of what he does while users go on. He uses the commands as they are; a refusal is an answer, and
 what he does not hear the end of may have been done. What is tried between rounds and at the end is in `soak_recovery`.
@@ -21,6 +21,17 @@ from tests.scenario.soak_model import Seen
 
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 0.5, 4.0
 COMMAND_SECONDS_MAX = 60.0
+#: of a verb that must not be left out, while the servers come back
+RETRIES, RETRY_SECONDS = 20, 1.0
+AWAY_SECONDS_MAX = 4.0
+#: those of the journal have one cartridge a library, and nowhere to go
+USERS = "pool in ('east', 'west')"
+CARTRIDGES = f"select vid, library from volume where state in ('active', 'full', 'closed') and {USERS} order by vid"
+#: nothing alive on it
+EMPTIED = (
+    "select v.vid from volume v where v.state in ('full', 'closed') and v.tape_files > 0 and not exists (select"
+    " from copy c join file f on f.id = c.file where c.volume = v.vid and f.state = 'live') order by v.vid"
+)
 REASON = ("--reason", "it is the turn of this one")
 
 
@@ -35,6 +46,10 @@ class Operator:
         #: names that a restore may have made, or not
         self.unsure: set[str] = set()
         self.count = 0
+        #: whose volumes leave and come back; change it only at rest
+        self.library = ""
+        #: volumes that were emptied for good
+        self.given_up = 0
 
     def run(self) -> None:
         while not self.stop.wait(self.chance.uniform(PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX)):
@@ -45,7 +60,7 @@ class Operator:
 
     def volume(self, *states: str) -> str:
         """One with something on it, in one of these states."""
-        found = query(self.site, "select vid, state from volume where tape_files > 0 order by vid")
+        found = query(self.site, f"select vid, state from volume where tape_files > 0 and {USERS} order by vid")
         return str(self.chance.choice([vid for vid, state in found if state in states] or ["E00001"]))
 
     def capstan(self, *words: str) -> subprocess.CompletedProcess[str]:
@@ -59,6 +74,47 @@ def _of_volume(verb: str, *states: str) -> Callable[[Operator], str]:
         return f"{volume}: {done.returncode} {done.stderr.strip()[-160:]}"
 
     return work
+
+
+def _give_up(verb: str) -> Callable[[Operator], str]:
+    """Of a volume on which nothing is alive, if there is one: else of any, which must be refused."""
+
+    def work(operator: Operator) -> str:
+        emptied = [vid for (vid,) in query(operator.site, EMPTIED)]
+        volume = str(operator.chance.choice(emptied)) if emptied else operator.volume("closed", "full")
+        done = operator.capstan("volume", verb, volume, *REASON)
+        operator.given_up += done.returncode == 0
+        return f"{volume}{' (emptied)' if emptied else ''}: {done.returncode} {done.stderr.strip()[-160:]}"
+
+    return work
+
+
+def _backup(operator: Operator) -> str:
+    """A reclaim wants one that began after the last file had left its volume."""
+    done = operator.capstan("db", "backup", "--data", str(operator.site.data))
+    return f"{done.returncode} {done.stderr.strip()[-160:]}"
+
+
+def _vault(operator: Operator) -> str:
+    """A volume leaves the library with faults for a while; what it alone has waits, or is read from the other one."""
+    [vid] = operator.chance.sample(
+        [vid for vid, library in query(operator.site, CARTRIDGES) if library == operator.library] or [""], 1
+    )
+    if not vid:
+        return "nothing is there"
+    told = []
+    for verb in ("export", "import", "enable"):
+        for _ in range(RETRIES):
+            force = ("--force",) if verb == "export" else ()
+            done = operator.capstan("volume", verb, str(vid), *REASON, *force)
+            told.append(f"{verb} {done.returncode} {done.stderr.strip()[-80:]}")
+            if done.returncode == 0 or verb == "export":
+                break
+            operator.stop.wait(RETRY_SECONDS)
+        if done.returncode != 0:
+            break
+        operator.stop.wait(operator.chance.uniform(0.0, AWAY_SECONDS_MAX))
+    return f"{vid}: {', '.join(told)}"
 
 
 def _restore(operator: Operator) -> str:
@@ -84,6 +140,9 @@ WORK: dict[str, tuple[Callable[[Operator], str], int]] = {
     "close": (_of_volume("close", "active"), 1),
     "reopen": (_of_volume("reopen", "closed", "full"), 2),
     "repack": (_of_volume("repack", "active", "full", "closed"), 2),
-    "reclaim": (_of_volume("reclaim", "closed", "full"), 3),
+    "reclaim": (_give_up("reclaim"), 3),
+    "relabel": (_give_up("relabel"), 1),
+    "backup": (_backup, 2),
+    "vault": (_vault, 1),
     "recycle restore": (_restore, 3),
 }

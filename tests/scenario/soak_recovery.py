@@ -1,4 +1,5 @@
-"""Between the rounds of the soak, at rest: the catalog is restored from a backup that the tapes are ahead of.
+"""Between the rounds of the soak, at rest: a volume goes its way from written to blank, and the catalog is restored
+from a backup that the tapes are ahead of.
 
 `RECOVERY` is the one list of what is tried. Each returns its mistakes, in words.
 """
@@ -11,13 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from capstan.demo.site import Site, SiteError
-from tests.scenario.small_site import query, soon
+from tests.scenario.small_site import START_SECONDS_MAX, STOP_SECONDS_MAX, query, soon
 from tests.scenario.soak_load import CLASSES, Load
 from tests.scenario.soak_model import Content
 
 FILES = 12
-SAFE_SECONDS_MAX = 60.0
-ADOPTED_SECONDS_MAX = 90.0
+#: nets, for slow machines too
+SAFE_SECONDS_MAX = 300.0
+EMPTY_SECONDS_MAX = 300.0
+#: what a person would do again a moment later: the volume is still in a drive
+REFUSED_SECONDS_MAX = 300.0
+REASON = ("--reason", "it is old")
+ADOPTED_SECONDS_MAX = 300.0
 
 
 def _put_safe(site: Site, directory: Path, load: Load, prefix: str, count: int) -> None:
@@ -40,6 +46,36 @@ def _put_safe(site: Site, directory: Path, load: Load, prefix: str, count: int) 
     soon(safe, seconds=SAFE_SECONDS_MAX, what=f"the files below /base/{prefix} are safe")
 
 
+def emptied_volume(site: Site, directory: Path, load: Load, say: Callable[[str], None]) -> list[str]:
+    """Repack, back up, reclaim, and label it again at once: the documented way from a full tape to an empty one."""
+    found = query(site, "select vid, generation from volume where state in ('active', 'full', 'closed')"
+                        " and pool in ('east', 'west') and tape_files > 0 order by written_bytes limit 1")  # fmt: skip
+    if not found:
+        return ["no volume has anything on it"]
+    [(vid, generation)] = found
+    site.run(["capstan", "volume", "repack", vid, *REASON])
+    live = "select count(*) from maintenance where kind = 'repack' and key = :vid and state in ('queued', 'running')"
+    soon(lambda: query(site, live, vid=vid) == [(0,)], seconds=EMPTY_SECONDS_MAX, what=f"{vid} is repacked")
+    site.run(["capstan", "db", "backup", "--data", str(site.data)])
+    refused = ""
+
+    def relabelled() -> bool:
+        nonlocal refused
+        done = site.run(["capstan", "volume", "relabel", vid, *REASON], check=False)
+        refused = done.stderr.strip()
+        return done.returncode == 0
+
+    deadline = time.monotonic() + REFUSED_SECONDS_MAX
+    while not relabelled():
+        if time.monotonic() > deadline:
+            return [f"{vid} was repacked and is not given up: {refused}"]
+        time.sleep(0.5)
+    now = "select generation from volume where vid = :vid"
+    soon(lambda: query(site, now, vid=vid) == [(generation + 1,)], seconds=EMPTY_SECONDS_MAX, what=f"label of {vid}")
+    say(f"         {vid} was repacked, given up, and has its label of generation {generation + 1}")
+    return []
+
+
 def older_backup(site: Site, directory: Path, load: Load, say: Callable[[str], None]) -> list[str]:
     """Back up, put more, make all of it safe, restore: what is on tape alone comes back, and nothing is overwritten."""
     number = len(load.base)
@@ -49,9 +85,9 @@ def older_backup(site: Site, directory: Path, load: Load, say: Callable[[str], N
     say(f"         backup {newest.name}: {told}")
     before = set(load.base)
     _put_safe(site, directory, load, f"ahead{number}", FILES)
-    site.stop()
+    site.stop(timeout_seconds=STOP_SECONDS_MAX)
     site.run(["capstan", "db", "restore", str(newest), "--data", str(site.data), "--replace"])
-    site.start()
+    site.start(timeout_seconds=START_SECONDS_MAX)
     # Something has to be written, for the ends of the tapes to be looked at.
     _put_safe(site, directory, load, f"after{number}", 2)
     ahead = sorted(path for path in load.base.keys() - before if "/ahead" in path)
@@ -75,4 +111,7 @@ def _there(site: Site, path: str) -> bool:
 
 
 #: name -> what is tried
-RECOVERY: dict[str, Callable[[Site, Path, Load, Callable[[str], None]], list[str]]] = {"older backup": older_backup}
+RECOVERY: dict[str, Callable[[Site, Path, Load, Callable[[str], None]], list[str]]] = {
+    "emptied volume": emptied_volume,
+    "older backup": older_backup,
+}

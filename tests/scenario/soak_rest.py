@@ -104,6 +104,13 @@ async def _evidence(database: Database) -> str:
     queries = [f"select * from {table} limit 8" for table in ("recall", "archive", "mount", "reservation", "candidate")]
     queries.append("select * from stage_item where state in ('submitted', 'started') limit 8")
     queries.append("select id, name, state, reason, waiting, cleaned from jobs.job where not cleaned limit 8")
+    queries.append(
+        "select f.id, f.node, f.size, f.storage_class, f.stored_path,"
+        " (select json_agg(c) from copy c where c.file = f.id) as copies,"
+        " (select json_agg(r) from replica r where r.file = f.id) as replicas"
+        " from file f where f.state = 'live' and not file_is_safe(f.id) limit 8"
+    )
+    queries.append("select vid, state, reason from volume where state <> 'blank'")
     return "\n".join([f"{query}: {await rows(database, query)}" for query in queries])
 
 
