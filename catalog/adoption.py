@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -98,7 +99,7 @@ async def adopt(
     good = [] if found.kind.upper()[:1] != "D" else [one for one in found.members if one.good]
     made = await _make_unknown(connection, good)
     copies = await _record_copies(connection, volume, generation, found, await _fitting(connection, good))
-    dead = []
+    dead = [] if again else _passed(present, found)
     if not copies and not index and not again:
         extent = DeadExtent(
             tape_file=found.tape_file, first_block=found.first_block, blocks=found.blocks, why=_why_dead(found)
@@ -124,6 +125,18 @@ async def adopt(
         written_bytes=present.written_bytes + data_bytes,
         index_block=found.first_block if index else present.index_block,
     )
+
+
+def _passed(present: sa.Row[Any], found: FoundTapeFile) -> list[DeadExtent]:
+    """What lies between the catalog's end and this tape file: it was not told, so it was aborted.
+
+    Recorded together with the end that moves past it, because after a crash nobody comes by again.
+    """
+    if found.first_block <= present.end_block:
+        return []
+    blocks = found.first_block - present.end_block
+    why = "aborted while it was written"
+    return [DeadExtent(tape_file=present.tape_files + 1, first_block=present.end_block, blocks=blocks, why=why)]
 
 
 def _why_dead(found: FoundTapeFile) -> str:

@@ -124,7 +124,9 @@ class WriteTurn(Turn):
 
     async def loaded(self, message: Loaded) -> None:
         await self._labelled()
-        work, dead = self.context.work, _dead(message.dead)
+        work = self.context.work
+        # Those before the last that was adopted are in the catalog with it.
+        dead = _dead([one for one in message.dead if one.tape_file > work.tape_files])
 
         async def record(connection: AsyncConnection) -> None:
             await recalls.fence(connection, work.epoch)

@@ -300,3 +300,18 @@ async def test_ids_that_were_passed_in_vain_are_not_passed_at_all(media: Databas
         epoch = await mounted(connection, "E00001", "east1")
         assert (await found(connection, epoch, member(UNKNOWN))).made == 1
         assert await make_files(connection, 1) == [UNKNOWN + 1]
+
+
+async def test_what_was_aborted_before_an_adopted_tape_file_is_dead_with_it_and_needs_no_later_word(
+    media: Database,
+) -> None:
+    async with media.transaction() as connection:
+        files = await make_files(connection, 2)
+        epoch = await mounted(connection, "E00001", "east1")
+        await found(connection, epoch, member(files[0]))
+        behind = replace(tape_file(member(files[1])), tape_file=4, first_block=40)
+        for _ in range(2):
+            await adopted(connection, epoch, behind)
+        rows = await connection.execute(sa.text("select tape_file, first_block, blocks from dead_extent"))
+        assert rows.all() == [(2, 14, 26)]
+        assert await state(connection) == (2, 0, 1, (4, 52))
