@@ -27,7 +27,7 @@ from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.unflushed import Unflushed, recorded
 from tapeserver.mover.volume import End
-from tapeserver.mover.volumeend import VolumeEnd, VolumeFull
+from tapeserver.mover.volumeend import FileTooLarge, VolumeEnd, VolumeFull
 from tapeserver.tapeformat import days_ns
 
 FILES_AHEAD_MAX = 1000
@@ -125,6 +125,12 @@ class Archive:
                 parts.append(part_of(item, self._load))
             except ValueError as exc:
                 self._refuse([item], paxformat.BadMember(why=str(exc)))
+                continue
+            size = paxformat.archive_bytes(len(parts[-1].headers), item.record.size)
+            if not self._end.may_fit(size):
+                # It would fill no volume: all of them, one after the other, would be taken for full.
+                del parts[-1]
+                self._refuse([item], FileTooLarge(volume=self._load.volume, size=size))
         if not parts:
             return
         try:
@@ -197,7 +203,7 @@ class Archive:
             return
         # Asking for the room is a call of the drive too, which may not return.
         self._plan.enter("write")
-        if not self._end.has_room(begun.layout.archive_bytes):
+        if not self._end.has_room(_first_bytes(begun)):
             self._declare_full(begun)
             return
         try:
@@ -345,6 +351,12 @@ class Archive:
         count = min(max(0, written - begun.layout.offsets[number]), record.size)
         block = self._end.end_block + written // self._load.block_size
         self._outbox.send(Progress(file_id=record.file_id, bytes=count, block=block))
+
+
+def _first_bytes(begun: Begun) -> int:
+    """What there must be room for before a tape file is begun: a bundle ends where the room does."""
+    size = begun.parts[0].item.record.size
+    return begun.layout.offsets[0] + size + paxformat.padding(size) + len(paxformat.END_OF_ARCHIVE)
 
 
 def _dropped(begun: Begun, plan: Plan) -> bool:

@@ -23,6 +23,16 @@ BLOCK_ROOM_BYTES = 16
 """What a block may take on the medium beyond its data."""
 
 
+WHOLE_SHARE = 0.8
+"""An empty medium with a smaller part of its capacity before the early warning is short for reasons of its own."""
+
+
+class FileTooLarge(TapeError):
+    """A volume like {volume} has no room for {size} bytes, also when it is empty."""
+
+    code, retry = "file_too_large", Retry.NEVER
+
+
 class VolumeFull(TapeError):
     """Volume {volume} has no room for {size} bytes."""
 
@@ -47,14 +57,23 @@ class VolumeEnd:
         self.torn = False
         self._label: FileLabel | None = None
         self._blocks = 0
+        #: what fits on such a volume when it is empty; None: the drive does not know
+        self._whole_bytes = _whole_bytes(drive, empty=end.tape_files == 0)
 
     def has_room(self, archive_bytes: int) -> bool:
         """Whether a tape file with so much data ends before the early warning, as far as the drive knows."""
         if self.torn or self._drive.end_of_medium_warning:
             return False
         remaining = self._drive.remaining_bytes
+        return remaining is None or self._room(archive_bytes) <= remaining
+
+    def may_fit(self, archive_bytes: int) -> bool:
+        """Whether a tape file with so much data fits on such a volume at all."""
+        return self._whole_bytes is None or self._room(archive_bytes) <= self._whole_bytes
+
+    def _room(self, archive_bytes: int) -> int:
         blocks = data_blocks(archive_bytes, self._load.block_size)
-        return remaining is None or archive_bytes + blocks * BLOCK_ROOM_BYTES + LABEL_ROOM_BYTES <= remaining
+        return archive_bytes + blocks * BLOCK_ROOM_BYTES + LABEL_ROOM_BYTES
 
     def begin(self, kind: Kind, identifier: str) -> FileLabel:
         """Write the header of the next tape file and the mark behind it."""
@@ -95,7 +114,12 @@ class VolumeEnd:
 
     def flush(self) -> None:
         """Make sure of everything, and that it lies where it was computed to lie."""
-        self._drive.flush()
+        try:
+            self._drive.flush()
+        except VolumeOverflow:
+            # What is lost of it is not known, and nothing may follow it.
+            self.torn = True
+            raise
         position = self._drive.position()
         if position is not None and position.block != self.end_block and not self.torn:
             why = f"it stands at block {position.block}, and {self.end_block} was computed"
@@ -116,3 +140,10 @@ class VolumeEnd:
         except VolumeOverflow:
             self.torn = True
             raise
+
+
+def _whole_bytes(drive: Drive, *, empty: bool) -> int | None:
+    capacity, remaining = drive.capacity_bytes, drive.remaining_bytes
+    if capacity is None or remaining is None or not empty or remaining < WHOLE_SHARE * capacity:
+        return capacity
+    return remaining

@@ -174,8 +174,8 @@ def test_a_fenced_mover_reports_nothing_as_written(mover, east, cache):
 
 def test_a_file_that_does_not_fit_makes_the_volume_full_after_what_fits_is_safe(mover, east, cache):
     archiving(mover, east)
-    small, large = data_of(1, 1000), data_of(2, 7_500_000)
-    mover.send(Write(items=[cache.write_item(1, small), cache.write_item(2, large), cache.write_item(3, small)]))
+    first, large, small = data_of(1, 500_000), data_of(2, 7_000_000), data_of(3, 1000)
+    mover.send(Write(items=[cache.write_item(1, first), cache.write_item(2, large), cache.write_item(3, small)]))
     seen = mover.until(Idle)
     kinds = [message for message in seen if isinstance(message, Written | WriteFailed)]
     assert [type(message) for message in kinds][:2] == [Written, WriteFailed]

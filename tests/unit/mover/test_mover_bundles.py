@@ -190,9 +190,19 @@ def test_a_dropped_member_is_left_out_before_its_bundle_begins_and_written_after
     check_tape(east, written_in(seen))
 
 
-def test_a_bundle_that_does_not_fit_is_refused_whole_before_it_begins(mover, east, cache):
+def test_of_a_bundle_that_does_not_fit_the_members_that_do_are_written(mover, east, cache):
     archiving(mover, east)
     mover.send(Write(items=[*bundle(cache, {1: 10}, 1), *bundle(cache, {2: 4_000_000, 3: 3_900_000}, 2)]))
+    seen = mover.until(Idle)
+    stop(mover)
+    assert [item.archive_id for item in written_in(seen)] == [1, 2]
+    assert failed_in(seen) == {3: "volume_full"}
+    check_tape(east, written_in(seen))
+
+
+def test_a_bundle_whose_first_member_does_not_fit_is_refused_whole_before_it_begins(mover, east, cache):
+    archiving(mover, east)
+    mover.send(Write(items=[*bundle(cache, {1: 4_000_000}, 1), *bundle(cache, {2: 4_000_000, 3: 10}, 2)]))
     seen = mover.until(Idle)
     stop(mover)
     assert [item.archive_id for item in written_in(seen)] == [1]

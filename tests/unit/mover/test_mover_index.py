@@ -109,7 +109,7 @@ def test_half_an_index_is_forgotten_with_its_mount(mover, east):
 
 def test_an_index_uses_the_room_that_is_kept_behind_the_early_warning(mover, east, cache):
     archiving(mover, east)
-    mover.send(Write(items=[cache.write_item(1, b"fits"), cache.write_item(2, data_of(2, 7_500_000))]))
+    mover.send(Write(items=[cache.write_item(1, data_of(1, 400_000)), cache.write_item(2, data_of(2, 7_000_000))]))
     seen = mover.until(Idle)
     assert [message.volume_full for message in seen if isinstance(message, WriteFailed)] == [True]
     inject(east, FaultOnDemand("full", volume="A00001", at_bytes=1_000_000))
