@@ -35,7 +35,7 @@ from client.session import Session
 from tapeserver.library import faults
 from tests.scenario import soak_rebuild, soak_rest, soak_tapes
 from tests.scenario.small_site import small_site
-from tests.scenario.soak_faults import ALWAYS, STEPS, Chaos, rage, wait_for_the_door, ways_out
+from tests.scenario.soak_faults import ALWAYS, STEPS, Chaos, clock_goes_on, rage, wait_for_the_door, ways_out
 from tests.scenario.soak_load import Load
 from tests.scenario.soak_model import Seen, adler32
 from tests.scenario.soak_operator import Operator
@@ -175,6 +175,7 @@ class Soak:
         for library in LIBRARIES:
             faults.clear(self.site.data / "libraries" / library)
         wait_for_the_door(self.site, REST_SECONDS_MAX)
+        clock_goes_on(self.chaos)
         return asyncio.run(self._check())
 
     async def _check(self) -> list[str]:

@@ -37,6 +37,8 @@ class Chaos:
     def __init__(self, site: Site, chance: random.Random, library: str) -> None:
         self.site, self.chance, self.library = site, chance, library
         self.offset_seconds = 0
+        #: the latest that the catalog's clock has ever been set to
+        self.latest_seconds = 0
 
     @property
     def path(self) -> Path:
@@ -91,7 +93,19 @@ def _capstan_up(chaos: Chaos) -> str:
 
 def _clock(chaos: Chaos) -> str:
     """The catalog's clock, for everybody at once: its sessions end, and the next ones have the new time."""
-    chaos.offset_seconds += chaos.chance.randint(-CLOCK_STEP_SECONDS_MAX, CLOCK_STEP_SECONDS_MAX)
+    return _set_clock(
+        chaos, chaos.offset_seconds + chaos.chance.randint(-CLOCK_STEP_SECONDS_MAX, CLOCK_STEP_SECONDS_MAX)
+    )
+
+
+def clock_goes_on(chaos: Chaos) -> None:
+    """Behind all that was ever told: a backup that is made now began after whatever was removed before."""
+    _set_clock(chaos, chaos.latest_seconds)
+
+
+def _set_clock(chaos: Chaos, offset_seconds: int) -> str:
+    chaos.offset_seconds = offset_seconds
+    chaos.latest_seconds = max(chaos.latest_seconds, offset_seconds)
     (name,) = query(chaos.site, "select current_database()")[0]
     change(chaos.site, f"alter database \"{name}\" set capstan.clock_offset to '{chaos.offset_seconds} s'")
     change(
