@@ -122,7 +122,7 @@ def _show(key: str, value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if (key == "since" or key.endswith("_at")) and isinstance(value, (int, float)):
+    if (key in ("since", "at") or key.endswith("_at")) and isinstance(value, (int, float)):
         return datetime.fromtimestamp(value, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if key.endswith("bytes") and isinstance(value, (int, float)):
         return show_bytes(value)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from capstan.commands.common import print_table
 from capstan.commands.volume import VERBS as VOLUME_VERBS
 from capstan.main import COMMANDS
 from capstan.main import main as capstan
@@ -120,3 +121,8 @@ def test_what_a_refused_export_wants_is_said_by_the_option_that_gives_it() -> No
 
 def test_the_help_of_the_catalogs_command_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert "backup|restore|journal|rebuild" in help_of(capsys, "capstan", "db")
+
+
+def test_times_of_alerts_and_failures_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("alerts", [{"id": 3, "at": 1795336890.96}], {"id": "alert", "at": "since"})
+    assert "2026-11-2" in capsys.readouterr().out
