@@ -115,6 +115,7 @@ async def adopt(
         written_bytes=present.written_bytes + data_bytes,
         dead=dead,
         index_block=found.first_block if index and not again else None,
+        verified=False,
     )
     if state not in GOOD_VOLUME_STATES:
         await enqueue_archives(connection, copies)

@@ -32,7 +32,7 @@ async def carry_on(connection: AsyncConnection) -> list[str]:
             continue
         if one.written:
             await maintenancerows.finish(connection, row, MaintenanceState.DONE, "its indexes tell of all of it")
-        elif one.state not in _ENDED | _WAIT:
+        elif one.state not in _ENDED | _WAIT and (one.end_verified or one.state != VolumeState.ACTIVE):
             await maintenancerows.finish(
                 connection, row, MaintenanceState.CANCELLED, f"volume {one.vid} is {one.state}"
             )

@@ -31,6 +31,12 @@ _RECLAIMABLE = frozenset({VolumeState.FULL, VolumeState.CLOSED, VolumeState.REPA
 _EMPTY = frozenset({VolumeState.BLANK, VolumeState.ACTIVE})
 
 
+UNVERIFIED = (
+    "the catalog was restored or rebuilt, and nobody has looked since where the data on it ends; "
+    "an idle drive does that by itself once the volume is closed"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reclaimed:
     volume: str
@@ -109,7 +115,7 @@ async def in_the_way(
     volume = tables.volume
     row = (
         await connection.execute(
-            sa.select(volume.c.state, tables.mount.c.drive)
+            sa.select(volume.c.state, volume.c.end_verified, tables.mount.c.drive)
             .outerjoin_from(volume, tables.mount, tables.mount.c.volume == volume.c.vid)
             .where(volume.c.vid == vid)
         )
@@ -120,6 +126,8 @@ async def in_the_way(
         return str(WrongState(object=f"volume {vid}", state=row.state, action="a reclaim"))
     if row.drive is not None:
         return str(NotReclaimable(volume=vid, why=f"it is mounted in drive {row.drive}"))
+    if not row.end_verified:
+        return str(NotReclaimable(volume=vid, why=UNVERIFIED))
     wanted = {"volume": vid, "recycle_seconds": recycle_days * 86400}
     found = (await connection.execute(SQL["in_the_way"], wanted)).one()
     try:
@@ -221,6 +229,8 @@ async def _reclaimable(
 ) -> tuple[sa.Row[Any], sa.Row[Any]]:
     """The volume's row and what is on it, both locked, when nothing is in the way. Raises as `reclaim`."""
     row = await _lock_allowed(connection, vid, allowed, action)
+    if not row.end_verified:
+        raise NotReclaimable(volume=vid, why=UNVERIFIED)
     await connection.execute(SQL["lock_files_on"], {"volume": vid})
     wanted = {"volume": vid, "recycle_seconds": recycle_days * 86400}
     found = (await connection.execute(SQL["in_the_way"], wanted)).one()

@@ -93,8 +93,8 @@ volume = Table(
     number("block_size", 262144, Integer), number("tape_files", 0, Integer), number("end_block", 0),
     flag("end_verified", default=True), number("index_block", 0), number("indexed_tape_files", 0, Integer),
     *columns(TIME, "full_at", "closed_at", "labelled_at", "written_at", "read_at", "verified_at", nullable=True),
-    Index("volume_pool", "pool", "state"), Index("volume_library", "library"),
-    Index("volume_unindexed", "vid", postgresql_where=text("tape_files > indexed_tape_files")),
+    optional("left_at", TIME), Index("volume_pool", "pool", "state"), Index("volume_library", "library"),
+    Index("volume_unindexed", "vid", postgresql_where=text("tape_files > indexed_tape_files or not end_verified")),
 )
 
 failure = Table(

@@ -144,8 +144,11 @@ async def record_end(
     written_bytes: int,
     dead: Sequence[DeadExtent] = (),
     index_block: int | None = None,
+    verified: bool = True,
 ) -> VolumeState:
     """The volume's end moves forward, and dead extents are kept. Raises StaleEpoch when it would move back.
+
+    `verified`: this is the end that was found on the tape, or written there; False: there may be more behind it.
 
     `index_block`: the last tape file is an index, which begins there and tells of everything before it. The state of
     the volume, which does not change before the transaction ends.
@@ -156,6 +159,7 @@ async def record_end(
         "end_block": end_block,
         "written_bytes": written_bytes,
         "index_block": index_block,
+        "verified": verified,
     }
     row = (await connection.execute(_SQL["volume_end"], arguments)).one_or_none()
     if row is None:

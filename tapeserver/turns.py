@@ -171,7 +171,9 @@ class Turn(ABC):
         await context.link.send(self.load_fields())
         link, deadline, stopping = context.link, context.now + context.config.load_seconds_max, False
         # What is read back takes its time, and says so: only a single step of the check may not take too long.
-        while context.now < deadline and (link.phase != "load" or link.phase_seconds <= context.limits.load):
+        while context.now < deadline or (link.phase == "load" and not stopping):
+            if link.phase == "load" and link.phase_seconds > context.limits.load:
+                break
             message = await context.link.receive(LOOK_SECONDS)
             if isinstance(message, Loaded):
                 await self.loaded(message)

@@ -193,21 +193,26 @@ where c.volume = :volume and c.generation = (select v.generation from volume v w
 order by c.first_block, c.byte_offset limit :limit;
 
 -- indexes_due --
--- Full or closed, with something on them that no index tells of, and nobody there to write it. One try for each time that
--- the volume was closed; what a repack has emptied is about to be given up.
+-- Full or closed, with something on them that no index tells of, and nobody there to write it; or with an end on the tape
+-- that nobody has looked at since a restore: such a mount finds it, and adopts what is behind. Once for each time that a
+-- volume was closed, or the catalog restored; what a repack has emptied is about to be given up.
 select v.vid from volume v
-where v.state in ('full', 'closed') and v.tape_files > v.indexed_tape_files
+where ((v.state in ('full', 'closed') and v.tape_files > v.indexed_tape_files)
+       or (v.state in ('active', 'full', 'closed') and not v.end_verified))
   and not exists (select from mount m where m.volume = v.vid)
   and not exists (select from maintenance i where i.kind = 'index' and i.key = v.vid
-                  and (i.state in ('queued', 'running') or i.created_at >= greatest(v.full_at, v.closed_at)))
-  and not exists (select from maintenance r where r.kind = 'repack' and r.key = v.vid and r.state = 'done'
-                  and r.created_at >= coalesce(v.labelled_at, '-infinity'))
-  and exists (select from copy c where c.volume = v.vid and c.generation = v.generation)
+                  and (i.state in ('queued', 'running')
+                       or i.created_at >= greatest(v.full_at, v.closed_at, case when not v.end_verified then
+                                                   (select max(ended_at) from lost_life) end)))
+  and (not v.end_verified or (
+       not exists (select from maintenance r where r.kind = 'repack' and r.key = v.vid and r.state = 'done'
+                   and r.created_at >= coalesce(v.labelled_at, '-infinity'))
+       and exists (select from copy c where c.volume = v.vid and c.generation = v.generation)))
 order by v.vid limit :limit;
 
 -- indexes_live --
 -- What has become of those that are wanted.
-select m.id, v.vid, v.state, v.tape_files <= v.indexed_tape_files as written,
+select m.id, v.vid, v.state, v.end_verified, v.end_verified and v.tape_files <= v.indexed_tape_files as written,
        coalesce(cast(m.cursor ->> 'starts' as integer), 0) as starts,
        exists (select from mount x where x.volume = v.vid) as mounted
 from maintenance m join volume v on v.vid = m.key
@@ -226,7 +231,7 @@ select m.id, m.kind, m.key as volume, v.pool, v.state as volume_state, v.reason 
        cast(extract(epoch from capstan_now() - m.created_at) as double precision) as age_seconds
 from maintenance m join volume v on v.vid = m.key
 where m.kind in ('verify', 'label', 'index') and m.state in ('queued', 'running') and v.library = :library
-  and (m.kind <> 'index' or (v.tape_files > v.indexed_tape_files
+  and (m.kind <> 'index' or ((not v.end_verified or (v.tape_files > v.indexed_tape_files and v.state <> 'active'))
                              and coalesce(cast(m.cursor ->> 'starts' as integer), 0) < :index_starts_max))
 order by array_position(array['label', 'index', 'verify'], m.kind), m.created_at, m.id limit :limit;
 
@@ -242,7 +247,8 @@ select id from maintenance where kind = 'audit' and state in ('queued', 'running
 
 -- lock_volume --
 -- Excludes new mounts (their foreign key) and every change of its state.
-select vid, library, state, generation, capacity_bytes, tape_files from volume where vid = :volume for update;
+select vid, library, state, generation, capacity_bytes, tape_files, end_verified from volume
+where vid = :volume for update;
 
 -- lock_files_on --
 -- What is restored from the recycle bin at this moment is restored before this, or finds nothing. Order of ids.
@@ -250,13 +256,12 @@ select f.id from file f where f.id in (select c.file from copy c where c.volume 
 
 -- in_the_way --
 -- Live files (a broken copy of a file that is safe without it is in nobody's way), files deleted too lately, and when
--- something left this volume last: a deletion, or a repack.
+-- something on this volume ceased to count last: a deletion, a repack, a copy found broken.
 select count(*) filter (where f.state = 'live' and (c.broken_at is null or not file_is_safe(f.id))) as live,
        count(*) filter (where f.state = 'deleted'
                         and f.deleted_at > capstan_now() - make_interval(secs => :recycle_seconds)) as recent,
        count(*) as copies,
-       greatest(max(f.deleted_at), (select max(m.changed_at) from maintenance m
-                                    where m.kind = 'repack' and m.key = :volume and m.done_files > 0)) as changed_at
+       greatest(max(f.deleted_at), max(c.broken_at), (select left_at from volume where vid = :volume)) as changed_at
 from copy c join file f on f.id = c.file where c.volume = :volume;
 
 -- backup_since --

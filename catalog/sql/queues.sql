@@ -369,7 +369,10 @@ with old as (
     select 'recall', m.volume, r.owner, r.grp, r.activity, r.priority, -count(*), -sum(r.bytes), 0
     from removed m join recall r on r.file = m.file group by 2, 3, 4, 5, 6
 ), gone as (
-    delete from copy c using old where c.id = old.id returning c.file
+    delete from copy c using old where c.id = old.id returning c.file, c.volume
+), left_behind as (
+    -- A backup that was made before this believes them there: a reclaim asks for a newer one.
+    update volume v set left_at = capstan_now() where v.vid in (select volume from gone)
 )
 select distinct file from gone;
 
@@ -380,7 +383,8 @@ delete from collocation where (pool, key) in (
 
 -- volume_end --
 -- Never backwards. An index is told of together with the end behind it.
-update volume set tape_files = :tape_files, end_block = :end_block, written_bytes = :written_bytes, end_verified = true,
+update volume set tape_files = :tape_files, end_block = :end_block, written_bytes = :written_bytes,
+       end_verified = end_verified or :verified,
        written_at = case when end_block < :end_block then capstan_now() else written_at end,
        index_block = coalesce(cast(:index_block as bigint), index_block),
        indexed_tape_files = case when cast(:index_block as bigint) is null then indexed_tape_files else :tape_files end

@@ -245,6 +245,7 @@ async def test_a_broken_copy_of_a_safe_file_is_in_nobodys_way(media: Database) -
             await make_copies(connection, files, volume)
         await move(connection, "E00001", "full")
         await connection.execute(sa.text("update copy set broken_at = capstan_now() where volume = 'E00001'"))
+        await backup(connection)
         assert (await reclaim(connection)).copies == 1
         assert await count(connection, "file") == 1
 

@@ -65,11 +65,12 @@ create table volume (
     index_block bigint not null default 0,        -- HDR1 of the last index; 0: none yet
     indexed_tape_files integer not null default 0,   -- the tape files that the chain of indexes tells of
     full_at timestamptz, closed_at timestamptz, labelled_at timestamptz, written_at timestamptz, read_at timestamptz,
-    verified_at timestamptz                       -- the last time that all that counts on it was read back
+    verified_at timestamptz,                      -- the last time that all that counts on it was read back
+    left_at timestamptz                           -- the last time that a copy was taken off it because it lies elsewhere now
 );
 create index volume_pool on volume (pool, state);
 create index volume_library on volume (library);
-create index volume_unindexed on volume (vid) where tape_files > indexed_tape_files;
+create index volume_unindexed on volume (vid) where tape_files > indexed_tape_files or not end_verified;
 
 -- What the states of a volume mean for its copies, in one place. Good: they count towards "safe". Present: they may be
 -- asked for, now or later. Readable: it may be mounted to read.
