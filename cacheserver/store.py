@@ -291,15 +291,24 @@ class Store:
             self.disk.unlink(path)
 
     def listing(self) -> Iterator[tuple[int, int]]:
-        """(replica id, size) of every file below replicas/. A name that is no id is put aside."""
+        """(replica id, size) of every file below replicas/, of some twice.
+
+        One that lies elsewhere than its id says goes to its place; a name that is no id is put aside, and so is a
+        second file of one id.
+        """
         for directory, _, names in os.walk(self.root / "replicas"):
             for name in names:
                 path = Path(directory, name)
-                if not name.isdecimal() or path != self.path_of(int(name)):
+                id = int(name) if name.isdecimal() and str(int(name)) == name else None
+                if id is None or (path != self.path_of(id) and self.path_of(id).exists()):
                     self.disk.rename(path, self.root / "quarantine" / f"{name[:80]}.{secrets.token_hex(4)}")
                     continue
+                if path != self.path_of(id):
+                    self.prepare_directory(self.path_of(id).parent, durable=True)
+                    self.disk.rename(path, self.path_of(id))
+                    self.disk.fsync_directory(self.path_of(id).parent)
                 try:
-                    yield int(name), path.stat().st_size
+                    yield id, self.path_of(id).stat().st_size
                 except FileNotFoundError:
                     continue
 

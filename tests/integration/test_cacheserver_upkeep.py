@@ -109,6 +109,21 @@ async def test_what_was_being_received_goes_with_its_reservation(database: Datab
         assert await site.space() == (0, 0)
 
 
+async def test_a_replica_that_lies_elsewhere_than_its_id_says_goes_to_its_place(
+    database: Database, tmp_path: Path
+) -> None:
+    site = await make_site(database, tmp_path / "cache")
+    async with running(site):
+        claims, _ = await site.store("/exp/f", b"hello")
+    elsewhere = site.root / "replicas" / "old" / str(claims.replica_id)
+    elsewhere.parent.mkdir()
+    site.path_of(claims.replica_id).rename(elsewhere)
+    async with running(site):
+        assert site.path_of(claims.replica_id).read_bytes() == b"hello"
+        assert await states(site) == {claims.replica_id: "on_disk"}
+        assert site.files_below("quarantine") == []
+
+
 async def test_an_unknown_file_is_put_aside_never_adopted(database: Database, tmp_path: Path) -> None:
     site = await make_site(database, tmp_path / "cache")
     async with running(site):
