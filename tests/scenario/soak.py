@@ -134,8 +134,8 @@ class Soak:
             for name, recover in RECOVERY.items():
                 self.say(f"-- {name}")
                 self.checked(partial(recover, self.site, self.directory, self.load, self.say))
-                self.quarantined = sum(path.is_file() for path in (self.site.data / "cache" / "quarantine").rglob("*"))
-                self.checked(self.check)
+            self.quarantined = sum(path.is_file() for path in (self.site.data / "cache" / "quarantine").rglob("*"))
+            self.checked(self.check)
             rounds += 1
         self.say("-- the catalog is made again from the tapes")
         self.checked(lambda: soak_rebuild.rebuilt(self.site, LIBRARIES, self.say))

@@ -193,6 +193,10 @@ def ways_out(chaos: Chaos) -> str:
         for what, good in (("libraries", "up"), ("drives", "up"), ("volumes", "enabled")):
             for row in site.call("GET", f"/api/capstan/v1/{what}")["items"]:
                 name = row.get("name") or row.get("vid")
+                if row["state"] == "exported":
+                    told.append(f"{name} was exported")
+                    site.call("POST", f"/api/capstan/v1/volumes/{name}/import", {"reason": "it is back"})
+                    row["state"] = "suspect"
                 if row["state"] in ("down", "unreachable", "disabled", "suspect") and row["state"] != good:
                     body = {"state": good, "reason": "it was serviced"}
                     told.append(f"{name} was {row['state']}")

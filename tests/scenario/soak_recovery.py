@@ -6,12 +6,15 @@ from a backup that the tapes are ahead of.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from capstan.demo.site import Site, SiteError
+from client.locations import Door
+from client.session import Session
 from tests.scenario.small_site import START_SECONDS_MAX, STOP_SECONDS_MAX, query, soon
 from tests.scenario.soak_load import CLASSES, Load
 from tests.scenario.soak_model import Content
@@ -28,19 +31,22 @@ ADOPTED_SECONDS_MAX = 300.0
 
 def _put_safe(site: Site, directory: Path, load: Load, prefix: str, count: int) -> None:
     """New files of the load's base, which nobody changes; all are on tape on return."""
-    paths = []
+    wanted = {}
     for number in range(count):
-        content = Content(
-            load.seed * 7919 + len(load.base), (0, 700, 20_000, 300_000, 1_500_000)[number % 5], 1 + number % 2
-        )
-        (directory / "sent").write_bytes(content.bytes())
-        path = f"/base/{prefix}/f{number}"
-        site.run(["tput", "--class", CLASSES[content.copies], str(directory / "sent"), path])
-        load.base[path] = content
-        paths.append(path)
+        size, copies = (0, 700, 20_000, 300_000, 1_500_000)[number % 5], 1 + number % 2
+        wanted[f"/base/{prefix}/f{number}"] = Content(load.seed * 7919 + len(load.base) + number, size, copies)
+
+    async def put() -> None:
+        async with Session((Door(url=site.url, token=site.token),)) as session:
+            for path, content in wanted.items():
+                (directory / "sent").write_bytes(content.bytes())
+                await session.put(directory / "sent", path, storage_class=CLASSES[content.copies])
+
+    asyncio.run(put())
+    load.base |= wanted
 
     def safe() -> bool:
-        answer = site.call("POST", "/api/capstan/v1/archive-wait", {"paths": paths})
+        answer = site.call("POST", "/api/capstan/v1/archive-wait", {"paths": sorted(wanted)})
         return all(file["safe"] for file in answer["files"])
 
     soon(safe, seconds=SAFE_SECONDS_MAX, what=f"the files below /base/{prefix} are safe")
@@ -103,6 +109,23 @@ def older_backup(site: Site, directory: Path, load: Load, say: Callable[[str], N
     return []
 
 
+def changes_behind_the_tapes(site: Site, directory: Path, load: Load, say: Callable[[str], None]) -> list[str]:
+    """Of files that are on tape some are moved and some removed: only the journal and the recycle bin know of it."""
+    number = len(load.base)
+    _put_safe(site, directory, load, f"changed{number}", 4)
+    names = [f"/base/changed{number}/f{one}" for one in range(4)]
+    for name in names[:2]:
+        moved = f"/base/moved{number}-{name[-2:]}"
+        site.run(["tmv", name, moved])
+        load.base[moved] = load.base.pop(name)
+    site.run(["trm", *names[2:]])
+    for name in names[2:]:
+        del load.base[name]
+    listed = site.json(["capstan", "recycle", "ls", f"/base/changed{number}", "--json"])["items"]
+    found = sorted(one["path"] for one in listed)
+    return [] if found == names[2:] else [f"in the recycle bin are {found}, not {names[2:]}"]
+
+
 def _there(site: Site, path: str) -> bool:
     try:
         return site.run(["tls", path], check=False).returncode == 0
@@ -114,4 +137,5 @@ def _there(site: Site, path: str) -> bool:
 RECOVERY: dict[str, Callable[[Site, Path, Load, Callable[[str], None]], list[str]]] = {
     "emptied volume": emptied_volume,
     "older backup": older_backup,
+    "changes behind the tapes": changes_behind_the_tapes,
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 
 END_OF_MEDIUM = 0xFFFFFFFF
 LABEL_BYTES = 80
+TRAILER = [b"EOF1", b"EOF2", b"UTL1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,9 @@ def lying_on(image: Path) -> Iterator[Lying]:
         if len(group) == 4:
             yield from _tape_file(volume, generation, first_block, *group[:3])
             first_block, group = number, [[]]
+    if len(group) == 3 and [one[:4] for one in group[2]] == TRAILER:
+        # A loss of power cut the image behind the mark that was flushed last: nothing follows it, and it is not told.
+        yield from _tape_file(volume, generation, first_block, *group)
 
 
 def _tape_file(
@@ -88,7 +92,7 @@ def _tape_file(
     where = f"{volume} at {first_block}"
     if [one[:4] for one in header] != [b"HDR1", b"HDR2", b"UHL1"]:
         raise BadImage(f"{where}: no header, but {header!r:.200}")
-    if [one[:4] for one in trailer] != [b"EOF1", b"EOF2", b"UTL1"]:
+    if [one[:4] for one in trailer] != TRAILER:
         raise BadImage(f"{where}: no trailer, but {trailer!r:.200}")
     kind, status, tape_file = chr(trailer[2][5]), chr(trailer[2][6]), int(trailer[2][7:17])
     blocks, members = int(trailer[2][25:35]), int(trailer[2][35:42])
