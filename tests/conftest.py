@@ -21,6 +21,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 from sqlalchemy.engine import make_url
 
 from catalog.database import Database
@@ -31,6 +32,13 @@ _T = TypeVar("_T")
 _PREFIX = "capstan-test-"
 _MEMORY = Path("/dev/shm")
 _MEMORY_BYTES_MIN = 2 << 30
+
+
+@pytest.fixture(autouse=True)
+def _logging_of_its_own() -> Iterator[None]:
+    """A command run in a test's own process sends the log to that test's stderr, which is closed when it ends."""
+    yield
+    structlog.reset_defaults()
 
 
 def pytest_configure(config: pytest.Config) -> None:
