@@ -29,7 +29,7 @@ from tapeserver.scanfiles import (
     find_tail,
     read_files,
 )
-from tapeserver.tapeformat import VOLUME_LABEL_OBJECTS, adler32, adler32_text
+from tapeserver.tapeformat import HEADER_OBJECTS, TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, adler32, adler32_text
 from tapeserver.tapereader import TapeData, Unreadable, expect_mark, read_header, read_labels
 
 BATCH_ENTRIES = 5000
@@ -110,9 +110,8 @@ def read_copy(drive: Drive, label: VolumeLabel, entry: IndexEntry) -> bytes:
 
 
 def _facts(drive: Drive, tail: Tail, chain: _Chain) -> VolumeFacts:
-    drive.space_to_end()
-    capacity, remaining = drive.capacity_bytes, drive.remaining_bytes
     newest = chain.newest
+    data_blocks = tail.end_block - VOLUME_LABEL_OBJECTS - tail.tape_files * (HEADER_OBJECTS + TRAILER_OBJECTS)
     return VolumeFacts(
         tape_files=tail.tape_files,
         end_block=tail.end_block,
@@ -121,8 +120,9 @@ def _facts(drive: Drive, tail: Tail, chain: _Chain) -> VolumeFacts:
         indexed_tape_files=chain.indexed_tape_files,
         full=newest is not None and newest.kind == "full" and chain.indexed_tape_files == tail.tape_files,
         epoch=tail.trailer.epoch if tail.trailer else 0,
-        capacity_bytes=capacity,
-        written_bytes=None if capacity is None or remaining is None else max(capacity - remaining, 0),
+        capacity_bytes=drive.capacity_bytes,
+        # As a session counts them, but for last blocks that are short.
+        written_bytes=max(data_blocks, 0) * chain.label.block_size,
     )
 
 
