@@ -267,9 +267,10 @@ async def _refuse(
         why = f"{_count(found.live, 'live file has its copy', 'live files have copies')} on it; repack it first"
         raise NotReclaimable(volume=vid, why=why)
     if found.recent:
+        removed = _count(found.recent, "file on it was", "files on it were")
         why = (
-            f"{_count(found.recent, 'file', 'files')} on it were removed less than "
-            f"{show_seconds(recycle_days * 86400)} ago and can still be restored; purge them or wait"
+            f"{removed} removed less than {show_seconds(recycle_days * 86400)} ago and can still be restored; "
+            "purge them or wait"
         )
         raise NotReclaimable(volume=vid, why=why)
     changed_at: datetime | None = found.changed_at
