@@ -30,8 +30,10 @@ from tapeserver.picture import (
 READABLE_STATES = frozenset(str(state) for state in READABLE_VOLUME_STATES)
 #: a label is written on what has none that counts
 LABELLED_STATES = frozenset({"blank"})
+#: no archive is claimed for it
+FINISHED_STATES = frozenset({"full", "closed"})
 #: the last index is written on what takes nothing more; after a restore such a mount finds the end of any volume
-INDEXED_STATES = frozenset({"active", "full", "closed"})
+INDEXED_STATES = FINISHED_STATES | {"active"}
 _MEDIA_STATES = {"verify": READABLE_STATES, "label": LABELLED_STATES, "index": INDEXED_STATES}
 _WAITED_FOR, _BACKGROUND, _IDLE = 0, 1, 2
 #: ages in the explanation of what collects are rounded to this part of the limit: it is written on change only

