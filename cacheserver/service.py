@@ -6,6 +6,7 @@ It decides nothing of its own; transfers (data.py, bulk.py) and upkeep (upkeep.p
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -20,10 +21,10 @@ from cacheserver.config import Config
 from cacheserver.metrics import Metrics
 from cacheserver.store import Store
 from cacheserver.threads import in_thread
-from catalog import identity
+from catalog import identity, leases
 from catalog.database import Database
-from catalog.errors import BadSignature, NotOnline, TooBusy, Unavailable
-from catalog.signing import Claims, SigningKey, UnknownKey, verify
+from catalog.errors import BadSignature, CatalogUnreachable, NotOnline, TooBusy, Unavailable
+from catalog.signing import Claims, Expired, SigningKey, UnknownKey, verify
 
 log = structlog.get_logger(__name__)
 C = TypeVar("C", bound=Claims)
@@ -35,6 +36,8 @@ KEY_REFRESH_SECONDS_MIN = 1.0
 #: keys are read anew after so long, so that a retired one is not believed for ever
 KEY_REFRESH_SECONDS_MAX = 300.0
 ABSENT_REPORTS_MAX = 10_000
+#: a URL that has expired makes us ask the catalog's clock, but no oftener
+CLOCK_REFRESH_SECONDS_MIN = 1.0
 
 
 class Service:
@@ -68,12 +71,18 @@ class Service:
         self._keys: list[SigningKey] = []
         self._keys_read_at = -KEY_REFRESH_SECONDS_MAX
         self._clock_offset_seconds: float | None = None
+        self._clock_asked_at = -CLOCK_REFRESH_SECONDS_MIN
 
     # ---------------------------------------------------------------- clock and signatures
 
     def set_clock(self, now_epoch_seconds: float, *, asked_at: float) -> None:
         """`asked_at`: of the monotonic clock, before the catalog was asked; so we are never ahead of it."""
         self._clock_offset_seconds = now_epoch_seconds - asked_at
+
+    async def _ask_clock(self) -> None:
+        self._clock_asked_at = time.monotonic()
+        async with self.database.connection() as connection:
+            self.set_clock(await leases.clock(connection), asked_at=self._clock_asked_at)
 
     def now_epoch_seconds(self) -> float:
         """The catalog's clock."""
@@ -91,6 +100,13 @@ class Service:
             if age < KEY_REFRESH_SECONDS_MIN:
                 raise
             await self._read_keys()
+            found = verify(signature, self._keys, self.now_epoch_seconds())
+        except Expired:
+            # Signed by the catalog's clock, which somebody may have set back since our last heartbeat.
+            if time.monotonic() - self._clock_asked_at < CLOCK_REFRESH_SECONDS_MIN:
+                raise
+            with contextlib.suppress(CatalogUnreachable):
+                await self._ask_clock()
             found = verify(signature, self._keys, self.now_epoch_seconds())
         if not isinstance(found, kind):
             raise BadSignature(why="it is for something else")

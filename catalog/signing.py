@@ -26,6 +26,10 @@ class UnknownKey(BadSignature):
     """This URL cannot be used: its key {key_id} is not known here."""
 
 
+class Expired(BadSignature):
+    """This URL cannot be used: it expired {seconds} s ago."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SigningKey:
     """One of the keys in the catalog; two are valid at a time, the highest number signs."""
@@ -96,7 +100,10 @@ def sign(claims: Claims, keys: Iterable[SigningKey]) -> str:
 
 
 def verify(text: str, keys: Iterable[SigningKey], now_epoch_seconds: float) -> Claims:
-    """The claims of a valid signature. Raises UnknownKey (get the keys again, then ask once more) or BadSignature."""
+    """The claims of a valid signature.
+
+    Raises UnknownKey (get the keys again, then ask once more), Expired (by this clock), BadSignature.
+    """
     signed, _, mac = text.rpartition(".")
     number, _, body = signed.partition(".")
     if len(text) > SIGNATURE_LENGTH_MAX or not number.isdecimal() or not number.isascii() or len(number) > 10:
@@ -111,7 +118,7 @@ def verify(text: str, keys: Iterable[SigningKey], now_epoch_seconds: float) -> C
     except msgspec.MsgspecError as exc:
         raise BadSignature(why="its claims are not known here") from exc
     if claims.expires_at <= now_epoch_seconds:
-        raise BadSignature(why=f"it expired {now_epoch_seconds - claims.expires_at:.0f} s ago")
+        raise Expired(seconds=f"{now_epoch_seconds - claims.expires_at:.0f}")
     return claims
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import replicas
+from catalog import leases, replicas
 from catalog.database import Database
 from tests.integration.cache_site import Site, eventually, make_site, running
 from tests.store.media import make_copies
@@ -121,6 +124,25 @@ async def test_a_replica_of_the_wrong_size_is_never_served(site: Site) -> None:
     assert status == 503
     assert b"damaged" in body
     assert len(site.files_below("quarantine")) == 1
+
+
+async def test_a_url_of_a_clock_that_was_set_back_reads(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = replicas.heartbeat_server
+
+    async def ahead(connection: AsyncConnection, name: str) -> Any:
+        beat = await before(connection, name)
+        return beat and dataclasses.replace(beat, now_epoch_seconds=beat.now_epoch_seconds + 3600)
+
+    monkeypatch.setattr(replicas, "heartbeat_server", ahead)
+    async with running(await make_site(database, tmp_path / "cache")) as site:
+        async with database.connection() as connection:
+            now = await leases.clock(connection)
+        claims = await site.admit("/exp/f", size=5)
+        # Every URL of the door's has expired by this cache server's clock.
+        assert (await site.put(claims, b"hello"))[0] == 201
+        assert (await site.get(site.get_url(claims.replica_id, b"hello", expires_at=now + 60)))[0] == 200
 
 
 async def test_an_expired_url_does_not_read(site: Site) -> None:
