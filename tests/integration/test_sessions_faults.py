@@ -26,6 +26,7 @@ from tests.integration.onesite import (
     content,
     drop_all,
     eventually,
+    in_the_middle,
     no_drift,
     put_many,
     quiet,
@@ -247,6 +248,12 @@ async def test_what_a_drive_reports_is_kept_once(database: Database, memory_path
         assert await site.scalar("select volume from alert where code = 'media_life' and drive is null") == "E00001"
 
 
+async def mover_pid(site: Site, drive: str) -> int | None:
+    """As the tape server's heartbeat tells it, which comes every two seconds."""
+    found = "select cast(detail #>> array['movers', cast(:drive as text), 'pid'] as integer) from server"
+    return await site.scalar(found, drive=drive)
+
+
 async def test_a_mover_that_cannot_even_be_killed_is_abandoned_and_its_volume_freed(
     database: Database, memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,16 +263,12 @@ async def test_a_mover_that_cannot_even_be_killed_is_abandoned_and_its_volume_fr
     async with running_site(
         database, memory_path, libraries=EAST, cartridges=1, flush_files=5, mover_silence_seconds=5.0
     ) as site:
-        await put_many(site, 30, 300_000)
-        await there_is(site, "copy")
-        drive = await eventually(lambda: site.scalar("select drive from mount"))
         with monkeypatch.context() as patched:
             patched.setattr(MoverLink, "_kill", in_the_kernel)
-            pid = await site.scalar(
-                "select cast(detail #>> array['movers', cast(:drive as text), 'pid'] as integer) from server",
-                drive=drive,
-            )
-            os.kill(pid, signal.SIGSTOP)
+            async with in_the_middle(site, 30, 300_000):
+                drive = await site.scalar("select drive from mount")
+                pid = await eventually(lambda: mover_pid(site, drive))
+                os.kill(pid, signal.SIGSTOP)
             await there_is(site, "drive where state = 'down' and name = :drive", drive=drive)
             await eventually(lambda: all_safe(site), seconds=40)
             assert "does not end when it is killed" in await site.scalar(
