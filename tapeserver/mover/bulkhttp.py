@@ -82,7 +82,7 @@ class BulkRequest:
             if rest:
                 rest[0] = rest[0][sent:]
 
-    def receive_head(self) -> io.BufferedReader[socket.SocketIO]:
+    def received(self) -> io.BufferedReader[socket.SocketIO]:
         """What the cache server sends. Small reads are served from a buffer, large ones go where they belong."""
         return self._received
 
@@ -91,7 +91,7 @@ class BulkRequest:
         readable, _, _ = select.select([self._socket], [], [], 0)
         return bool(readable)
 
-    def end_body(self) -> None:
+    def end_sending(self) -> None:
         """Say that no more comes. Raises OSError."""
         self._socket.shutdown(socket.SHUT_WR)
 

@@ -113,12 +113,12 @@ class CacheFetcher:
         error: CapstanError
         try:
             if self._wait_for_group():
-                self._received = _Received(self._request.receive_head())
+                self._received = _Received(self._request.received())
                 while self._fetch_group() and self._wait_for_group():
                     continue
             if not self._groups:
                 self._request.send([bulkframes.bye()])
-                self._request.end_body()
+                self._request.end_sending()
             return
         except CapstanError as exc:
             error = exc

@@ -229,7 +229,7 @@ class CacheSender:
                 if pieces:
                     self._send_pieces(pieces)
                 if batch[-1] is None:
-                    return self._request.end_body()
+                    return self._request.end_sending()
         except OSError as exc:
             self._fail(CacheStreamBroken(place=self._request.place, why=str(exc)))
 
@@ -242,7 +242,7 @@ class CacheSender:
 
     def _receive(self) -> None:
         try:
-            response = self._request.receive_head()
+            response = self._request.received()
             decoder = FrameDecoder()
             while received := response.read1(65536):
                 self._active_at = time.monotonic()

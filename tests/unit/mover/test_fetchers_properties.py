@@ -93,7 +93,7 @@ class Replies:
             frames.append(b"no frame at all, but long enough to be taken for the header of one")
         return b"".join(frames)
 
-    def receive_head(self) -> Replies:
+    def received(self) -> Replies:
         return self
 
     def read1(self, size: int) -> bytes:
@@ -109,7 +109,7 @@ class Replies:
     def gone(self) -> bool:
         return False
 
-    def end_body(self) -> None: ...
+    def end_sending(self) -> None: ...
 
     def shut_down(self) -> None: ...
 
