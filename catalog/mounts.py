@@ -102,15 +102,6 @@ class RecentEnd:
     fruitless: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What happened before with a drive and a volume, as far as it still counts."""
-
-    volumes_in_drive: frozenset[str]
-    drives_of_volume: frozenset[str]
-    mounts_of_volume: int
-
-
 async def plan_mount(connection: AsyncConnection, mount: NewMount) -> int | None:
     """Write the row of a mount; its epoch, or None when the drive or the volume is taken or the drive is not up."""
     epoch: int | None = await connection.scalar(
@@ -267,17 +258,6 @@ async def recent_ends(connection: AsyncConnection) -> dict[str, RecentEnd]:
     """volume -> how its last mount ended, of all volumes among the newest mounts."""
     rows = await connection.execute(_SQL["recent_ends"], {"limit": RECENT_MOUNTS})
     return {row.volume: RecentEnd(**row) for row in rows.mappings()}
-
-
-async def evidence(connection: AsyncConnection, *, drive: str, volume: str, outcome: str) -> Evidence:
-    """Mounts whose outcome begins with `outcome`, each since the last one of its drive or volume that moved files."""
-    arguments = {"drive": drive, "volume": volume, "outcome": outcome, "limit": RECENT_MOUNTS}
-    rows = (await connection.execute(_SQL["evidence"], arguments)).all()
-    return Evidence(
-        volumes_in_drive=frozenset(row.volume for row in rows if row.of_drive),
-        drives_of_volume=frozenset(row.drive for row in rows if row.of_volume),
-        mounts_of_volume=sum(row.of_volume for row in rows),
-    )
 
 
 async def write_candidates(connection: AsyncConnection, library: str, candidates: Sequence[Candidate]) -> int:

@@ -69,16 +69,6 @@ select key from (select kind, key, priority, files from queue_counter
 where kind = 'recall' group by key
 having sum(files) filter (where priority > :priority_max) is null or sum(files) filter (where priority > :priority_max) <= 0;
 
--- evidence --
--- Newest first by epoch, so that old failures are forgotten as mounts go on; a mount that moved files and ended well
--- takes earlier failures of its drive and of its volume back.
-with newest as (select volume, drive, outcome, epoch, files from mount_history order by epoch desc limit :limit),
-good as (select volume, drive, epoch from newest where files > 0 and outcome = 'done')
-select drive, volume,
-       volume = :volume and epoch > coalesce((select max(epoch) from good where volume = :volume), 0) as of_volume,
-       drive = :drive and epoch > coalesce((select max(epoch) from good where drive = :drive), 0) as of_drive
-from newest where starts_with(outcome, :outcome) and (drive = :drive or volume = :volume);
-
 -- candidates_write --
 -- Only on change: most rounds write nothing.
 insert into candidate as c (kind, key, library, code, arguments)

@@ -166,24 +166,6 @@ async def test_mounts_that_brought_nothing_are_counted_since_the_last_one_that_d
         assert (ends["E00002"].fruitless, ends["E00002"].drive) == (0, "east2")
 
 
-async def test_evidence_is_taken_back_by_a_mount_that_went_well(media: Database) -> None:
-    async with media.transaction() as connection:
-
-        async def seen() -> tuple[set[str], set[str], int]:
-            found = await mounts.evidence(connection, drive="east1", volume="E00001", outcome="read failed")
-            return set(found.volumes_in_drive), set(found.drives_of_volume), found.mounts_of_volume
-
-        await mount_that_ended(connection, "east1", "E00001", "read failed: x")
-        await mount_that_ended(connection, "east2", "E00001", "read failed: x")
-        await mount_that_ended(connection, "east1", "E00002", "read failed: x")
-        await mount_that_ended(connection, "east1", "E00003", "write failed: x")
-        assert await seen() == ({"E00001", "E00002"}, {"east1", "east2"}, 2)
-        await mount_that_ended(connection, "east1", "E00003", "done", files=1)
-        assert await seen() == (set(), {"east1", "east2"}, 2)
-        await mount_that_ended(connection, "east2", "E00001", "done", files=1)
-        assert await seen() == (set(), set(), 0)
-
-
 async def test_a_lease_has_one_holder_by_the_databases_clock(media: Database, set_clock: SetClock) -> None:
     start = datetime(2030, 1, 1, tzinfo=UTC)
     await set_clock(start)
