@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from catalog.errors import CapstanError, Retry, TapeError
 from tapeserver import paxformat
 from tapeserver.frames import Idle, Load, Progress, ReadDone, ReadFailed, ReadItem
-from tapeserver.labels import BadLabel
-from tapeserver.library import BlockTooLong, Drive, EndOfData, Filemark, MediumError
+from tapeserver.library import Drive, MediumError
+from tapeserver.mover.blockreader import OF_ONE_COPY
 from tapeserver.mover.bulkhttp import place_of
-from tapeserver.mover.heldblocks import CopyDamaged, HeldBlocks
+from tapeserver.mover.heldblocks import HeldBlocks
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.senders import BUFFER_BYTES, Buffer, CacheSender
@@ -75,9 +75,6 @@ class Recall:
             if self._plan.read_dropped(item.file_id):
                 raise Dropped
             sender = self._sender(item.cache_url)
-            if item.generation != self._load.generation:
-                why = f"the volume carries generation {self._load.generation}, not {item.generation}"
-                raise CopyDamaged(what=self._name(item), why=why)
             self._blocks.find(item)
             payload, buffer = self._blocks.take(item, 0, sender) if item.size else (memoryview(b""), None)
             self._check_member(item)
@@ -93,7 +90,7 @@ class Recall:
             checksum = self._stream(item, sender, payload, buffer)
             self._check(item, checksum)
             sender.end(item.reservation_id, checksum)
-        except (MediumError, BadLabel, EndOfData, Filemark, BlockTooLong, paxformat.BadMember) as exc:
+        except (*OF_ONE_COPY, paxformat.BadMember) as exc:
             if not isinstance(exc, MediumError):
                 self._blocks.doubt()
             self._failed(item, exc, begun, retry=Retry.OTHER_COPY)
@@ -119,7 +116,7 @@ class Recall:
     def _check(self, item: ReadItem, checksum: int) -> None:
         if adler32_text(checksum) != item.adler32:
             why = f"adler32 {adler32_text(checksum)} was read, {item.adler32} was written"
-            raise CopyDamaged(what=self._name(item), why=why)
+            raise self._blocks.damaged(item, why)
 
     def _check_member(self, item: ReadItem) -> None:
         """The archive's own header must name the file, where it stands right before the file's bytes."""
@@ -128,7 +125,7 @@ class Recall:
             return  # a later member of a bundle
         member = paxformat.parse_member(bytes(before))
         if (member.file_id, member.size, member.adler32) != (item.file_id, item.size, item.adler32):
-            raise CopyDamaged(what=self._name(item), why=f"file {member.file_id} is recorded there")
+            raise self._blocks.damaged(item, f"file {member.file_id} is recorded there")
 
     def _sender(self, url: str) -> CacheSender:
         place = self._places.get(url)
@@ -179,6 +176,3 @@ class Recall:
             self._progress_at = now
             block, _ = locate_member(item.first_block, item.byte_offset + count, self._load.block_size)
             self._outbox.send(Progress(file_id=item.file_id, bytes=count, block=block))
-
-    def _name(self, item: ReadItem) -> str:
-        return f"the copy of file {item.file_id} on {self._load.volume} at block {item.first_block}"

@@ -97,6 +97,19 @@ def test_an_unreadable_block_fails_the_members_in_it_alone_and_is_asked_once(mov
     assert asked.count(bad) <= 1
 
 
+def test_a_header_that_cannot_be_read_fails_all_behind_it_and_is_asked_once(mover, east, written, monkeypatch):
+    first = next(one.first_block for one in written if one.file_id in BUNDLE)
+    inject(east, Fault("unreadable", volume="A00001", block=first))
+    asked = []
+    locate = VirtualDrive.locate
+    monkeypatch.setattr(VirtualDrive, "locate", lambda self, block: asked.append(block) or locate(self, block))
+    load(mover)
+    seen = checked(mover, written)
+    assert set(failed(seen)) == set(BUNDLE)
+    assert set(verified(seen)) == set(SINGLE)
+    assert asked.count(first) == 1
+
+
 def test_a_copy_that_is_not_what_the_catalog_says_fails_in_its_place(mover, written):
     load(mover)
     wrong = {
