@@ -1,4 +1,4 @@
-"""The frames that movers and cache servers stream to each other: encoding, decoding, and a bounded reader.
+"""The frames that movers and cache servers stream to each other: encoding, and decoding with bounds.
 
 A frame is a header of 24 bytes, little-endian, and for some kinds a payload:
 
@@ -7,7 +7,7 @@ A frame is a header of 24 bytes, little-endian, and for some kinds a payload:
 `length` counts the payload that follows, except in DATA_BEGIN, where it is the size of the file and nothing follows.
 Writing to a cache: DATA_BEGIN, DATA..., DATA_END for each file (or ABORT in place of DATA_END); the answer is ACK or
 ERROR. Reading: WANT for each file; the answer is DATA_BEGIN, DATA..., DATA_END, or ERROR, also in place of DATA_END.
-BYE says that nothing more comes. This module speaks to no socket: it is given bytes, or something with `readany()`.
+BYE says that nothing more comes. This module speaks to no socket: it is given bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from catalog.errors import BadRequest, CapstanError, from_problem
 
@@ -206,41 +206,3 @@ def parse_header(head: bytes | bytearray | memoryview) -> tuple[Kind, int, int]:
     if kind in _CHECKSUMMED and length != 4:
         raise BadFrames(why=f"a {kind.name} frame holds a checksum of 4 bytes, not {length}")
     return kind, id, length
-
-
-class ByteStream(Protocol):
-    """What aiohttp's StreamReader offers: some bytes as soon as there are any, b"" at the end."""
-
-    async def readany(self) -> bytes: ...
-
-
-class FrameReader:
-    """Frames from a stream. Bounded: one received chunk and one frame are held; the stream stops its sender."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-        self._decoder = FrameDecoder()
-        self._ready: Iterator[Frame] = iter(())
-
-    async def batch(self) -> list[Frame]:
-        """At least one frame, and all that came with it; [] at the end. Raises BadFrames (also when cut off)."""
-        frames = list(self._ready)
-        while not frames:
-            received = await self._stream.readany()
-            if not received:
-                if not self._decoder.between_frames:
-                    raise BadFrames(why="it ends within a frame")
-                return []
-            frames = list(self._decoder.feed(received))
-        return frames
-
-    async def next(self) -> Frame | None:
-        """The next frame, None at the end. Raises BadFrames."""
-        while True:
-            frame = next(self._ready, None)
-            if frame is not None:
-                return frame
-            frames = await self.batch()
-            if not frames:
-                return None
-            self._ready = iter(frames)

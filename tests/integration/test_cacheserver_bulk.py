@@ -15,8 +15,9 @@ from catalog.database import Database
 from catalog.errors import CapstanError
 from catalog.replicas import Recalled
 from client import bulkframes
-from client.bulkframes import Frame, FrameReader, Kind
+from client.bulkframes import Frame, Kind
 from client.takeover import PROTOCOL
+from tests.framereader import FrameReader
 from tests.integration.cache_site import Site, eventually, make_site, running
 from tests.store.media import make_files
 
@@ -51,11 +52,8 @@ class Stream:
     """A connection that the cache server has taken over, as a mover has it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        self.frames = FrameReader(self)
-
-    async def readany(self) -> bytes:
-        return await self._reader.read(1 << 20)
+        self._writer = writer
+        self.frames = FrameReader(reader)
 
     async def send(self, data: bytes) -> None:
         self._writer.write(data)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from catalog.errors import NotOnline
 from client import bulkframes
-from client.bulkframes import BadFrames, Frame, FrameDecoder, FrameReader, Kind
+from client.bulkframes import BadFrames, Frame, FrameDecoder, Kind
 
 CONVERSATION = b"".join([
     bulkframes.want(3), bulkframes.begin(7, 11), bulkframes.data_header(7, 11), b"hello world",
@@ -19,17 +19,6 @@ CONVERSATION = b"".join([
     bulkframes.bye(),
 ])  # fmt: skip
 KINDS = [Kind.WANT, Kind.DATA_BEGIN, Kind.DATA, Kind.DATA_END, Kind.ABORT, Kind.ACK, Kind.ERROR, Kind.BYE]
-
-
-class Cut:
-    """A stream that delivers `data` in the given pieces."""
-
-    def __init__(self, data: bytes, cuts: list[int]) -> None:
-        edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-        self._pieces = [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
-
-    async def readany(self) -> bytes:
-        return self._pieces.pop(0) if self._pieces else b""
 
 
 def decoded(data: bytes, cuts: list[int]) -> list[Frame]:
@@ -51,20 +40,11 @@ def test_the_cuts_of_the_network_change_nothing(cuts: list[int]) -> None:
     assert frames[6].error.arguments["path"] == "/f"
 
 
-async def test_a_reader_gives_every_frame_and_then_none() -> None:
-    reader = FrameReader(Cut(CONVERSATION, [5, 30, 31, 90]))
-    kinds = []
-    while (frame := await reader.next()) is not None:
-        kinds.append(frame.kind)
-    assert kinds == KINDS
-    assert await reader.batch() == []
-
-
-async def test_a_stream_cut_off_within_a_frame_is_an_error() -> None:
-    reader = FrameReader(Cut(CONVERSATION[:60], []))
-    with pytest.raises(BadFrames, match="within a frame"):
-        while await reader.next() is not None:
-            pass
+@given(st.integers(0, len(CONVERSATION)))
+def test_it_is_known_whether_a_stream_ended_within_a_frame(received: int) -> None:
+    decoder = FrameDecoder()
+    whole = sum(bulkframes.HEADER_BYTES + len(frame.payload) for frame in decoder.feed(CONVERSATION[:received]))
+    assert decoder.between_frames == (whole == received)
 
 
 @pytest.mark.parametrize(

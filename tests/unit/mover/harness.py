@@ -20,7 +20,7 @@ from aiohttp import web
 from catalog.errors import Damaged
 from catalog.model import FileRecord
 from client import bulkframes
-from client.bulkframes import FrameReader, Kind
+from client.bulkframes import Kind
 from client.takeover import nothing_more, taken_over
 from tapeserver.frames import (
     Found,
@@ -45,6 +45,7 @@ from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.process import serve_mount
 from tapeserver.tapeformat import adler32, adler32_text
+from tests.framereader import FrameReader
 
 ROOT = Path(__file__).parents[3]
 CATALOG_ID = "0f8c1d2e"
@@ -57,16 +58,12 @@ async def frames_of(request: web.Request) -> AsyncIterator[tuple[FrameReader, Ca
     async with taken_over(request, idle_seconds_max=PATIENCE_SECONDS) as channel:
         reader, writer = await asyncio.open_connection(sock=channel.socket.dup())
 
-        class Stream:
-            async def readany(self) -> bytes:
-                return await reader.read(1 << 20)
-
         async def send(data: bytes) -> None:
             writer.write(data)
             await writer.drain()
 
         try:
-            yield FrameReader(Stream()), send
+            yield FrameReader(reader), send
         finally:
             writer.close()
 
