@@ -33,6 +33,9 @@ log = structlog.get_logger()
 #: how often the embedded database server is looked at
 DATABASE_CHECK_SECONDS = 0.5
 SERVING_SECONDS_MAX = 60.0
+#: the servers of a `capstan up` that was killed end by themselves; its successor waits so long for their port
+PREDECESSOR_SECONDS_MAX = 15.0
+PREDECESSOR_POLL_SECONDS = 0.1
 
 
 async def up(data: Path, *, host: str, port: int, config_path: Path | None, say: Callable[[str], None]) -> None:
@@ -46,13 +49,35 @@ async def up(data: Path, *, host: str, port: int, config_path: Path | None, say:
         _door_port(host, port)
     data.mkdir(parents=True, exist_ok=True)
     with only_one(data):
-        port = _door_port(host, port)
+        port = await door_port(data, host, port, stop)
         configuration = read_configuration(config_path or recorded_configuration(data))
         async with _database(data, configuration) as database_url:
             tokens = await prepare_catalog(database_url, configuration, data, say=say)
             configuration = filled_in(configuration, data, host, port, database_url, tokens)
             await _serve(configuration, data, stop, tokens, say)
             say("stopping")
+
+
+async def door_port(data: Path, host: str, port: int, stop: asyncio.Event) -> int:
+    """As `_door_port`; the port that the site had before is waited for, while the servers of one killed still end."""
+    give_up_at = asyncio.get_running_loop().time() + PREDECESSOR_SECONDS_MAX
+    while True:
+        try:
+            return _door_port(host, port)
+        except Unavailable:
+            late = asyncio.get_running_loop().time() > give_up_at
+            if late or stop.is_set() or port != _port_before(data):
+                raise
+        await asyncio.sleep(PREDECESSOR_POLL_SECONDS)
+
+
+def _port_before(data: Path) -> int | None:
+    path = _of_the_servers(data)
+    try:
+        return read_configuration(path).tapeserver.port if path.exists() else None
+    except (CapstanError, OSError):
+        # Of another version, say: it is written anew, and nothing else depends on it.
+        return None
 
 
 def _door_port(host: str, port: int) -> int:
@@ -65,6 +90,11 @@ def _door_port(host: str, port: int) -> int:
             return int(probe.getsockname()[1])
     except OSError as exc:
         raise Unavailable(what=f"the address {host}:{port}", why=f"{exc.strerror}; choose another --port") from exc
+
+
+def _of_the_servers(data: Path) -> Path:
+    """The effective configuration, as the servers of the last start read it."""
+    return data / "run" / "configuration.json"
 
 
 def recorded_configuration(data: Path) -> Path | None:
@@ -117,7 +147,7 @@ async def _keep_running(postgres: EmbeddedPostgres) -> None:
 async def _serve(
     configuration: Configuration, data: Path, stop: asyncio.Event, tokens: Tokens, say: Callable[[str], None]
 ) -> None:
-    path = data / "run" / "configuration.json"
+    path = _of_the_servers(data)
     _write_private(path, encoded(configuration))
     children = {
         kind: Child(name=kind, command=capstan_command(kind, f"--config={path}"), log_path=data / "log" / f"{kind}.log")
