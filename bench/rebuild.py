@@ -25,7 +25,7 @@ from tapeserver.labels import FileLabel, Kind, VolumeLabel
 from tapeserver.library import Drive
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library
 from tapeserver.paxformat import END_OF_ARCHIVE, OwnMember, padding
-from tapeserver.rescanning import Rescan
+from tapeserver.scan.rescanning import Rescan
 
 CATALOG_ID = "0F8C1D2E"
 BLOCK_SIZE = 256 * 1024

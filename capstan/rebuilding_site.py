@@ -20,7 +20,7 @@ from catalog.database import Database
 from catalog.errors import BadConfig, BadRequest, Refused
 from jobserver.migrations import upgrade as upgrade_jobs
 from tapeserver.library import open_library
-from tapeserver.rescanning import Progress, Rescan
+from tapeserver.scan.rescanning import Progress, Rescan
 
 CONNECTIONS_MAX = 10
 

@@ -14,7 +14,7 @@ from capstan.commands.common import add_json, guarded, parser_for, print_fields,
 
 if TYPE_CHECKING:
     from catalog.rebuilding import Outcome
-    from tapeserver.rescanning import Progress
+    from tapeserver.scan.rescanning import Progress
 
 PROGRESS_SECONDS = 1.0
 PIPE_PROGRESS_SECONDS = 30.0

@@ -14,8 +14,8 @@ from tapeserver.labels import BadLabel
 from tapeserver.library import BlockTooLong, Drive, EndOfData, Filemark, MediumError
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.volume import check_header
+from tapeserver.scan.tapereader import READ_THROUGH_BLOCKS
 from tapeserver.tapeformat import HEADER_OBJECTS
-from tapeserver.tapereader import READ_THROUGH_BLOCKS
 
 #: what a drive or a label says of one copy: the mount goes on with the next
 OF_ONE_COPY = (MediumError, BadLabel, EndOfData, Filemark, BlockTooLong)

@@ -11,8 +11,8 @@ from catalog.model import FileRecord
 from tapeserver.frames import Found, FoundMember, Load
 from tapeserver.labels import FileLabel, Kind
 from tapeserver.library import Drive
+from tapeserver.scan.tapereader import Missing, Placed, TapeData, Unreadable, walk
 from tapeserver.tapeformat import Extent, adler32_text
-from tapeserver.tapereader import Missing, Placed, TapeData, Unreadable, walk
 
 MEMBERS_A_MESSAGE = 500
 

@@ -17,8 +17,8 @@ from tapeserver.frames import DeadExtent, Found, Load
 from tapeserver.labels import BadLabel, FileLabel, Status, VolumeLabel
 from tapeserver.library import Drive, EndOfData, Fenced, Filemark
 from tapeserver.mover.readback import read_back
+from tapeserver.scan.tapereader import expect_mark, read_labels
 from tapeserver.tapeformat import TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent
-from tapeserver.tapereader import expect_mark, read_labels
 
 Verdict = Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "fenced", "io"]
 _T = TypeVar("_T")

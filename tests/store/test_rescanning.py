@@ -14,7 +14,7 @@ from catalog.errors import Refused
 from catalog.journalformat import Head, encode_segment
 from tapeserver.library.faults import Fault, clear, inject
 from tapeserver.library.virtual import VirtualLibrary
-from tapeserver.rescanning import Rescan
+from tapeserver.scan.rescanning import Rescan
 from tests.store.test_rebuild import names, node, told
 from tests.tapes import Stored, TapeWriter, make_library
 

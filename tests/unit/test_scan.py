@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tapeserver.library.faults import Fault, clear, inject
-from tapeserver.scan import NoLabel, VolumeFacts, read_copy, read_label, scan_volume
-from tapeserver.scanfiles import Copies, Dead, Problem, Withdrawn
+from tapeserver.scan.tapefiles import Copies, Dead, Problem, Withdrawn
+from tapeserver.scan.volume import NoLabel, VolumeFacts, read_copy, read_label, scan_volume
 from tests.tapes import BLOCK_SIZE, CATALOG_ID, Stored, TapeWriter, make_library
 
 

@@ -1,7 +1,7 @@
 """Reads a whole volume of which no catalog knows anything: what it is, and which copies lie on it.
 
 Indexes first: the last one is found from the end of the data, it names the one before it, and so on. The tape files
-that no index tells of are read by their own headers (`scanfiles`). Works over a Drive in the calling thread, holds
+that no index tells of are read by their own headers (`tapefiles`). Works over a Drive in the calling thread, holds
 one batch at a time, writes nothing, and decides nothing about names: see catalog.rebuild.
 """
 
@@ -16,7 +16,7 @@ from tapeserver.indexformat import BadIndex, IndexDead, IndexEntry, IndexHead
 from tapeserver.labels import BadLabel, FileLabel, Kind, VolumeLabel
 from tapeserver.library import Drive, EndOfData, Filemark
 from tapeserver.paxformat import BadMember, OwnMember
-from tapeserver.scanfiles import (
+from tapeserver.scan.tapefiles import (
     NOT_LABELS,
     Copies,
     Dead,
@@ -29,8 +29,8 @@ from tapeserver.scanfiles import (
     find_tail,
     read_files,
 )
+from tapeserver.scan.tapereader import TapeData, Unreadable, expect_mark, read_header, read_labels
 from tapeserver.tapeformat import HEADER_OBJECTS, TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, adler32, adler32_text
-from tapeserver.tapereader import TapeData, Unreadable, expect_mark, read_header, read_labels
 
 BATCH_ENTRIES = 5000
 STEPS_BACK_MAX = 64

@@ -1,7 +1,7 @@
 """Tape files that no index tells of: where the last one ends, and what their own headers say of what is in them.
 
-The slow half of a scan (see `scan`), and its events. Forward through the data wherever it can, since that is the way a
-tape is fast. Believes only whole groups of labels; what is damaged is told as a problem, and the rest goes on.
+The slow half of a scan (see `volume`), and its events. Forward through the data wherever it can, since that is the way
+a tape is fast. Believes only whole groups of labels; what is damaged is told as a problem, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from tapeserver import labels
 from tapeserver.indexformat import IndexDead, IndexEntry
 from tapeserver.labels import BadLabel, FileLabel, Kind, Status, VolumeLabel
 from tapeserver.library import BeginningOfMedium, Drive, EndOfData, Filemark, HardwareError, MediumError
+from tapeserver.scan.tapereader import Missing, Placed, TapeData, Unreadable, expect_mark, read_labels, walk
 from tapeserver.tapeformat import HEADER_OBJECTS, TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent, adler32_text
-from tapeserver.tapereader import Missing, Placed, TapeData, Unreadable, expect_mark, read_labels, walk
 
 MARKS_A_FILE = 3
 NOT_LABELS = (BadLabel, Filemark, EndOfData, MediumError)
