@@ -38,7 +38,7 @@ from tests.scenario.small_site import small_site
 from tests.scenario.soak_faults import ALWAYS, STEPS, Chaos, clock_goes_on, rage, wait_for_the_door, ways_out
 from tests.scenario.soak_load import Load
 from tests.scenario.soak_model import Seen, adler32
-from tests.scenario.soak_operator import Operator
+from tests.scenario.soak_operator import FIRST, Operator
 from tests.scenario.soak_recovery import RECOVERY
 
 #: at rest so long after the last fault, and serving; on a slow machine too, where it is only a net
@@ -53,6 +53,8 @@ LIBRARIES = ("east", "west")
 CONFIGURATION = """
 [tapeserver]
 collecting_age_seconds = 0.5
+bundle_seconds = 0.5
+flush_idle_seconds = 0.2
 cooldown_seconds = 0.5
 cooldown_seconds_max = 4
 dismount_delay_seconds = 0.2
@@ -141,7 +143,8 @@ class Soak:
         self.checked(lambda: soak_rebuild.rebuilt(self.site, LIBRARIES, self.say))
         self.checked(self.check_rebuilt)
         counts = (
-            f"{sum(self.load.counts.values())} answers of servers, {self.operator.given_up} volumes given up by him"
+            f"{sum(self.load.counts.values())} answers of servers; the operator gave up"
+            f" {self.operator.given_up} emptied volumes and {len(self.operator.torn)} torn ones"
         )
         self.say(f"{rounds} rounds, {self.steps} steps, {counts}")
 
@@ -158,7 +161,8 @@ class Soak:
         self.load.stop.clear()
         users = threading.Thread(target=self.load.run, name="users")
         self.operator.stop.clear()
-        hands = threading.Thread(target=self.operator.run, name="operator")
+        first = FIRST if seconds >= ROUND_SECONDS_MAX else ()
+        hands = threading.Thread(target=partial(self.operator.run, first), name="operator")
         users.start()
         hands.start()
         try:
@@ -192,7 +196,8 @@ class Soak:
             finally:
                 helping.cancel()
                 await asyncio.gather(helping, return_exceptions=True)
-            mistakes, self.load.surprises = list(self.load.surprises), []
+            mistakes, self.load.surprises = [*self.load.surprises, *self.chaos.mistakes], []
+            mistakes += await wrong_broken(database, self.operator)
             mistakes += await soak_rest.mistakes(database, cache, forgotten_max=forgotten_max)
             mistakes += await wrong_tapes(site, database)
             async with Session((Door(url=site.url, token=site.token),)) as session:
@@ -237,6 +242,12 @@ async def wrong_tapes(site: Site, database: Database) -> list[str]:
         path = site.data / "libraries" / library
         mistakes += await asyncio.to_thread(soak_tapes.missing_copies, path, recorded)
     return mistakes
+
+
+async def wrong_broken(database: Database, operator: Operator) -> list[str]:
+    """No volume is called broken but those that the operator called so."""
+    broken = {vid for (vid,) in await soak_rest.rows(database, "select vid from volume where state = 'broken'")}
+    return [f"{vid} is broken, and nobody said so" for vid in sorted(broken - operator.torn)]
 
 
 async def wrong_names(session: Session, load: Load) -> list[str]:

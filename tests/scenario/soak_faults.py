@@ -29,6 +29,7 @@ SERVING_SECONDS_MAX = 10.0
 STOPPED_SECONDS_MAX = 2.5
 CLOCK_STEP_SECONDS_MAX = 3600
 BYTES_MAX = 5_000_000
+STARTS_MAX = 3
 
 
 class Chaos:
@@ -39,6 +40,8 @@ class Chaos:
         self.offset_seconds = 0
         #: the latest that the catalog's clock has ever been set to
         self.latest_seconds = 0
+        #: what the site did that it must not do whatever is done to it, in words
+        self.mistakes: list[str] = []
 
     @property
     def path(self) -> Path:
@@ -88,7 +91,13 @@ def _stop(kind: str) -> Callable[[Chaos], str]:
 def _capstan_up(chaos: Chaos) -> str:
     chaos.site.kill()
     time.sleep(chaos.chance.choice((0.0, 0.0, 1.0)))
-    return f"back after {chaos.site.start(timeout_seconds=START_SECONDS_MAX):.1f} s"
+    for _ in range(STARTS_MAX):
+        try:
+            return f"back after {chaos.site.start(timeout_seconds=START_SECONDS_MAX):.1f} s"
+        except SiteError as error:
+            # The others cannot be tried on a site that stays down.
+            chaos.mistakes.append(f"it did not start after a kill: {error}")
+    return "it stays down"
 
 
 def _clock(chaos: Chaos) -> str:

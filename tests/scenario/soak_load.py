@@ -148,6 +148,9 @@ class Load:
                 verb = "delete"
             number = next(numbers)
             size = chance.choices(SIZES, self.weights)[0]
+            if self.weights[-1] and name == "w0" and number == self.rounds * 1_000_000:
+                # One a round at least; drawn, they are rare.
+                verb, size = "put", SIZES[-1]
             content = Content(chance.getrandbits(48), size, chance.choice((1, 2)))
             fresh = f"/soak/{name}/{directories[number % 4]}/f{number}"
             storage_class, directory = CLASSES[content.copies], f"/soak/{name}/{chance.choice(directories)}"

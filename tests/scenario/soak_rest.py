@@ -42,7 +42,7 @@ UNDER_WAY = {
 NEVER = {
     "replicas lost or quarantined": "select id, file, state, why from replica where state in ('lost', 'quarantined')",
     "volumes out of use": "select vid, state, reason from volume"
-    " where state not in ('blank', 'active', 'full', 'closed')",
+    " where state not in ('blank', 'active', 'full', 'closed', 'broken')",
     "drives out of use": "select name, state, reason from drive where state <> 'up'",
     "libraries that are not up": "select name, state, reason from library where state <> 'up'",
     "copies too many": "select file, copy_number, count(*) from present_copy group by 1, 2 having count(*) > 1",
