@@ -135,13 +135,14 @@ async def _database(data: Path, configuration: Configuration) -> AsyncIterator[s
 async def _keep_running(postgres: EmbeddedPostgres) -> None:
     while True:
         await asyncio.sleep(DATABASE_CHECK_SECONDS)
-        if await postgres.is_running():
-            continue
-        log.warning("the database server is gone, starting it again")
         try:
+            if await postgres.is_running():
+                continue
+            log.warning("the database server is gone, starting it again")
             await postgres.start()
-        except (CapstanError, OSError) as exc:
-            log.error("the database server does not start", why=str(exc))
+        except Exception:
+            # Whatever it is (pg_ctl that takes too long, say): without this loop there would never be a database again.
+            log.exception("the database server does not start")
 
 
 async def _serve(

@@ -1,14 +1,17 @@
-"""`capstan up` after one that was killed: it has its port back as soon as the servers of that one are gone."""
+"""`capstan up` after one that was killed has its port back as soon as the servers of that one are gone; and it goes on
+starting its database server, whatever became of an earlier start."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from capstan import up
 from capstan.config import Configuration, encoded
 from capstan.up import door_port
 from catalog.errors import Unavailable
@@ -49,3 +52,30 @@ async def test_a_port_of_somebody_else_is_refused_at_once(tmp_path: Path) -> Non
         _served_before(tmp_path, port + 1 if port < 65535 else port - 1)
         with pytest.raises(Unavailable, match="choose another --port"):
             await asyncio.wait_for(door_port(tmp_path, "127.0.0.1", port, asyncio.Event()), 10.0)
+
+
+class _Postgres:
+    """Of which nothing runs, and whose first start takes too long."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+        self.again = asyncio.Event()
+
+    async def is_running(self) -> bool:
+        return False
+
+    async def start(self) -> None:
+        self.starts += 1
+        if self.starts == 1:
+            raise subprocess.TimeoutExpired("pg_ctl", 310.0)
+        self.again.set()
+
+
+async def test_a_database_server_whose_start_takes_too_long_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "DATABASE_CHECK_SECONDS", 0.01)
+    postgres = _Postgres()
+    keeper = asyncio.create_task(up._keep_running(postgres))  # type: ignore[arg-type]  # what of it is used
+    try:
+        await asyncio.wait_for(postgres.again.wait(), 10.0)
+    finally:
+        keeper.cancel()
