@@ -40,6 +40,8 @@ class ClaimedArchive:
     collocation: str = ""
     #: somebody waits for it to be safe
     urgent: bool = False
+    #: since it was queued
+    age_seconds: float = 0.0
 
 
 async def enqueue_archives(connection: AsyncConnection, file_ids: Collection[int], *, urgent: bool = False) -> int:
@@ -121,6 +123,7 @@ async def claim_archives(
             cache_url=row.cache_url,
             collocation=row.key,
             urgent=row.urgent,
+            age_seconds=row.age_seconds,
             file=record_of(row, row.stored_path),
         )
         for row in rows

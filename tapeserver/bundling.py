@@ -2,8 +2,8 @@
 
 What was claimed comes in the order in which it is to be written: urgent files, then group after group of what will be
 read together. Small files of a group, and of groups beside it, become a bundle; the files of a group stay together. It
-neither waits nor claims: what is too little for a bundle is written as it is. How long a drive takes for it is in
-`tapeaccount`.
+neither waits nor claims: what is too little for a bundle is written as it is; what waits is `gathering`'s. How long
+a drive takes for it is in `tapeaccount`.
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ def tape_files(claimed: Iterable[P], limits: Limits) -> Iterator[list[P]]:
                 yield from bundle.close()
             yield from large
     yield from bundle.close()
+
+
+def fills(small: Sequence[Piece], limits: Limits) -> bool:
+    """Whether these make a whole bundle, or more."""
+    return len(small) >= limits.files_max or sum(_length(one) for one in small) >= limits.bytes_max
 
 
 class _Open(Generic[P]):

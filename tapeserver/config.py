@@ -111,13 +111,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     bundle_member_bytes_max: int = 64 * 1024**2
     bundle_bytes_max: int = 4 * 1024**3
     bundle_files_max: int = 5000
-    #: while the mover is busy, what comes in little by little is gathered for so long
-    bundle_seconds: float = 2.0
+    #: small files that do not fill a bundle wait for others until the oldest was queued so long ago
+    bundle_seconds: float = 10.0
 
     # ---- when the mover flushes
     flush_bytes: int = 48 * 1024**3
     flush_files: int = 4_000_000
     flush_seconds: float = 120.0
+    #: with nothing left to write it waits so long for more before it flushes what is there
+    flush_idle_seconds: float = 5.0
 
     #: batches of copies (10,000 at most) that lie on tape and may wait for the catalog while the mover writes on
     uncommitted_batches_max: int = 64

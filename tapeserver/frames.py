@@ -123,8 +123,8 @@ class Load(_Message, frozen=True):
     Answered by Loaded or LoadFailed. `known_tape_files` and `known_end_block` are the catalog's: the number of the last
     tape file and the object at which the next one begins. `initialise_label` writes the label first, if the volume is
     blank or carries an older generation of its own name; `force_label` whatever is on it. Policy: a flush comes after
-    so many bytes, files or seconds, and when nothing is left to write; at most `uncommitted_batches_max` batches are
-    flushed and not yet answered by Committed.
+    so many bytes, files or seconds, and when there was nothing to write for `flush_idle_seconds`; at most
+    `uncommitted_batches_max` batches are flushed and not yet answered by Committed.
     """
 
     epoch: int
@@ -147,6 +147,7 @@ class Load(_Message, frozen=True):
     flush_bytes: int = 4 * 1024**3
     flush_files: int = 2000
     flush_seconds: float = 30.0
+    flush_idle_seconds: float = 0.0
     uncommitted_batches_max: int = 2
 
 
@@ -189,7 +190,10 @@ class Drop(_Message, frozen=True):
 
 
 class Flush(_Message, frozen=True):
-    """Flush after the present file, whatever the policy says."""
+    """Flush after the present file, whatever the policy says; with `last` only when nothing is left to write, but then at
+    once: nothing more comes."""
+
+    last: bool = False
 
 
 class Committed(_Message, frozen=True):

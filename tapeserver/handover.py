@@ -7,11 +7,10 @@ so of those little is kept.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from catalog.queues import ClaimedArchive
-from tapeserver import bundling
 from tapeserver.frames import Idle, Progress, WriteItem
 
 #: about so many files are handed over in one message, and paths of so many bytes; a bundle is never divided
@@ -19,12 +18,12 @@ MESSAGE_FILES, MESSAGE_PATH_BYTES = 2000, 4 * 1024 * 1024
 
 
 def messages(
-    claimed: Sequence[ClaimedArchive], limits: bundling.Limits, first_bundle: int
+    tape_files: Iterable[Sequence[ClaimedArchive]], first_bundle: int
 ) -> Iterator[list[tuple[ClaimedArchive, int]]]:
     """What to hand over, message by message: each archive with the number of its bundle, 0 when it is alone."""
     message: list[tuple[ClaimedArchive, int]] = []
     path_bytes = 0
-    for bundle, members in enumerate(bundling.tape_files(claimed, limits), first_bundle):
+    for bundle, members in enumerate(tape_files, first_bundle):
         message += [(one, bundle if len(members) > 1 else 0) for one in members]
         path_bytes += sum(len(one.file.path) for one in members)
         if len(message) >= MESSAGE_FILES or path_bytes >= MESSAGE_PATH_BYTES:

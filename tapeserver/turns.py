@@ -161,6 +161,7 @@ class Turn(ABC):
             flush_bytes=config.flush_bytes,
             flush_files=config.flush_files,
             flush_seconds=config.flush_seconds,
+            flush_idle_seconds=config.flush_idle_seconds,
             uncommitted_batches_max=config.uncommitted_batches_max,
         )
 

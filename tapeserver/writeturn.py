@@ -2,13 +2,14 @@
 
 The mover has flushed when it says Written; then one transaction records copies, the volume's end and the dead extents;
 then the mover is told. A file that could not be written is nobody's copy. What the mover finds behind the catalog's end
-is adopted first, and an index ends it. Which files share a tape file is `bundling`'s to say.
+is adopted first, and an index ends it. What is claimed, and which files share a tape file, is `supplying`'s to say.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import structlog
@@ -17,14 +18,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import fullindexes, mounts, queues, recalls, replicas, tapeindex, volumes
 from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry, TapeError
-from catalog.queues import ClaimedArchive, DeadExtent
+from catalog.queues import DeadExtent
 from catalog.states import VolumeState
 from catalog.written import record_end
-from tapeserver import bundling, frames
+from tapeserver import frames
 from tapeserver.adopting import Adopting
 from tapeserver.frames import (
     Committed,
     Drop,
+    Flush,
     Found,
     FromMover,
     Idle,
@@ -32,16 +34,14 @@ from tapeserver.frames import (
     IndexWritten,
     Loaded,
     Progress,
-    Write,
     WriteFailed,
-    WriteItem,
     Written,
 )
-from tapeserver.handover import Out, Outstanding, messages
-from tapeserver.hurrying import Hurry
+from tapeserver.handover import Out, Outstanding
 from tapeserver.indexing import due_index, record_index
 from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
+from tapeserver.supplying import Supply
 from tapeserver.tapeformat import VOLUME_LABEL_OBJECTS
 from tapeserver.turns import Turn
 
@@ -55,6 +55,8 @@ DRIVE_CODES = frozenset(
 )
 #: failures that are the cache's, after which the drive is given back
 CACHE_FAILURES_MAX = 50
+#: archives that go back to the queue in one transaction
+RELEASED_MAX = 50_000
 #: volumes that are mounted to be given their last index, and nothing else
 ENDED = frozenset({VolumeState.FULL.value, VolumeState.CLOSED.value})
 
@@ -68,24 +70,12 @@ class WriteTurn(Turn):
         On a volume that is full or closed it writes nothing but the last index, if that is missing.
         """
         super().__init__(context)
-        config = context.config
         self._seconds_min = seconds_min
         self._began_at = context.now
-        self._limits = bundling.Limits(
-            member_bytes_max=config.bundle_member_bytes_max,
-            bytes_max=config.bundle_bytes_max,
-            files_max=config.bundle_files_max,
-        )
-        self._bundle = 0
         self._out = Outstanding()
-        self._claimed_at = context.now
-        #: the group that was claimed last, and may go on
-        self._group = ""
-        #: the last claim got all that it asked for: there is more
-        self._more = True
+        self._supply = Supply(context, self._out)
         self._remaining_bytes: int | None = None
         self._cache_failures = 0
-        self._hurry = Hurry(context, self._out)
         self._adopting = Adopting(context)
         self._index_answered = False
         #: the volume takes nothing more
@@ -156,71 +146,12 @@ class WriteTurn(Turn):
     def give_way(self) -> bool:
         return self.closed or (self.context.recalls_wait and self.context.now - self._began_at > self._seconds_min)
 
+    def waiting(self) -> bool:
+        return len(self._supply.gathering) > 0
+
     async def top_up(self) -> None:
-        await self._hurry.look()
-        config, work = self.context.config, self.context.work
-        if work.pool is None or not self._wants_more():
-            return
-        pool, bytes_max = work.pool, config.archives_bytes_max
-        if self._remaining_bytes is not None:
-            bytes_max = min(bytes_max, max(0, self._remaining_bytes - self._out.bytes))
-        again = False
-
-        async def claim(connection: AsyncConnection) -> list[ClaimedArchive]:
-            nonlocal again
-            if again:
-                # What was claimed by a commit whose answer was lost would wait for the end of this mount.
-                await queues.release_unknown(connection, work.epoch, self._out.archive_ids)
-            again = True
-            return await queues.claim_archives(
-                connection,
-                pool,
-                work.epoch,
-                config.archives_files_max,
-                bytes_max,
-                going_on=self._group,
-                home_seconds=config.home_seconds,
-            )
-
-        claimed = await self.context.commit(claim)
-        self._claimed_at = self.context.now
-        self._more = len(claimed) == config.archives_files_max
-        if claimed:
+        if await self._supply.top_up(room_bytes=self._remaining_bytes):
             self._idle_since = None
-            self._group = claimed[-1].collocation
-            await self._hand_over(claimed, pool)
-
-    def _wants_more(self) -> bool:
-        config = self.context.config
-        if self._out.ahead_files > config.archives_files_max // 2:
-            return False
-        if self._out.ahead_bytes > config.archives_bytes_max // 2:
-            return False
-        if len(self._out) >= config.archives_unflushed_max:
-            return False
-        # While the mover is busy, what comes in little by little is gathered, so that it makes a bundle.
-        return not self._out or self._more or self.context.now - self._claimed_at >= config.bundle_seconds
-
-    async def _hand_over(self, claimed: Sequence[ClaimedArchive], pool: str) -> None:
-        pieces = list(messages(claimed, self._limits, self._bundle + 1))
-        flushed = self._hurry.flushed(pieces)
-        for message in pieces:
-            self._bundle = max(self._bundle, *(bundle for _, bundle in message))
-            items = [
-                WriteItem(
-                    archive_id=one.archive_id,
-                    copy_number=one.copy_number,
-                    replica_id=one.replica_id,
-                    record=one.file,
-                    cache_url=await self.context.bulk_url(one.cache_server, one.cache_url, "read"),
-                    pool=pool,
-                    bundle=bundle,
-                    flush=one.archive_id in flushed,
-                )
-                for one, bundle in message
-            ]
-            self._out.add(items)
-            await self.context.link.send(Write(items=items))
 
     def heard(self, message: Progress | Idle) -> None:
         self._out.heard(message)
@@ -272,6 +203,7 @@ class WriteTurn(Turn):
         if ahead and not self.closed:
             self._out.drop(ahead)
             await context.link.send(Drop(archive_ids=ahead))
+        await context.link.send(Flush(last=True))
         deadline = context.now + context.stop_seconds
         while self._out and not self._out.idle and self.working() and not context.closing.is_set():
             if context.now > deadline:
@@ -327,18 +259,17 @@ class WriteTurn(Turn):
         mine = {id: out for id in message.archive_ids if (out := self._out.forget(id)) is not None}
         if not mine:
             return
-        work = self.context.work
         if message.volume_full:
             await self._close_volume(list(mine))
         elif message.code in DRIVE_CODES:
             # The medium's or the drive's, never the files': it hits all that was not flushed at once.
             self.medium_failure = f"{message.code}: {message.text}"
-            await self.context.commit(lambda connection: queues.release_archives(connection, work.epoch, list(mine)))
+            await self._release(list(mine))
         elif message.code == "dropped" or message.retry == Retry.LATER.value:
             self._cache_failures += message.code != "dropped"
             if message.code != "dropped" and (self._cache_failures > CACHE_FAILURES_MAX or not self._out):
                 self.problem = f"the cache does not give files: {message.text}"
-            await self.context.commit(lambda connection: queues.release_archives(connection, work.epoch, list(mine)))
+            await self._release(list(mine))
         else:
             await self._files_failed(mine, message)
         for channel in (PLANNER, CACHE):
@@ -382,11 +313,17 @@ class WriteTurn(Turn):
         """Nothing waits: a batch is committed when it is reported, because the mover waits for the answer."""
 
     async def give_back(self) -> None:
-        left = self._out.archive_ids
+        left = self._out.archive_ids + self._supply.gathering.archive_ids
         self._out.clear()
-        if left:
-            epoch = self.context.work.epoch
-            await self.context.commit(lambda connection: queues.release_archives(connection, epoch, left))
+        self._supply.gathering.clear()
+        await self._release(left)
+
+    async def _release(self, archive_ids: Sequence[int]) -> None:
+        """Back to the queue, without blame; page by page, because all of a lost flush may be millions."""
+        epoch = self.context.work.epoch
+        for at in range(0, len(archive_ids), RELEASED_MAX):
+            page = archive_ids[at : at + RELEASED_MAX]
+            await self.context.commit(partial(queues.release_archives, epoch=epoch, archive_ids=page))
 
 
 def _dead(found: list[frames.DeadExtent]) -> list[DeadExtent]:

@@ -18,9 +18,10 @@ order by r.id for share of r;
 
 -- recalls_insert --
 -- One recall per file however many ask; in the order of ids, so that two askers of the same files cannot deadlock.
-insert into recall (file, bytes, owner, grp, activity, priority)
-select f.id, f.size, :owner, :group, :activity, :priority from file f
-where f.id = any(cast(:files as bigint[])) and f.state = 'live'
+insert into recall (file, bytes, owner, grp, activity, priority, cohort)
+select f.id, f.size, :owner, :group, :activity, :priority, t.cohort
+from unnest(cast(:files as bigint[]), cast(:cohorts as bigint[])) as t (file, cohort) join file f on f.id = t.file
+where f.state = 'live'
   and exists (select from present_copy c where c.file = f.id)
 order by f.id
 on conflict (file) do update set abandoned = false
@@ -38,9 +39,10 @@ with added as (
     on conflict do nothing
     returning volume, file
 ), told as (
-    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
-    select 'recall', a.volume, r.owner, r.grp, r.activity, r.priority, count(*), sum(r.bytes), 0
-    from added a join recall r on r.file = a.file group by 2, 3, 4, 5, 6
+    insert into queue_delta (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
+    select 'recall', a.volume, r.owner, r.grp, r.activity, r.priority, r.cohort, count(*), sum(r.bytes), 0,
+           sum(whole_seconds(r.created_at))
+    from added a join recall r on r.file = a.file group by 2, 3, 4, 5, 6, 7
 )
 select distinct file from added;
 
@@ -51,13 +53,14 @@ select file, state, abandoned from recall where file = any(cast(:files as bigint
 -- recalls_remove --
 -- The rows are locked already. Demand goes with its deltas before the cascade would take it without them.
 with doomed as (
-    select file, bytes, owner, grp, activity, priority from recall where file = any(cast(:files as bigint[]))
+    select file, bytes, owner, grp, activity, priority, cohort, created_at from recall where file = any(cast(:files as bigint[]))
 ), removed as (
     delete from demand d using doomed where d.file = doomed.file returning d.volume, d.file
 ), told as (
-    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
-    select 'recall', r.volume, d.owner, d.grp, d.activity, d.priority, -count(*), -sum(d.bytes), 0
-    from removed r join doomed d on d.file = r.file group by 2, 3, 4, 5, 6
+    insert into queue_delta (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
+    select 'recall', r.volume, d.owner, d.grp, d.activity, d.priority, d.cohort, -count(*), -sum(d.bytes), 0,
+           -sum(whole_seconds(d.created_at))
+    from removed r join doomed d on d.file = r.file group by 2, 3, 4, 5, 6, 7
 ), gone as (
     delete from recall using doomed where recall.file = doomed.file returning recall.file
 )
@@ -86,13 +89,14 @@ with taken as (
     update recall r set state = 'claimed', volume = :volume, epoch = :epoch
     from demand d
     where r.file = any(cast(:files as bigint[])) and r.state = 'queued' and d.file = r.file and d.volume = :volume
-    returning r.file, r.bytes, r.owner, r.grp, r.activity, r.priority, r.attempts, d.copy
+    returning r.file, r.bytes, r.owner, r.grp, r.activity, r.priority, r.cohort, r.created_at, r.attempts, d.copy
 ), removed as (
     delete from demand d using taken t where d.file = t.file returning d.volume, d.file
 ), told as (
-    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
-    select 'recall', m.volume, t.owner, t.grp, t.activity, t.priority, -count(*), -sum(t.bytes), 0
-    from removed m join taken t on t.file = m.file group by 2, 3, 4, 5, 6
+    insert into queue_delta (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
+    select 'recall', m.volume, t.owner, t.grp, t.activity, t.priority, t.cohort, -count(*), -sum(t.bytes), 0,
+           -sum(whole_seconds(t.created_at))
+    from removed m join taken t on t.file = m.file group by 2, 3, 4, 5, 6, 7
 )
 select t.file as file_id, f.size, f.adler32, f.stored_path as path, t.attempts, c.id as copy_id, c.volume, c.generation,
        v.library, c.tape_file, c.first_block, c.byte_offset, c.length
@@ -131,9 +135,10 @@ select d.file from demand d where d.volume = :volume
 with removed as (
     delete from demand d where d.volume = :volume and d.file = any(cast(:files as bigint[])) returning d.file
 ), told as (
-    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
-    select 'recall', :volume, r.owner, r.grp, r.activity, r.priority, -count(*), -sum(r.bytes), 0
-    from removed m join recall r on r.file = m.file group by 3, 4, 5, 6
+    insert into queue_delta (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
+    select 'recall', :volume, r.owner, r.grp, r.activity, r.priority, r.cohort, -count(*), -sum(r.bytes), 0,
+           -sum(whole_seconds(r.created_at))
+    from removed m join recall r on r.file = m.file group by 3, 4, 5, 6, 7
 )
 select file from removed;
 
@@ -295,13 +300,14 @@ with live as materialized (
 ), taken as (
     update archive a set state = 'claimed', epoch = :epoch
     from fitting p where a.id = p.id and p.number <= :files_max and (p.so_far <= :bytes_max or p.number = 1)
-    returning a.id, a.file, a.copy_number, a.attempts, a.bytes, a.owner, a.grp, a.urgent, p.number, p.key
+    returning a.id, a.file, a.copy_number, a.attempts, a.bytes, a.owner, a.grp, a.urgent, a.created_at, p.number, p.key
 ), told as (
     insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
     select 'archive', :pool, owner, grp, '', 0, -count(*), -sum(bytes), -(count(*) filter (where urgent))
     from taken group by 3, 4
 )
 select t.id as archive_id, t.copy_number, t.attempts, t.key, t.urgent, r.id as replica_id, r.cache_server,
+       cast(extract(epoch from capstan_now() - t.created_at) as double precision) as age_seconds,
        r.url as cache_url, f.id, f.stored_path, f.size, f.adler32, f.mtime_ns, f.mode, f.owner, f.grp, f.storage_class,
        f.digests
 from taken t join file f on f.id = t.file
@@ -365,9 +371,10 @@ with old as (
 ), removed as (
     delete from demand d using old where d.copy = old.id returning d.volume, d.file
 ), told as (
-    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
-    select 'recall', m.volume, r.owner, r.grp, r.activity, r.priority, -count(*), -sum(r.bytes), 0
-    from removed m join recall r on r.file = m.file group by 2, 3, 4, 5, 6
+    insert into queue_delta (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
+    select 'recall', m.volume, r.owner, r.grp, r.activity, r.priority, r.cohort, -count(*), -sum(r.bytes), 0,
+           -sum(whole_seconds(r.created_at))
+    from removed m join recall r on r.file = m.file group by 2, 3, 4, 5, 6, 7
 ), gone as (
     delete from copy c using old where c.id = old.id returning c.file, c.volume
 ), left_behind as (
@@ -534,23 +541,29 @@ select epoch from (
 ) as claims where not exists (select from mount m where m.epoch = claims.epoch) order by epoch limit 100;
 
 -- deltas_fold --
--- One folder at a time (the advisory lock is taken before). Sums meet their counter in the order of keys.
+-- One folder of a library at a time (the advisory lock is taken before). Sums meet their counter in the order of keys.
+-- What is of no library any more is anybody's.
 with gone as (
-    delete from queue_delta where id in (select id from queue_delta order by id limit :limit)
-    returning kind, key, owner, grp, activity, priority, files, bytes, urgent
-), sums as (
-    select kind, key, owner, grp, activity, priority, sum(files) as files, sum(bytes) as bytes, sum(urgent) as urgent
-    from gone group by 1, 2, 3, 4, 5, 6 order by 1, 2, 3, 4, 5, 6
+    delete from queue_delta where id in (
+        select d.id from queue_delta d
+        left join volume v on d.kind = 'recall' and v.vid = d.key left join pool p on d.kind = 'archive' and p.name = d.key
+        where coalesce(v.library, p.library, :library) = :library order by d.id limit :limit)
+    returning kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked
+), sums as materialized (
+    select kind, key, owner, grp, activity, priority, cohort, count(*) as deltas, sum(files)::bigint as files,
+           sum(bytes)::bigint as bytes, sum(urgent)::bigint as urgent, sum(asked)::bigint as asked
+    from gone group by 1, 2, 3, 4, 5, 6, 7 order by 1, 2, 3, 4, 5, 6, 7
 ), folded as (
-    insert into queue_counter as c (kind, key, owner, grp, activity, priority, files, bytes, urgent)
-    select * from sums
-    on conflict (kind, key, owner, grp, activity, priority) do update
-    set files = c.files + excluded.files, bytes = c.bytes + excluded.bytes, urgent = c.urgent + excluded.urgent
+    insert into queue_counter as c (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
+    select kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked from sums
+    on conflict (kind, key, owner, grp, activity, priority, cohort) do update
+    set files = c.files + excluded.files, bytes = c.bytes + excluded.bytes, urgent = c.urgent + excluded.urgent,
+        asked = c.asked + excluded.asked
 )
-select count(*) from gone;
+select * from sums;
 
 -- counters_clear_empty --
--- Keys come and go with owners and volumes; an empty one says nothing.
+-- Keys come and go with owners and volumes; an empty one says nothing. They have an index of their own.
 delete from queue_counter where files = 0 and bytes = 0 and urgent = 0;
 
 -- backlog --
@@ -579,24 +592,33 @@ from counts c left join lateral (
                   order by a.created_at limit 1) as found) end as oldest) as o on true
 order by c.kind, c.key;
 
+-- counters --
+-- What is folded of one library, in the order of keys.
+select c.kind, c.key, c.owner, c.grp, c.activity, c.priority, c.cohort, 0 as deltas, c.files, c.bytes, c.urgent, c.asked
+from queue_counter c
+left join volume v on c.kind = 'recall' and v.vid = c.key left join pool p on c.kind = 'archive' and p.name = c.key
+where coalesce(v.library, p.library) = :library order by 1, 2, 3, 4, 5, 6, 7;
+
 -- drift --
 -- The reconciler's question, and the tests': what the counters say against what there is. No row means none.
 with said as (
-    select kind, key, owner, grp, activity, priority, sum(files) as files, sum(bytes) as bytes, sum(urgent) as urgent
-    from (select kind, key, owner, grp, activity, priority, files, bytes, urgent from queue_counter
-          union all select kind, key, owner, grp, activity, priority, files, bytes, urgent from queue_delta) as both_kinds
-    group by 1, 2, 3, 4, 5, 6
+    select kind, key, owner, grp, activity, priority, cohort, sum(files) as files, sum(bytes) as bytes,
+           sum(urgent) as urgent, sum(asked) as asked
+    from (select kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked from queue_counter
+          union all
+          select kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked from queue_delta) as told
+    group by 1, 2, 3, 4, 5, 6, 7
 ), there as (
-    select 'recall' as kind, d.volume as key, r.owner, r.grp, r.activity, r.priority, count(*) as files,
-           sum(r.bytes) as bytes, 0 as urgent
-    from demand d join recall r on r.file = d.file group by 2, 3, 4, 5, 6
+    select 'recall' as kind, d.volume as key, r.owner, r.grp, r.activity, r.priority, r.cohort, count(*) as files,
+           sum(r.bytes) as bytes, 0 as urgent, sum(whole_seconds(r.created_at)) as asked
+    from demand d join recall r on r.file = d.file group by 2, 3, 4, 5, 6, 7
     union all
-    select 'archive', pool, owner, grp, '', 0, count(*), sum(bytes), count(*) filter (where urgent)
+    select 'archive', pool, owner, grp, '', 0, 0, count(*), sum(bytes), count(*) filter (where urgent), 0
     from archive where state = 'queued' group by 2, 3, 4
 )
-select kind, key, owner, grp, activity, priority,
+select kind, key, owner, grp, activity, priority, cohort,
        coalesce(s.files, 0) - coalesce(t.files, 0) as files, coalesce(s.bytes, 0) - coalesce(t.bytes, 0) as bytes,
-       coalesce(s.urgent, 0) - coalesce(t.urgent, 0) as urgent
-from said s full join there t using (kind, key, owner, grp, activity, priority)
-where (coalesce(s.files, 0), coalesce(s.bytes, 0), coalesce(s.urgent, 0))
-   <> (coalesce(t.files, 0), coalesce(t.bytes, 0), coalesce(t.urgent, 0));
+       coalesce(s.urgent, 0) - coalesce(t.urgent, 0) as urgent, coalesce(s.asked, 0) - coalesce(t.asked, 0) as asked
+from said s full join there t using (kind, key, owner, grp, activity, priority, cohort)
+where (coalesce(s.files, 0), coalesce(s.bytes, 0), coalesce(s.urgent, 0), coalesce(s.asked, 0))
+   <> (coalesce(t.files, 0), coalesce(t.bytes, 0), coalesce(t.urgent, 0), coalesce(t.asked, 0));

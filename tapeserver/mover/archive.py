@@ -35,6 +35,9 @@ FILES_AHEAD_MAX = 1000
 MEMBERS_MAX files are, with their archive headers (about 2 KiB each, and plan.PATHS_BYTES_MAX of long paths at most);
 of their data fetchers.BUFFER_BYTES_MAX for each cache server."""
 
+LOST_IDS_MAX = 100_000
+"""So many archives that a failed flush has lost are told in one message: a megabyte at most."""
+
 POLL_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
 
@@ -166,7 +169,13 @@ class Archive:
 
     def _rest(self) -> None:
         if self._unflushed:
-            self._flush()  # nothing is left to write: what is there becomes safe now
+            # What comes little by little shares a flush; when nothing has come for a while, what is there becomes safe.
+            seconds = self._unflushed.patience_seconds()
+            if seconds <= 0 or self._plan.nothing_more:
+                self._flush()
+                return
+            self._plan.enter("idle")
+            self._plan.wait(min(POLL_SECONDS, seconds))
             return
         self._write_indexes()
         self._plan.enter("idle")
@@ -326,8 +335,10 @@ class Archive:
         """Everything since the last good flush is lost, and what is being written."""
         lost = self._unflushed.archive_ids + archive_ids
         self._unflushed.clear()
-        if lost:
-            self._outbox.send(WriteFailed(archive_ids=lost, code=error.code, text=str(error), retry=error.retry.value))
+        # There may be millions, which no frame holds.
+        for at in range(0, len(lost), LOST_IDS_MAX):
+            page = lost[at : at + LOST_IDS_MAX]
+            self._outbox.send(WriteFailed(archive_ids=page, code=error.code, text=str(error), retry=error.retry.value))
 
     def _write_indexes(self) -> None:
         while (spool := self._plan.next_index()) is not None:

@@ -61,7 +61,7 @@ class Plan:
         self._verifies: deque[VerifyItem] = deque()
         self._dropped_files: set[int] = set()
         self._dropped_archives: set[int] = set()
-        self._stopping = self._flush_wanted = self._told_something = False
+        self._stopping = self._flush_wanted = self._nothing_more = self._told_something = False
         self._committed = 0
         for spool in [*self._indexes, *([self._spool] if self._spool else [])]:
             spool.close()
@@ -96,7 +96,8 @@ class Plan:
                 self._dropped_files.update(message.file_ids)
                 self._dropped_archives.update(message.archive_ids)
             case Flush():
-                self._flush_wanted = True
+                self._nothing_more = message.last
+                self._flush_wanted = self._flush_wanted or not message.last
             case Committed():
                 self._committed = max(self._committed, message.batch)
             case Stop():
@@ -123,7 +124,7 @@ class Plan:
 
     def _add_writes(self, message: Write) -> list[FromMover]:
         self._dropped_archives.difference_update(item.archive_id for item in message.items)
-        self._told_something = True
+        self._told_something, self._nothing_more = True, False
         room = PLAN_ITEMS_MAX - len(self._writes)
         self._writes.extend(message.items[:room])
         refused = [item.archive_id for item in message.items[room:]]
@@ -233,6 +234,11 @@ class Plan:
         """Whether a flush was asked for since the last call."""
         wanted, self._flush_wanted = self._flush_wanted, False
         return wanted
+
+    @property
+    def nothing_more(self) -> bool:
+        """Whether the session has said that nothing follows which a flush could wait for."""
+        return self._nothing_more
 
     def ran_empty(self) -> bool:
         """True once each time nothing is left of what the session told."""

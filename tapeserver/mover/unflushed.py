@@ -47,12 +47,13 @@ class Unflushed:
     def clear(self) -> None:
         self._recorded: list[Recorded] = []
         self._files = self._bytes = 0
-        self._since = 0.0
+        self._since = self._last_at = 0.0
         self._wanted = False
 
     def add(self, recorded: Recorded) -> None:
+        self._last_at = self._clock()
         if not self._recorded:
-            self._since = self._clock()
+            self._since = self._last_at
         self._recorded.append(recorded)
         self._files += len(recorded.items)
         self._bytes += recorded.bytes
@@ -66,6 +67,10 @@ class Unflushed:
         return flush_due(self._bytes, self._files, flush_bytes=load.flush_bytes, flush_files=load.flush_files) or (
             self._clock() - self._since >= load.flush_seconds
         )
+
+    def patience_seconds(self) -> float:
+        """So long a mover that has nothing to write may still leave these as they are."""
+        return self._last_at + self._load.flush_idle_seconds - self._clock()
 
     def take(self, batch: int) -> list[Written]:
         """What is reported after the flush, in batches from the number `batch` on; nothing is unflushed then."""

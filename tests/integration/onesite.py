@@ -43,6 +43,8 @@ class Site:
             database_url=database.url,
             **{
                 "collecting_age_seconds": 0.2,
+                "bundle_seconds": 0.0,
+                "flush_idle_seconds": 0.0,
                 "cooldown_seconds": 0.3,
                 "dismount_delay_seconds": 0.1,
                 "planning_interval_seconds": 0.2,

@@ -336,8 +336,8 @@ async def wrong_jobs(session: Session, load: Load) -> list[str]:
 def soak(seconds: float, seed: int, *, say: Callable[[str], None]) -> None:
     """A site of its own, in a temporary directory, for one run. Raises Failed."""
     large = seconds >= LARGE_SECONDS_MIN
-    # Room for what is written in a round, reclaimed or not.
-    cartridges = 8 if not large else 40
+    # Room for what is written in each round, reclaimed or not; every one of them is looked at after a restore.
+    cartridges = min(40, 12 + round(seconds / 60)) if large else 8
     with (
         small_site(CONFIGURATION.format(cartridges=cartridges)) as site,
         tempfile.TemporaryDirectory(prefix="capstan-soak-") as directory,

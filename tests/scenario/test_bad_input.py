@@ -32,6 +32,8 @@ CACHE_BYTES = 200_000_000
 CONFIGURATION = f"""
 [tapeserver]
 collecting_age_seconds = 0.5
+bundle_seconds = 0
+flush_idle_seconds = 0
 dismount_delay_seconds = 0.2
 planning_interval_seconds = 0.3
 

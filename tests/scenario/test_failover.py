@@ -26,6 +26,8 @@ CONFIGURATION = """
 [tapeserver]
 failover_after_seconds = 1
 collecting_age_seconds = 1.5
+bundle_seconds = 0
+flush_idle_seconds = 0
 cooldown_seconds = 0.3
 dismount_delay_seconds = 0.2
 planning_interval_seconds = 0.3

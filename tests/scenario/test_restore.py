@@ -18,6 +18,8 @@ pytestmark = pytest.mark.timeout(240)
 CONFIGURATION = """
 [tapeserver]
 collecting_age_seconds = 0.2
+bundle_seconds = 0
+flush_idle_seconds = 0
 dismount_delay_seconds = 0.1
 journal_seconds = 1.0
 

@@ -62,7 +62,7 @@ async def session(database: Database) -> Session:
     link = Link(database)
     context = MountContext(
         database=database,
-        config=Config(name="ts"),
+        config=Config(name="ts", bundle_seconds=0.0),
         link=link,  # type: ignore[arg-type]  # of the mover's link it uses `send` alone
         work=work,
         bell=asyncio.Event(),
@@ -144,7 +144,7 @@ async def test_what_was_claimed_by_a_commit_whose_answer_was_lost_is_claimed_aga
     async with database.transaction() as connection:
         await queues.enqueue_archives(connection, await make_files(connection, 3))
     before = set(session.turn._out.archive_ids)
-    session.turn._more = True
+    session.turn._supply._more = True
     answer_is_lost(monkeypatch, database)
     await session.turn.top_up()
     assert len(set(session.turn._out.archive_ids) - before) == 3
@@ -167,7 +167,7 @@ async def test_one_flush_follows_what_somebody_waits_for_and_another_when_somebo
         new = await make_files(connection, 3)
         await queues.enqueue_archives(connection, new[:2], urgent=True)
         await queues.enqueue_archives(connection, new[2:])
-    session.turn._more = True
+    session.turn._supply._more = True
     await session.turn.top_up()
     [write] = sent
     urgent = [item for item in write.items if item.record.file_id in new[:2]]
@@ -184,3 +184,28 @@ async def test_one_flush_follows_what_somebody_waits_for_and_another_when_somebo
     session.turn._out._ahead.clear()
     await session.turn.top_up()
     assert isinstance(sent[-1], Flush)
+
+
+async def test_small_files_for_an_idle_mover_wait_until_somebody_waits_for_one_of_them(
+    database: Database, session: Session
+) -> None:
+    await session.turn.handle(session.written)
+    turn, gathering = session.turn, session.turn._supply.gathering
+    gathering._seconds = 3600.0
+    async with database.transaction() as connection:
+        new = await make_files(connection, 3)
+        await queues.enqueue_archives(connection, new)
+    turn._supply._more = True
+    await turn.top_up()
+    assert (len(gathering), turn.outstanding(), turn.waiting()) == (3, 0, True)
+    async with database.transaction() as connection:
+        await queues.make_urgent(connection, new[1:2])
+    turn._supply._more = True
+    await turn.top_up()
+    assert [out.size for out in turn._out._out.values()] == [100]
+    assert len(gathering) == 2
+    await turn.give_back()
+    assert not turn.waiting()
+    async with database.connection() as connection:
+        assert await connection.scalar(sa.text("select count(*) from archive where state = 'queued'")) == 3
+        assert await queues.drift(connection) == []
