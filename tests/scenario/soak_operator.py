@@ -133,7 +133,9 @@ def _empty(operator: Operator) -> str:
     """The documented way from a volume with live files to a blank one, all of it while users go on."""
     if not operator.soon(lambda: bool(query(operator.site, TO_EMPTY)), WRITTEN_SECONDS_MAX):
         return "nothing is there"
-    volume = str(operator.chance.choice([vid for (vid,) in query(operator.site, TO_EMPTY)]))
+    # One whose repack outlived its round comes first.
+    ready = [vid for (vid,) in query(operator.site, EMPTIED)]
+    volume = str(operator.chance.choice(ready or [vid for (vid,) in query(operator.site, TO_EMPTY)]))
     told = []
 
     def did(*words: str) -> bool:
@@ -149,7 +151,7 @@ def _empty(operator: Operator) -> str:
         return did("db", "backup", "--data", str(operator.site.data)) and did("volume", verb, volume, *REASON)
 
     verb = operator.chance.choice(("reclaim", "relabel"))
-    if not operator.soon(lambda: did("volume", "repack", volume, *REASON), RETRIES * RETRY_SECONDS):
+    if not ready and not operator.soon(lambda: did("volume", "repack", volume, *REASON), RETRIES * RETRY_SECONDS):
         return f"{volume}: {', '.join(told[-2:])}"
     if not operator.soon(repacked, REPACK_SECONDS_MAX):
         return f"{volume}: its repack goes on"
