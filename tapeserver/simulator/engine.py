@@ -1,0 +1,356 @@
+"""The event loop: a trace, drives and a policy in virtual time. Deterministic: no clock, one generator by seed.
+
+Requests wait for their volumes; whenever a drive is free and something changed, the policy is asked; a mount takes all
+that waits for its volume, and what arrives meanwhile joins behind the files already handed out. Failures of drives and
+volumes, the cache's room and the changer's queue are not simulated (docs/simulator.md).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tapeserver.drivemodel import Geometry
+from tapeserver.simulator.outcome import Outcome
+from tapeserver.simulator.parts import Parts, parts_of
+from tapeserver.simulator.passes import Pass, Reader
+from tapeserver.simulator.stations import FREE_STATES, MountRecord, Phase, State, Station
+from tapeserver.simulator.trace import Floats, Integers, Trace
+from tapeserver.simulator.waiting import Waiting
+
+ARRIVAL, LOADED, JOIN, DONE, UNLOADED, KEPT_LONG, ASK = range(7)
+
+
+class Stuck(RuntimeError):
+    """Something waits and the policy mounts nothing any more."""
+
+
+class Policy(Protocol):
+    """Which volume next. The engine tells it all that happens; only `choose` must do anything."""
+
+    name: str
+    #: how long a volume stays in a drive that has nothing more to do for it and that nobody wants
+    keep_seconds: float
+
+    def choose(self, waiting: Waiting, free: Sequence[int], now: float) -> list[tuple[int, int]]:
+        """(drive, need) to mount now; `free` are drives that are empty or keep a volume without work."""
+        ...
+
+
+class Listener:
+    """What else a policy may want to hear; does nothing."""
+
+    def wanted(self, part: int, now: float) -> None:
+        """A part (a request's files on one volume) begins to wait."""
+
+    def served(self, part: int, files: int, size: int, now: float) -> None:
+        """So many files of it are done."""
+
+    def mounts(self, drive: int, volume: int, pool: int, now: float) -> None:
+        """A volume is on its way to a drive."""
+
+    def kept(self, drive: int, volume: int, now: float) -> None:
+        """A mounted volume has no work left."""
+
+    def resumes(self, drive: int, volume: int, now: float) -> None:
+        """A kept volume has work again."""
+
+    def dismounts(self, drive: int, volume: int, now: float) -> None:
+        """A volume left its drive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    drives: int
+    #: sigma of the lognormal factor on locates
+    noise: float = 0.0
+    #: files a mover has in hand: late arrivals join behind them
+    handed_out_files: int = 16
+    #: the policy is asked again after so long while something waits and a drive is free
+    ask_again_seconds: float = 30.0
+    #: arrivals within so long lead to one decision
+    gather_seconds: float = 1.0
+    #: a mount without an end to its arrivals gives its drive up after so long if others wait
+    mount_seconds_max: float = 14_400.0
+    #: a wait longer than this after the last arrival means that the policy is stuck
+    stuck_seconds: float = 30 * 86_400.0
+
+
+class Simulation:
+    """One run; `run` may be called once."""
+
+    def __init__(
+        self, trace: Trace, geometries: Sequence[Geometry], policy: Policy, settings: Settings, *, seed: int = 0
+    ) -> None:
+        """`geometries`: one a volume."""
+        self.trace, self.geometries, self.policy, self.settings = trace, geometries, policy, settings
+        self.parts: Parts = parts_of(trace)
+        self.waiting = Waiting(len(trace.volumes))
+        self.stations = [Station(number) for number in range(settings.drives)]
+        self.mounts: list[MountRecord] = []
+        self.decisions = 0
+        self._listener = policy if isinstance(policy, Listener) else Listener()
+        self._listens = isinstance(policy, Listener)
+        self._reader = Reader(
+            starts=trace.file_starts,
+            lengths=trace.file_bytes,
+            draw=np.random.default_rng(seed),
+            noise=settings.noise,
+        )
+        self._queues: list[list[int]] = [[] for _ in trace.volumes]
+        #: rows that a mount gave back before it read them
+        self._left: dict[int, Integers] = {}
+        self._station_of = [-1] * len(trace.volumes)
+        self._done: Floats = np.full(trace.files, np.nan)
+        self._events: list[tuple[float, int, int, int, int]] = []
+        self._sequence = 0
+        self._asks = False
+        self._asks_at = np.inf
+        self._free = settings.drives
+        self._handlers = {
+            LOADED: self._loaded,
+            JOIN: self._join,
+            DONE: self._finish,
+            UNLOADED: self._unloaded,
+            KEPT_LONG: self._kept_long,
+        }
+
+    def run(self) -> Outcome:
+        times = self.trace.request_times.tolist()
+        arrived, number = 0, len(times)
+        now = times[0] if times else 0.0
+        began = now
+        while True:
+            event = self._events[0] if self._events else None
+            if arrived < number and (event is None or times[arrived] <= event[0]):
+                now = times[arrived]
+                self._arrive(arrived, now)
+                arrived += 1
+            elif event is not None:
+                now = event[0]
+                heapq.heappop(self._events)
+                self._happen(event)
+            elif self.waiting.files.any():
+                raise Stuck(f"{int(self.waiting.files.sum())} files wait and {self.policy.name} mounts nothing")
+            else:
+                break
+            if self._asks and self._free:
+                self._decide(now)
+            if arrived == number and number and now > times[-1] + self.settings.stuck_seconds:
+                raise Stuck(f"{int(self.waiting.files.sum())} files still wait long after the last arrival")
+        return self._outcome(began, now)
+
+    def _happen(self, event: tuple[float, int, int, int, int]) -> None:
+        now, _, kind, number, turn = event
+        if kind == ASK:
+            if now >= self._asks_at:
+                self._asks, self._asks_at = True, np.inf
+            return
+        station = self.stations[number]
+        if turn == station.turn:
+            self._handlers[kind](station, now)
+
+    def _arrive(self, request: int, now: float) -> None:
+        parts = self.parts
+        for part in range(parts.offsets[request], parts.offsets[request + 1]):
+            volume = parts.volumes[part]
+            self._queues[volume].append(part)
+            self.waiting.add(volume, parts.files[part], parts.bytes[part], now)
+            if self._listens:
+                self._listener.wanted(part, now)
+            number = self._station_of[volume]
+            if number < 0:
+                if self._free:
+                    self._ask_at(now + self.settings.gather_seconds)
+                continue
+            station = self.stations[number]
+            if station.state is State.KEPT:
+                self._listener.resumes(number, volume, now)
+                self._set_free(station, now, state=State.WORKING)
+                self._work(station, now)
+            elif station.state is State.WORKING and not station.joins:
+                self._join_later(station, now)
+
+    def _ask_at(self, at: float) -> None:
+        if at < self._asks_at:
+            self._asks_at = at
+            self._schedule(at, ASK, -1, 0)
+
+    def _schedule(self, at: float, kind: int, number: int, turn: int) -> None:
+        self._sequence += 1
+        heapq.heappush(self._events, (at, self._sequence, kind, number, turn))
+
+    def _next(self, station: Station, at: float, kind: int) -> None:
+        """The one thing that comes next for a drive; what was to come is void."""
+        station.turn += 1
+        self._schedule(at, kind, station.number, station.turn)
+
+    # --- deciding
+
+    def _decide(self, now: float) -> None:
+        self._asks = False
+        free = [station.number for station in self.stations if station.state in FREE_STATES]
+        # An empty drive is taken before one whose volume may be wanted again; of those the one that waits longest.
+        free.sort(key=lambda n: (self.stations[n].state is State.KEPT, self.stations[n].kept_since, n))
+        if self._listens:
+            for station in self.stations:
+                if station.work is not None:
+                    self._tell(station, station.work.done(now), now)
+        self.decisions += 1
+        for number, volume in self.policy.choose(self.waiting, free, now):
+            self._mount(self.stations[number], volume, now)
+        if self._free and self.waiting.files.any():
+            self._ask_at(now + self.settings.ask_again_seconds)
+
+    def _mount(self, station: Station, volume: int, now: float) -> None:
+        if not station.free or self._station_of[volume] >= 0:
+            raise ValueError(f"{self.policy.name} mounts volume {volume} in drive {station.number}: one is in use")
+        self._station_of[volume] = station.number
+        self.waiting.mounted[volume] = True
+        self._listener.mounts(station.number, volume, -1, now)
+        if station.state is State.KEPT:
+            station.next_volume = volume
+            self._unload(station, now)
+        else:
+            self._load(station, volume, now)
+
+    def _set_free(self, station: Station, now: float, *, state: State) -> None:
+        """Moves a drive between states, counting free ones and idle seconds."""
+        was = station.free
+        if was:
+            station.seconds[Phase.IDLE] += now - station.kept_since
+        station.state = state
+        if station.free:
+            station.kept_since = now
+        self._free += station.free - was
+
+    # --- one mount
+
+    def _load(self, station: Station, volume: int, now: float) -> None:
+        geometry = self.geometries[volume]
+        self._set_free(station, now, state=State.LOADING)
+        station.volume, station.next_volume = volume, -1
+        station.head = station.moved = station.files = 0
+        station.mounted_at = now
+        seconds = geometry.model.robot_seconds + geometry.load_seconds()
+        station.seconds[Phase.LOAD] += seconds
+        self._next(station, now + seconds, LOADED)
+
+    def _loaded(self, station: Station, now: float) -> None:
+        self._set_free(station, now, state=State.WORKING)
+        self._work(station, now)
+
+    def _take(self, volume: int) -> Integers:
+        """The rows of all that waits for a volume; they wait no longer."""
+        parts = self.parts
+        rows = [parts.rows[parts.firsts[part] : parts.lasts[part]] for part in self._queues[volume]]
+        self._queues[volume] = []
+        left = self._left.pop(volume, None)
+        if left is not None:
+            rows.append(left)
+        self.waiting.clear(volume)
+        return np.concatenate(rows) if len(rows) != 1 else rows[0]
+
+    def _work(self, station: Station, now: float) -> None:
+        """All that waits for the mounted volume is read from here on."""
+        self._begin(station, self._take(station.volume), now)
+
+    def _begin(self, station: Station, rows: Integers, now: float) -> None:
+        station.work = self._reader.read(self.geometries[station.volume], rows, station.head, now)
+        station.joins = False
+        self._next(station, float(station.work.ends[-1]), DONE)
+
+    def _join_later(self, station: Station, now: float) -> None:
+        """Late arrivals join behind what is handed out; if that is all there is, at its end by themselves."""
+        work = station.work
+        assert work is not None
+        step = self.settings.handed_out_files
+        last = -(-work.begun(now) // step) * step
+        if last < len(work.rows):
+            station.joins = True
+            self._next(station, float(work.ends[last - 1]), JOIN)
+
+    def _join(self, station: Station, now: float) -> None:
+        """Everything not handed out is ordered anew with what came since."""
+        rest = self._cut(station, now)
+        self._begin(station, np.concatenate([rest, self._take(station.volume)]), now)
+
+    def _cut(self, station: Station, now: float) -> Integers:
+        """Ends the pass where it is now, at the end of a file; the rows that were not read."""
+        work = station.work
+        assert work is not None
+        done = work.done(now)
+        self._tell(station, done, now)
+        locate = float(work.locates[:done].sum())
+        station.seconds[Phase.LOCATE] += locate
+        station.seconds[Phase.TRANSFER] += now - work.begins - locate
+        station.head = int(work.heads[done - 1])
+        station.moved += int(self.trace.file_bytes[work.rows[:done]].sum())
+        station.work = None
+        return work.rows[done:]
+
+    def _tell(self, station: Station, done: int, now: float) -> None:
+        """What is done up to now is known."""
+        work = station.work
+        assert work is not None
+        if done == work.told:
+            return
+        rows = work.rows[work.told : done]
+        self._done[rows] = work.ends[work.told : done]
+        station.files += done - work.told
+        work.told = done
+        if self._listens:
+            for part, files, size in self.parts.share_out(rows, self.trace.file_bytes):
+                self._listener.served(part, files, size, now)
+
+    def _finish(self, station: Station, now: float) -> None:
+        self._cut(station, now)
+        if self._queues[station.volume]:
+            self._work(station, now)
+            return
+        self._set_free(station, now, state=State.KEPT)
+        self._listener.kept(station.number, station.volume, now)
+        self._next(station, now + self.policy.keep_seconds, KEPT_LONG)
+        self._asks = True
+
+    def _kept_long(self, station: Station, now: float) -> None:
+        self._unload(station, now)
+
+    def _unload(self, station: Station, now: float) -> None:
+        geometry = self.geometries[station.volume]
+        self._set_free(station, now, state=State.UNLOADING)
+        seconds = geometry.unload_seconds(station.moved, station.head)
+        station.seconds[Phase.UNLOAD] += seconds
+        self._next(station, now + seconds, UNLOADED)
+
+    def _unloaded(self, station: Station, now: float) -> None:
+        volume = station.volume
+        self.mounts.append(MountRecord(station.number, volume, station.mounted_at, now, station.files))
+        self._station_of[volume] = -1
+        self.waiting.mounted[volume] = False
+        self.waiting.ended[volume] = now
+        self._listener.dismounts(station.number, volume, now)
+        station.volume = -1
+        self._set_free(station, now, state=State.EMPTY)
+        if station.next_volume >= 0:
+            self._load(station, station.next_volume, now)
+        else:
+            self._asks = True
+
+    def _outcome(self, began: float, ended: float) -> Outcome:
+        for station in self.stations:
+            self._set_free(station, ended, state=station.state)
+        return Outcome(
+            policy=self.policy.name,
+            trace=self.trace,
+            began=began,
+            ended=ended,
+            file_done=self._done,
+            mounts=self.mounts,
+            seconds=[station.seconds for station in self.stations],
+            decisions=self.decisions,
+        )

@@ -1,0 +1,112 @@
+"""What a run gave: mounts, waits and the drives' time, as numbers. Pure; `report` prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tapeserver.simulator.stations import MountRecord, Phase
+from tapeserver.simulator.trace import Floats, Trace
+
+#: another mount of a volume so soon after its last is one to avoid (a site survey's measure)
+REMOUNT_SECONDS = 900.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    mean: float
+    median: float
+    p95: float
+    longest: float
+
+    @classmethod
+    def of(cls, seconds: Floats) -> Waits:
+        if not len(seconds):
+            return cls(mean=0.0, median=0.0, p95=0.0, longest=0.0)
+        median, p95 = np.percentile(seconds, (50, 95))
+        return cls(mean=float(seconds.mean()), median=float(median), p95=float(p95), longest=float(seconds.max()))
+
+    def as_json(self) -> dict[str, float]:
+        return {
+            "mean_seconds": round(self.mean, 3),
+            "median_seconds": round(self.median, 3),
+            "p95_seconds": round(self.p95, 3),
+            "max_seconds": round(self.longest, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    policy: str
+    trace: Trace
+    #: of the first arrival and the last event
+    began: float
+    ended: float
+    #: when each file was read
+    file_done: Floats
+    mounts: Sequence[MountRecord]
+    #: by drive
+    seconds: Sequence[Mapping[Phase, float]]
+    decisions: int = 0
+
+    @property
+    def request_done(self) -> Floats:
+        return np.maximum.reduceat(self.file_done, self.trace.file_offsets[:-1])
+
+    @property
+    def request_waits(self) -> Floats:
+        return self.request_done - self.trace.request_times
+
+    @property
+    def job_waits(self) -> Floats:
+        """From a job's first request to the end of its last; a request without a bundle is a job of its own."""
+        bundles = self.trace.request_bundles
+        if not bundles.any():
+            return self.request_waits
+        keys = np.where(bundles > 0, bundles, -1 - np.arange(len(bundles)))
+        _, inverse = np.unique(keys, return_inverse=True)
+        ends = np.full(int(inverse.max()) + 1, -np.inf)
+        begins = np.full(len(ends), np.inf)
+        np.maximum.at(ends, inverse, self.request_done)
+        np.minimum.at(begins, inverse, self.trace.request_times)
+        return ends - begins
+
+    @property
+    def phase_seconds(self) -> dict[Phase, float]:
+        return {phase: sum(drive[phase] for drive in self.seconds) for phase in Phase}
+
+    @property
+    def busy(self) -> float:
+        """Part of the time between first and last arrival... of all drives that is not idle."""
+        phases = self.phase_seconds
+        total = sum(phases.values())
+        return 1.0 - phases[Phase.IDLE] / total if total else 0.0
+
+    @property
+    def remounts(self) -> int:
+        """Mounts of a volume within a quarter of an hour after its last."""
+        last: dict[int, float] = {}
+        soon = 0
+        for mount in sorted(self.mounts, key=lambda one: one.begins):
+            soon += mount.begins - last.get(mount.volume, -np.inf) < REMOUNT_SECONDS
+            last[mount.volume] = mount.ends
+        return soon
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy,
+            "drives": len(self.seconds),
+            "requests": self.trace.requests,
+            "files": self.trace.files,
+            "seconds": round(self.ended - self.began, 3),
+            "mounts": len(self.mounts),
+            "remounts_soon": self.remounts,
+            "decisions": self.decisions,
+            "request_waits": Waits.of(self.request_waits).as_json(),
+            "job_waits": Waits.of(self.job_waits).as_json(),
+            "drive_seconds": {str(phase): round(value, 3) for phase, value in self.phase_seconds.items()},
+            "busy": round(self.busy, 4),
+        }
