@@ -6,6 +6,7 @@ never by the order in which volumes were read; sql/rebuilding.sql has each rule.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -21,6 +22,8 @@ from catalog.restoring import raise_identities
 from catalog.sql import load
 
 _SQL = {name: sa.text(statement) for name, statement in load("rebuilding").items()}
+#: of the database process that makes the rows: for a sort or a join, for an index, for its work tables
+WORK_MEMORY, INDEX_MEMORY, TABLE_MEMORY = "128MB", "256MB", "256MB"
 _QUIET = ("quiet", "quiet_directories", "quiet_files")
 _LOUD = ("loud", "loud_directories", "loud_files")
 _NAMES = ("node_is_gone", "node_is_anothers", "node_is_a_directory", "place_exactly")
@@ -56,7 +59,9 @@ async def finish(connection: AsyncConnection, *, catalog_id: str | None = None, 
     """
     await connection.execute(sa.text("LOCK TABLE node, file, volume IN EXCLUSIVE MODE"))
     await refuse_unless_empty(connection)
-    await connection.execute(sa.text("ANALYZE rebuild.copy"))
+    await _memory(connection)
+    for table in ("copy", "volume"):
+        await connection.execute(sa.text(f"ANALYZE rebuild.{table}"))
     chosen = await _choose_catalog(connection, catalog_id)
     problems = await _journal(connection, chosen)
     highest = await _names(connection)
@@ -82,6 +87,13 @@ async def finish(connection: AsyncConnection, *, catalog_id: str | None = None, 
     )  # fmt: skip
     await connection.execute(_SQL["clear_up"])
     return outcome
+
+
+async def _memory(connection: AsyncConnection) -> None:
+    await connection.execute(_SQL["memory"], {"work": WORK_MEMORY, "indexes": INDEX_MEMORY})
+    with contextlib.suppress(sa.exc.DBAPIError):
+        async with connection.begin_nested():
+            await connection.execute(_SQL["temporary_buffers"], {"tables": TABLE_MEMORY})
 
 
 async def _choose_catalog(connection: AsyncConnection, wanted: str | None) -> str:
@@ -145,7 +157,6 @@ async def _names(connection: AsyncConnection) -> sa.Row[tuple[int, int, int, int
     for name in ("tree_key", "tree_name"):
         await connection.execute(_SQL[name])
     await _work_table(connection, "placed")
-    await connection.execute(_SQL["placed_key"])
     for name in _NAMES:
         await connection.execute(_SQL[name])
     await _work_table(connection, "exact")
@@ -202,6 +213,7 @@ async def _sequences(connection: AsyncConnection, highest: sa.Row[tuple[int, int
     for table, column, last in (
         ("node", "id", max(nodes or 0, highest.node)),
         ("file", "id", highest.file),
+        ("copy", "id", await connection.scalar(sa.text("SELECT coalesce(max(id), 0) FROM copy"))),
         ("mount", "epoch", highest.epoch),
         ("journal", "seq", highest.seq),
         ("journal_segment", "number", highest.segment + 1),

@@ -2,6 +2,17 @@
 -- Work tables are temporary; each is analysed by the caller, since nobody else does it for them. Whatever is decided here
 -- is decided by ids, epochs and seqs alone, so that the order in which volumes were read does not matter.
 
+-- memory --
+-- Sorts and joins of as many rows as there are files, once in the life of a catalog and with nobody beside it: what is
+-- meant for hundreds of sessions would write them all to temporary files. Until the transaction ends.
+-- Rough statistics do for work tables that are joined whole.
+SELECT set_config('work_mem', :work, true), set_config('maintenance_work_mem', :indexes, true),
+       set_config('default_statistics_target', '10', true)
+
+-- temporary_buffers --
+-- As memory. Refused in a session that has had temporary tables: then it stays as it was.
+SELECT set_config('temp_buffers', :tables, true)
+
 -- catalogs --
 -- Whose volumes they are.
 SELECT lower(catalog_id) AS catalog_id, count(*) AS volumes FROM rebuild.volume
@@ -17,13 +28,15 @@ WHERE state = 'scanned' AND lower(catalog_id) <> :catalog_id
 UPDATE catalog_identity SET id = :catalog_id
 
 -- kept_by_row --
--- What the database keeps for each row costs less for all rows at once: references, unique names, indexes are made again
--- behind the rows, as the schema has them. In this order they go; in the other they come.
+-- What the database keeps for each row costs less for all rows at once: references, keys, indexes are made again behind
+-- the rows, as the schema has them. In this order they go; in the other they come. A key goes behind those that refer to
+-- it, of whatever table: those are empty, or small.
 SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname) AS drop,
        format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid)) AS make,
-       CASE contype WHEN 'f' THEN 1 ELSE 2 END AS turn, conname::text AS name
+       CASE contype WHEN 'f' THEN 1 WHEN 'u' THEN 2 ELSE 4 END AS turn, conname::text AS name
 FROM pg_constraint
-WHERE contype IN ('f', 'u') AND conrelid IN ('node'::regclass, 'file'::regclass, 'copy'::regclass)
+WHERE contype IN ('f', 'u', 'p') AND conrelid IN ('node'::regclass, 'file'::regclass, 'copy'::regclass)
+   OR contype = 'f' AND confrelid IN ('node'::regclass, 'file'::regclass, 'copy'::regclass)
 UNION ALL
 SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid), 3, indexrelid::regclass::text
 FROM pg_index
@@ -130,10 +143,6 @@ FROM (
     FROM rebuild.copy c JOIN rebuild.volume v ON v.vid = c.volume AND v.state = 'scanned'
     ORDER BY c.file, c.told_epoch DESC, c.epoch DESC, c.volume, c.first_block, c.byte_offset
 ) p LEFT JOIN told f ON f.kind = 'file' AND f.id = p.file
-
--- placed_key --
--- By id.
-CREATE UNIQUE INDEX placed_key ON placed (id)
 
 -- node_is_gone --
 -- Its node was removed later than anybody told of the file.
@@ -257,15 +266,13 @@ UPDATE placed p SET node = w.node, is_new_node = true FROM without w WHERE w.id 
 -- Everything seen, whether it came back or not: no id is given twice.
 SELECT greatest(coalesce((SELECT max(id) FROM told WHERE kind IN ('node', 'directory')), 0),
                 coalesce((SELECT max((entry->>'node')::bigint) FROM told WHERE kind = 'file'), 0),
-                coalesce((SELECT max(greatest(node, parent)) FROM rebuild.copy), 0),
-                (SELECT max(id) FROM node)) AS node,
-       greatest(coalesce((SELECT max(file) FROM rebuild.copy), 0),
-                coalesce((SELECT max(id) FROM told WHERE kind = 'file'), 0)) AS file,
-       greatest(coalesce((SELECT max(epoch) FROM rebuild.copy), 0),
-                coalesce((SELECT max(epoch) FROM rebuild.volume), 0)) AS epoch,
+                coalesce(c.node, 0), (SELECT max(id) FROM node)) AS node,
+       greatest(coalesce(c.file, 0), coalesce((SELECT max(id) FROM told WHERE kind = 'file'), 0)) AS file,
+       greatest(coalesce(c.epoch, 0), coalesce((SELECT max(epoch) FROM rebuild.volume), 0)) AS epoch,
        greatest((SELECT coalesce(max(last_seq), 0) FROM rebuild.segment),
                 (SELECT coalesce(max(seq), 0) FROM journal)) AS seq,
        (SELECT coalesce(max(number), 0) FROM rebuild.segment) AS segment
+FROM (SELECT max(greatest(node, parent)) AS node, max(file) AS file, max(epoch) AS epoch FROM rebuild.copy) c
 
 -- set_sequence --
 -- Only ever forward.
@@ -361,7 +368,7 @@ INSERT INTO file (id, node, state, size, adler32, digests, mtime_ns, mode, owner
                   collocation, created_at, deleted_at, deleted_path, deleted_by) OVERRIDING SYSTEM VALUE
 SELECT id, CASE WHEN state = 'live' THEN node END, CASE WHEN state = 'live' THEN 'live' ELSE 'deleted' END, size, adler32,
        digests::jsonb, mtime_ns, mode, owner, grp, storage_class, path, collocation,
-       timestamptz 'epoch' + make_interval(secs => created / 1e6),
+       timestamptz 'epoch' + make_interval(secs => created / 1e6::float8),
        CASE WHEN state <> 'live' THEN coalesce(deleted_at, capstan_now()) END,
        CASE WHEN state <> 'live' THEN coalesce(deleted_path, path) END,
        CASE WHEN state <> 'live' THEN coalesce(deleted_by, 'rebuild') END
@@ -373,8 +380,11 @@ UPDATE file f SET state = 'purged' FROM placed p WHERE p.id = f.id AND p.state =
 
 -- make_copies --
 -- A copy of the same id with another size or checksum is of a file that a restored catalog forgot: it is not this one's.
-INSERT INTO copy (file, copy_number, volume, generation, tape_file, first_block, byte_offset, length, epoch)
-SELECT c.file, c.copy_number, c.volume, c.generation, c.tape_file, c.first_block, c.byte_offset, c.size, c.epoch
+-- Numbered here, and the sequence is set behind it: to ask it for each costs more than the number.
+INSERT INTO copy (id, file, copy_number, volume, generation, tape_file, first_block, byte_offset, length, epoch, created_at)
+OVERRIDING SYSTEM VALUE
+SELECT row_number() OVER (), c.file, c.copy_number, c.volume, c.generation, c.tape_file, c.first_block, c.byte_offset, c.size,
+       c.epoch, (SELECT capstan_now())
 FROM rebuild.copy c JOIN rebuild.volume v ON v.vid = c.volume AND v.state = 'scanned'
 JOIN placed p ON p.id = c.file AND p.size = c.size AND p.adler32 = c.adler32
 
@@ -422,7 +432,7 @@ FROM directory d WHERE d.node > :base ORDER BY d.node
 -- As journal_nodes; and what lost its name.
 INSERT INTO journal (kind, id, entry)
 SELECT 'file', f.id, file_entry(f) FROM file f JOIN placed p ON p.id = f.id
-WHERE p.is_new_node OR f.state <> 'live' AND p.deleted_at IS NULL ORDER BY f.id
+WHERE p.is_new_node OR p.state <> 'live' AND p.deleted_at IS NULL ORDER BY f.id
 
 -- outcome --
 -- For the person who rebuilds, and the audit.

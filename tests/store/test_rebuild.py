@@ -398,3 +398,41 @@ async def test_one_segment_read_in_two_libraries_at_once_is_staged_once(stage: S
     async with stage.database.connection() as connection:
         assert await connection.scalar(sa.text("select count(*) from rebuild.segment")) == 1
         assert await connection.scalar(sa.text("select count(*) from rebuild.journal")) == 2
+
+
+async def test_behind_a_rebuild_the_schema_guards_every_row_as_it_did_before(stage: Stage, database: Database) -> None:
+    guards = sa.text(
+        "select conrelid::regclass::text || ' ' || conname || ' ' || pg_get_constraintdef(oid) || convalidated::text"
+        " from pg_constraint where connamespace = 'public'::regnamespace"
+        " union all select pg_get_indexdef(indexrelid) || indisvalid::text || indisprimary::text from pg_index"
+        " join pg_class on pg_class.oid = indrelid where relnamespace = 'public'::regnamespace"
+        " union all select tgrelid::regclass::text || tgname || tgenabled::text from pg_trigger where not tgisinternal"
+        " union all select attrelid::regclass::text || attname || attidentity::text || attnotnull::text"
+        " from pg_attribute"
+        " join pg_class on pg_class.oid = attrelid where relnamespace = 'public'::regnamespace and attnum > 0"
+    )
+    async with database.connection() as connection:
+        before = sorted((await connection.scalars(guards)).all())
+    await stage.volume("E00001", [entry(5, "/exp/f")])
+    await stage.finish()
+    async with database.connection() as connection:
+        assert sorted((await connection.scalars(guards)).all()) == before
+
+
+async def test_copies_recorded_behind_a_rebuild_have_numbers_of_their_own(stage: Stage, database: Database) -> None:
+    await stage.volume("E00001", [entry(id, f"/exp/{id}") for id in range(1, 40)])
+    await stage.finish()
+    async with database.transaction() as connection:
+        highest = await connection.scalar(sa.text("select max(id) from copy"))
+        assert highest >= 39
+        assert await connection.scalar(sa.text("select nextval('copy_id_seq')")) > highest
+
+
+async def test_a_last_step_that_was_refused_is_done_in_the_same_session(stage: Stage, database: Database) -> None:
+    await stage.volume("E00001", [entry(5, "/exp/f")], pool="")
+    async with database.transaction() as connection:
+        with pytest.raises(Refused, match="no pool is known"):
+            async with connection.begin_nested():
+                await rebuilding.finish(connection)
+        await connection.execute(sa.text("insert into pool (name, library) values ('east', 'east')"))
+        assert (await rebuilding.finish(connection)).files == 1
