@@ -7,10 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 
-from catalog import adoption
+from catalog import adoption, failures
 from catalog.database import CACHE, EVENTS, PLANNER
 from tapeserver.frames import Found
 from tapeserver.mountcontext import MountContext
+
+
+async def tried_elsewhere(context: MountContext) -> bool:
+    """Whether what this drive cannot read behind the catalog's end is to be believed unreadable.
+
+    That is when the volume was refused by another drive before; or, because no other took it, often enough by this one.
+    """
+    work = context.work
+    before = await context.commit(
+        lambda connection: failures.evidence(connection, drive=work.drive, volume=work.volume, kinds=["load"])
+    )
+    enough = context.config.read_failures_max
+    return bool(before.drives_of_volume - {work.drive}) or before.mounts_of_volume >= enough
 
 
 class Adopting:

@@ -142,6 +142,8 @@ class Load(_Message, frozen=True):
     force_label: bool = False
     #: HDR1 of the last index, which the next one names; 0: none yet
     previous_index: int = 0
+    #: what cannot be read back behind the catalog's end is told as it is; else it refuses the load: it may be the drive
+    unreadable_is_dead: bool = False
     #: of a verify; 0: as fast as it goes
     bytes_per_second_max: int = 0
     flush_bytes: int = 4 * 1024**3

@@ -9,10 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
+import msgspec
 import structlog
 
 from catalog.errors import TapeError, TimedOut
 from catalog.states import VolumeState
+from tapeserver.adopting import tried_elsewhere
 from tapeserver.frames import (
     Alerts,
     Fault,
@@ -169,7 +171,10 @@ class Turn(ABC):
 
     async def _load(self) -> None:
         context = self.context
-        await context.link.send(self.load_fields())
+        fields = self.load_fields()
+        if fields.purpose == "archive":
+            fields = msgspec.structs.replace(fields, unreadable_is_dead=await tried_elsewhere(context))
+        await context.link.send(fields)
         link, deadline, stopping = context.link, context.now + context.config.load_seconds_max, False
         # What is read back takes its time, and says so: only a single step of the check may not take too long.
         while context.now < deadline or (link.phase == "load" and not stopping):

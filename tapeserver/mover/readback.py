@@ -1,5 +1,7 @@
 """Reads back a tape file that the catalog does not know, and tells what is in it and whether it is good.
 
+What cannot be read condemns nothing on the word of one drive: the load is refused, and the volume goes to another one.
+Only when the session says that this was tried (`Load.unreadable_is_dead`) it is told as not good.
 Bounded in memory: one block of data, some hundred members. Decides nothing: what becomes of it is the session's matter.
 """
 
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from catalog.errors import Retry, TapeError
 from catalog.model import FileRecord
 from tapeserver.frames import Found, FoundMember, Load
 from tapeserver.labels import FileLabel, Kind
@@ -17,10 +20,19 @@ from tapeserver.tapeformat import Extent, adler32_text
 MEMBERS_A_MESSAGE = 500
 
 
+class NotReadBack(TapeError):
+    """Tape file {tape_file}, which the catalog lacks, cannot be read back: {why}."""
+
+    code, retry = "not_read_back", Retry.OTHER_COPY
+
+
 def read_back(
     drive: Drive, load: Load, trailer: FileLabel, extent: Extent, alive: Callable[[], None]
 ) -> Iterator[Found]:
-    """What the complete tape file of this trailer holds. A member that cannot be read is not good, or is not told.
+    """What the complete tape file of this trailer holds.
+
+    With `load.unreadable_is_dead` a member that cannot be read, or not as it was written, is not good, or is not told;
+    else NotReadBack is raised, and nothing was told that is not good.
 
     `alive` is called before each member and each block. Raises what the drive raises when it can do no more.
     """
@@ -29,20 +41,32 @@ def read_back(
         data = TapeData(drive, extent.first_block, load.block_size, extent.data_blocks, before_read=alive)
         for one in walk(data, generation=load.generation, catalog_id=load.catalog_id, members=trailer.file_count):
             if isinstance(one, Missing):
+                _doubt(load, trailer, one.why)
                 continue
             if len(members) == MEMBERS_A_MESSAGE:
                 yield _found(trailer, extent, members, more=True)
                 members = []
-            members.append(_member(data, one))
+            told, why = _member(data, one)
+            if why is not None:
+                _doubt(load, trailer, why)
+            members.append(told)
     yield _found(trailer, extent, members, more=False)
 
 
-def _member(data: TapeData, one: Placed) -> FoundMember:
-    member = one.member
+def _doubt(load: Load, trailer: FileLabel, why: str) -> None:
+    if not load.unreadable_is_dead:
+        raise NotReadBack(tape_file=trailer.sequence, why=why)
+
+
+def _member(data: TapeData, one: Placed) -> tuple[FoundMember, str | None]:
+    """With why it is not good, if it is not."""
+    member, why = one.member, None
     try:
-        good = adler32_text(data.checksum(one.offset, member.size)) == member.adler32
-    except Unreadable:
-        good = False
+        checksum = adler32_text(data.checksum(one.offset, member.size))
+        if checksum != member.adler32:
+            why = f"file {member.file_id} has the checksum {checksum}, not {member.adler32}"
+    except Unreadable as exc:
+        why = f"file {member.file_id}: {exc}"
     record = FileRecord(
         file_id=member.file_id,
         path=member.path,
@@ -55,7 +79,8 @@ def _member(data: TapeData, one: Placed) -> FoundMember:
         storage_class=member.storage_class,
         digests=dict(member.digests),
     )
-    return FoundMember(record=record, copy_number=member.copy_number, byte_offset=one.offset, good=good)
+    found = FoundMember(record=record, copy_number=member.copy_number, byte_offset=one.offset, good=why is None)
+    return found, why
 
 
 def _found(trailer: FileLabel, extent: Extent, members: list[FoundMember], *, more: bool) -> Found:

@@ -8,6 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from catalog.database import Database
+from tapeserver.library import faults
+from tapeserver.tapeformat import HEADER_OBJECTS
 from tests.integration.onesite import (
     all_safe,
     content,
@@ -115,6 +117,33 @@ async def test_what_was_flushed_when_everything_died_before_the_commit_is_adopte
         assert await site.scalar("select count(*) from copy where epoch = :epoch", epoch=wrote) == 4
         assert await site.scalar("select count(*) from copy") == 4
         assert await site.scalar("select count(*) from dead_extent") == 0
+        assert await no_drift(site)
+
+
+@pytest.mark.parametrize("in_every_drive", [False, True])
+async def test_what_one_drive_cannot_read_back_is_dead_only_when_another_one_cannot_either(
+    database: Database, memory_path: Path, in_every_drive: bool
+) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=2, cartridges=1) as site:
+        async with in_the_middle(site, 4, 1000):
+            [wrote] = [await site.scalar("select epoch from mount")]
+            await site.crash_tapeserver()
+        drive = None if in_every_drive else "east-1"
+        fault = faults.Fault("unreadable", volume="E00001", block=2 + HEADER_OBJECTS, drive=drive)
+        faults.inject(memory_path / "east", fault)
+        await site.start_tapeserver()
+        await site.set_state("drives", "east-0", "down")
+        refused = "select array_agg(drive) from mount_history where outcome like 'read failed%cannot be read back%'"
+        await eventually(lambda: site.scalar(refused), seconds=60)
+        await site.set_state("drives", "east-0", "up")
+        await eventually(lambda: all_safe(site), seconds=60)
+        await eventually(lambda: quiet(site), seconds=60)
+        assert len(set(await site.scalar(refused))) == 1, "the second drive's word is enough"
+        adopted = 0 if in_every_drive else 4
+        assert await site.scalar("select count(*) from copy where epoch = :epoch", epoch=wrote) == adopted
+        assert await site.scalar("select count(*) from copy") == 4
+        assert await site.scalar("select count(*) from dead_extent") == in_every_drive
+        assert await site.scalar("select state from volume") == "active"
         assert await no_drift(site)
 
 

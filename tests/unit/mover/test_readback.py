@@ -26,11 +26,14 @@ def files(count: int, size: int = 700, first: int = 1) -> list[Stored]:
     return [Stored(number, f"/exp/f{number}", bytes([number % 256]) * size) for number in range(first, first + count)]
 
 
-def loaded(drive: Drive, known: tuple[int, int] = (0, 2)) -> tuple[End, list[Found]]:
-    found: list[Found] = []
+def loaded(
+    drive: Drive, known: tuple[int, int] = (0, 2), *, believed: bool = False, found: list[Found] | None = None
+) -> tuple[End, list[Found]]:
+    found = [] if found is None else found
     load = Load(
         epoch=7, library_spec={}, drive="east-0", volume="A00001", generation=1, catalog_id=CATALOG_ID.lower(),
         purpose="archive", block_size=BLOCK_SIZE, known_tape_files=known[0], known_end_block=known[1],
+        unreadable_is_dead=believed,
     )  # fmt: skip
     return prepare(drive, load, found.append), found
 
@@ -74,7 +77,10 @@ def test_many_members_come_in_several_messages(writer):
 def test_wrong_bytes_are_not_good(writer):
     (stored,) = files(1)
     writer.file(stored, damaged=b"\0" * stored.size)
-    _, found = loaded(writer.drive)
+    with pytest.raises(LoadRefused) as refused:
+        loaded(writer.drive)
+    assert refused.value.verdict == "io"
+    _, found = loaded(writer.drive, believed=True)
     assert told(found) == {1: False}
 
 
@@ -95,12 +101,27 @@ def test_an_unreadable_block_spoils_what_lies_in_it_and_nothing_else(writer, tmp
         for number in range(first, last + 1):
             by_block.setdefault(number, set()).add(entry.file_id)
     for number in range(1, extent.data_blocks):
-        inject(tmp_path / "east", Fault(kind="unreadable", volume="A00001", block=extent.data_start + number, times=1))
-        _, found = loaded(writer.drive)
+        inject(tmp_path / "east", Fault(kind="unreadable", volume="A00001", block=extent.data_start + number))
+        _, found = loaded(writer.drive, believed=True)
         good = {file_id for file_id, is_good in told(found).items() if is_good}
         spoilt = set(range(1, 11)) - good
         assert spoilt <= by_block.get(number, set()), f"block {number}"
         clear(tmp_path / "east")
+
+
+def test_what_one_drive_cannot_read_condemns_nothing_and_the_next_drive_finds_it_good(writer, tmp_path):
+    writer.file(files(1)[0])
+    extent = writer.bundle(files(10, size=3 * BLOCK_SIZE, first=2))
+    before: list[Found] = []
+    for number in (0, 1, extent.data_blocks - 1):
+        inject(tmp_path / "east", Fault(kind="unreadable", volume="A00001", block=extent.data_start + number))
+        with pytest.raises(LoadRefused, match="Tape file 2") as refused:
+            loaded(writer.drive, found=before)
+        assert refused.value.verdict == "io"
+        clear(tmp_path / "east")
+    assert set(told(before)) == {1}, "what was read back before is told, nothing of what could not be read"
+    _, found = loaded(writer.drive)
+    assert told(found) == dict.fromkeys(range(1, 12), True)
 
 
 def test_a_torn_group_behind_whole_ones_may_be_written_over(writer):
