@@ -49,8 +49,8 @@ def word(name: str, default: str) -> Column[Any]:
     return column(name, Text, server_default=text(f"'{default}'"))
 
 
-def number(name: str, default: int, kind: Type = BigInteger) -> Column[Any]:
-    return column(name, kind, server_default=text(str(default)))
+def number(name: str, default: int, kind: Type = BigInteger, **options: Any) -> Column[Any]:
+    return column(name, kind, server_default=text(str(default)), **options)
 
 
 def flag(name: str, *, default: bool = False) -> Column[Any]:

@@ -1,11 +1,13 @@
 """How much waits, per volume and per pool: counters that are exact and never hot.
 
 Who changes a queue inserts delta rows in his own transaction (the statements of `sql/queues.sql` do so); the
-planner folds them here. Truth is folded + deltas. Nothing counts queue rows but `drift`, the reconciler.
+planner of a library folds them here, and learns from them. Truth is folded + deltas. Nothing counts queue rows but
+`drift`, the reconciler.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -15,8 +17,8 @@ from catalog.reservations import HEARTBEAT_SECONDS_MAX
 from catalog.sql import load
 
 _SQL = {name: sa.text(statement) for name, statement in load("queues").items()}
-#: any number; it must only differ from the other advisory locks of the catalog
-FOLD_LOCK = 0x0CA9_57A4_0001
+#: any number below 2^31; it must only differ from the other advisory locks of the catalog that have two keys
+FOLD_LOCK = 0x0CA9_57A4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,26 +36,79 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What has come to a counter, or gone from it (below zero); or all that it says."""
+
+    kind: str
+    #: as in `Backlog`
+    key: str
+    owner: str
+    group: str
+    activity: str
+    priority: int
+    #: what is of use only together has the same; 0: alone
+    cohort: int
+    #: deltas that make up this change
+    deltas: int
+    files: int
+    bytes: int
+    urgent: int
+    #: the sum of the times at which the recalls were asked for, in whole seconds since 1970
+    asked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """A counter that does not say what is there: said minus there."""
 
     kind: str
     key: str
     owner: str
+    cohort: int
     files: int
     bytes: int
     urgent: int
+    asked: int
 
 
-async def fold_deltas(connection: AsyncConnection, limit: int = 20_000) -> int:
-    """Add up to `limit` deltas, oldest first, into the counters; how many. 0 also when another is folding now."""
-    locked = await connection.scalar(sa.text("select pg_try_advisory_xact_lock(:lock)"), {"lock": FOLD_LOCK})
-    if not locked:
-        return 0
-    folded = int(await connection.scalar(_SQL["deltas_fold"], {"limit": limit}) or 0)
+async def fold_deltas(connection: AsyncConnection, library: str, limit: int = 20_000) -> list[Change] | None:
+    """Add up to `limit` deltas of the library, oldest first, into the counters; what they came to, a row a counter.
+
+    None when another is folding them now. Who keeps a picture of the counters adds what he is given once the
+    transaction has committed, and begins anew with `counters` when he cannot know whether it has.
+    """
+    locks = {"lock": FOLD_LOCK, "library": library}
+    if not await connection.scalar(sa.text("select pg_try_advisory_xact_lock(:lock, hashtext(:library))"), locks):
+        return None
+    folded = _changes(await connection.execute(_SQL["deltas_fold"], {"limit": limit, "library": library}))
     if folded:
         await connection.execute(_SQL["counters_clear_empty"])
     return folded
+
+
+async def counters(connection: AsyncConnection, library: str) -> list[Change]:
+    """All that is folded of one library."""
+    return _changes(await connection.execute(_SQL["counters"], {"library": library}))
+
+
+def _changes(rows: Iterable[sa.Row[tuple[object, ...]]]) -> list[Change]:
+    return [
+        Change(
+            kind=row.kind,
+            key=row.key,
+            owner=row.owner,
+            group=row.grp,
+            activity=row.activity,
+            priority=row.priority,
+            cohort=row.cohort,
+            deltas=row.deltas,
+            files=row.files,
+            bytes=row.bytes,
+            urgent=row.urgent,
+            asked=row.asked,
+        )
+        for row in rows
+    ]
 
 
 async def backlog(connection: AsyncConnection) -> list[Backlog]:
@@ -81,9 +136,11 @@ async def drift(connection: AsyncConnection) -> list[Drift]:
             kind=row.kind,
             key=row.key,
             owner=row.owner,
+            cohort=row.cohort,
             files=int(row.files),
             bytes=int(row.bytes),
             urgent=int(row.urgent),
+            asked=int(row.asked),
         )
         for row in rows
     ]

@@ -21,7 +21,7 @@ from catalog.archives import (
     release_unknown,
     retry_archives,
 )
-from catalog.counters import Backlog, Drift, backlog, drift, fold_deltas
+from catalog.counters import Backlog, Change, Drift, backlog, counters, drift, fold_deltas
 from catalog.recalls import (
     Answer,
     ClaimedRecall,
@@ -45,6 +45,7 @@ async def retry_held(connection: AsyncConnection, *, kind: str = "all") -> int:
 __all__ = [
     "Answer",
     "Backlog",
+    "Change",
     "ClaimedArchive",
     "ClaimedRecall",
     "DeadExtent",
@@ -56,6 +57,7 @@ __all__ = [
     "claim_archives",
     "claim_recalls",
     "commit_written",
+    "counters",
     "drift",
     "drop_archives",
     "drop_recalls",

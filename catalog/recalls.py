@@ -8,7 +8,7 @@ means for those who wait is in `catalog.endings`, not here.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -61,15 +61,25 @@ async def request_recalls(
     group: str,
     activity: str = "",
     priority: int = 50,
+    cohorts: Mapping[int, int] | None = None,
 ) -> dict[int, RecallAnswer]:
     """Have these files brought to disk; the answer per file. Set-based; safe to repeat.
+
+    `cohorts` (file -> number) says which are of use only together. A recall keeps the cohort that first asked for it.
 
     The caller has written (or writes in this transaction) the stage items that wait: only they keep a recall alive.
     A file whose readable copies are all in libraries that are down, or on disabled volumes, is QUEUED: it waits.
     """
     on_disk = await _on_disk(connection, files)
     wanted = [file for file in sorted(set(files)) if file not in on_disk]
-    arguments = {"files": wanted, "owner": owner, "group": group, "activity": activity, "priority": priority}
+    arguments = {
+        "files": wanted,
+        "cohorts": [(cohorts or {}).get(file, 0) for file in wanted],
+        "owner": owner,
+        "group": group,
+        "activity": activity,
+        "priority": priority,
+    }
     rows = (await connection.execute(_SQL["recalls_insert"], arguments)).all() if wanted else []
     queued = {row.file for row in rows}
     fresh = [row.file for row in rows if row.fresh]

@@ -6,6 +6,7 @@ functions are offered here too.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,8 @@ __all__ = [
 
 SQL = load("staging")
 CHUNK_ITEMS = 10_000
+#: the files of a request that are fewer are wanted together; a bulk request uses what comes first
+COHORT_FILES_MAX = 1000
 DEFAULT_PRIORITY = 50
 
 
@@ -66,9 +69,14 @@ async def create_request(
     activity: str = "",
     priority: int = DEFAULT_PRIORITY,
     origin: str = "stage",
+    cohorts: Mapping[str, int] | None = None,
 ) -> int:
     """Record a request for these (path, pin lifetime in seconds); its id. Paths are not looked at yet; a path that
-    comes twice counts once, with the longest lifetime. The caller wakes the planner."""
+    comes twice counts once, with the longest lifetime. The caller wakes the planner.
+
+    Files that are of use only together are a cohort: what `cohorts` (path -> number, from `cohort_of`) says, else the
+    files of the request, unless they are so many that nobody waits for the last one to begin with the first.
+    """
     wanted: dict[str, float] = {}
     for path, lifetime in items.items() if isinstance(items, Mapping) else items:
         wanted[path] = max(lifetime, wanted.get(path, 0.0))
@@ -83,13 +91,23 @@ async def create_request(
             "items": len(wanted),
         },
     )
+    together = int(request_id) if 1 < len(wanted) <= COHORT_FILES_MAX else 0
     await copy_rows(
         connection,
         "stage_item",
-        ("request", "number", "path", "lifetime_seconds"),
-        ((request_id, number, path, lifetime) for number, (path, lifetime) in enumerate(wanted.items(), 1)),
+        ("request", "number", "path", "lifetime_seconds", "cohort"),
+        (
+            (request_id, number, path, lifetime, (cohorts or {}).get(path, together))
+            for number, (path, lifetime) in enumerate(wanted.items(), 1)
+        ),
     )
     return int(request_id)
+
+
+def cohort_of(owner: str, label: str) -> int:
+    """The number of the cohort that this owner calls `label`: below zero, where no request has its own."""
+    digest = hashlib.blake2b(f"{owner}\0{label}".encode(), digest_size=8).digest()
+    return -1 - (int.from_bytes(digest, "big") >> 1)
 
 
 async def next_unresolved(connection: AsyncConnection, after: int = 0) -> int | None:
@@ -118,7 +136,8 @@ async def resolve_chunk(
     outcomes = _judge([item.path for item in items], submitter.grants if submitter else ())
     await _find_files(connection, outcomes)
     await _look_on_disk(connection, outcomes)
-    await _ask_for_recalls(connection, outcomes, request, submitter.group if submitter else request.owner)
+    cohorts = {one.file_id: item.cohort for one, item in zip(outcomes, items, strict=True) if one.file_id is not None}
+    await _ask_for_recalls(connection, outcomes, request, submitter.group if submitter else request.owner, cohorts)
     numbers = [item.number for item in items]
     await connection.execute(
         sa.text(SQL["set_items"]),
@@ -311,13 +330,23 @@ async def _look_on_disk(connection: AsyncConnection, outcomes: Sequence[_Outcome
 
 
 async def _ask_for_recalls(
-    connection: AsyncConnection, outcomes: Sequence[_Outcome], request: sa.Row[tuple[object, ...]], group: str
+    connection: AsyncConnection,
+    outcomes: Sequence[_Outcome],
+    request: sa.Row[tuple[object, ...]],
+    group: str,
+    cohorts: Mapping[int, int],
 ) -> None:
     wanted = sorted({item.file_id for item in outcomes if item.is_open and item.file_id is not None})
     if not wanted:
         return
     answers = await queues.request_recalls(
-        connection, wanted, owner=request.owner, group=group, activity=request.activity, priority=request.priority
+        connection,
+        wanted,
+        owner=request.owner,
+        group=group,
+        activity=request.activity,
+        priority=request.priority,
+        cohorts=cohorts,
     )
     for outcome in outcomes:
         if outcome.is_open and outcome.file_id is not None and answers[outcome.file_id].answer is Answer.NO_COPY:

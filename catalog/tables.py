@@ -252,10 +252,9 @@ stage_request = Table(
 stage_item = Table(
     "stage_item", metadata,
     column("request", BigInteger, ForeignKey("stage_request.id", ondelete="CASCADE"), primary_key=True),
-    column("number", Integer, primary_key=True), column("path", Text),
-    optional("file", BigInteger), word("state", "submitted"),
-    column("lifetime_seconds", Double), *columns(Text, "error_code", "error", nullable=True),
-    *columns(TIME, "started_at", "finished_at", nullable=True),
+    column("number", Integer, primary_key=True), column("path", Text), optional("file", BigInteger),
+    word("state", "submitted"), column("lifetime_seconds", Double), number("cohort", 0),
+    *columns(Text, "error_code", "error", nullable=True), *columns(TIME, "started_at", "finished_at", nullable=True),
     Index("stage_item_file", "file", postgresql_where=text("state in ('submitted', 'started')")),
     Index("stage_item_path", "request", text("hashtextextended(path, 0)")),
 )
@@ -266,7 +265,7 @@ recall = Table(
     "recall", metadata,
     column("file", BigInteger, ForeignKey("file.id"), primary_key=True), word("state", "queued"),
     column("bytes", BigInteger), *columns(Text, "owner", "grp"), word("activity", ""),
-    number("priority", 50, SmallInteger), optional("volume", Text, ForeignKey("volume.vid")),
+    number("priority", 50, SmallInteger), number("cohort", 0), optional("volume", Text, ForeignKey("volume.vid")),
     optional("epoch", BigInteger), number("attempts", 0, SmallInteger), word("last_error", ""),
     flag("abandoned"), now("created_at"), now("not_before"),
     Index("recall_epoch", "epoch", postgresql_where=text("epoch is not null")),
@@ -278,8 +277,7 @@ demand = Table(
     column("file", BigInteger, ForeignKey("recall.file", ondelete="CASCADE")), column("byte_offset", BigInteger),
     column("copy", BigInteger, ForeignKey("copy.id", ondelete="CASCADE")), column("created_at", TIME),
     PrimaryKeyConstraint("volume", "first_block", "byte_offset", "file"),
-    Index("demand_file", "file"), Index("demand_copy", "copy"),
-    Index("demand_age", "volume", "created_at"),
+    Index("demand_file", "file"), Index("demand_copy", "copy"), Index("demand_age", "volume", "created_at"),
 )
 
 archive = Table(
@@ -298,14 +296,16 @@ archive = Table(
 queue_delta = Table(
     "queue_delta", metadata,
     identity(), *columns(Text, "kind", "key", "owner", "grp", "activity"), column("priority", SmallInteger),
-    *columns(BigInteger, "files", "bytes", "urgent"),
+    number("cohort", 0), *columns(BigInteger, "files", "bytes", "urgent"), number("asked", 0),
     CheckConstraint("kind in ('recall', 'archive')", name="queue_delta_kind_check"),
 )
 
 queue_counter = Table(
     "queue_counter", metadata,
     *columns(Text, "kind", "key", "owner", "grp", "activity", primary_key=True),
-    column("priority", SmallInteger, primary_key=True), *columns(BigInteger, "files", "bytes", "urgent"),
+    column("priority", SmallInteger, primary_key=True), number("cohort", 0, primary_key=True),
+    *columns(BigInteger, "files", "bytes", "urgent"), number("asked", 0),
+    Index("queue_counter_empty", "kind", postgresql_where=text("files = 0 and bytes = 0 and urgent = 0")),
 )
 
 candidate = Table(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -116,8 +117,8 @@ class PlanningLoop:
     async def _round(self) -> None:
         async with self._database.connection() as connection:
             libraries = [one.name for one in await volumes.list_libraries(connection)]
-        await self._database.run(queues.fold_deltas)
         for name in libraries:
+            await self._database.run(partial(queues.fold_deltas, library=name))
             held = self._leases.get(name)
             if held is None:
                 seconds = self._config.lease_seconds

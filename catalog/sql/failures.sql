@@ -101,9 +101,10 @@ with removed as (
     where d.copy = c.id and c.broken_at is not null and d.volume = :volume
       and d.file = any(cast(:files as bigint[])) returning d.file
 ), told as (
-    insert into queue_delta (kind, key, owner, grp, activity, priority, files, bytes, urgent)
-    select 'recall', :volume, r.owner, r.grp, r.activity, r.priority, -count(*), -sum(r.bytes), 0
-    from removed m join recall r on r.file = m.file group by 3, 4, 5, 6
+    insert into queue_delta (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
+    select 'recall', :volume, r.owner, r.grp, r.activity, r.priority, r.cohort, -count(*), -sum(r.bytes), 0,
+           -sum(whole_seconds(r.created_at))
+    from removed m join recall r on r.file = m.file group by 3, 4, 5, 6, 7
 )
 select count(*) from removed;
 

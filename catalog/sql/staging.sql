@@ -18,7 +18,7 @@ WHERE id = :id AND state = 'submitted'
 
 -- unresolved_items --
 -- No lock: all who change items hold the request's row.
-SELECT number, path, lifetime_seconds FROM stage_item
+SELECT number, path, lifetime_seconds, cohort FROM stage_item
 WHERE request = :request AND number > :after AND state = 'submitted'
 ORDER BY number LIMIT :limit
 

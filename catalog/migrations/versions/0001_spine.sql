@@ -7,6 +7,10 @@ $$ select coalesce(nullif(current_setting('capstan.now', true), '')::timestamptz
 
 -- ------------------------------------------------------------------ states: the database refuses an illegal step too
 
+-- For sums that have to come out exactly.
+create function whole_seconds(moment timestamptz) returns bigint language sql immutable parallel safe as
+    'select floor(extract(epoch from moment))::bigint';
+
 create table state_move (
     machine text not null, from_state text not null, to_state text not null,
     primary key (machine, from_state, to_state)
@@ -249,6 +253,7 @@ create table stage_item (
     request bigint not null references stage_request on delete cascade, number integer not null, path text not null,
     -- No foreign key: what has ended speaks by its path, and a file that is gone for good must not look through all items.
     file bigint, state text not null default 'submitted', lifetime_seconds double precision not null,
+    cohort bigint not null default 0,              -- what is of use only together has the same; 0: alone
     error_code text, error text, started_at timestamptz, finished_at timestamptz,
     primary key (request, number)
 );
@@ -261,6 +266,7 @@ create index stage_item_path on stage_item (request, hashtextextended(path, 0));
 create table recall (
     file bigint primary key references file, state text not null default 'queued', bytes bigint not null,
     owner text not null, grp text not null, activity text not null default '', priority smallint not null default 50,
+    cohort bigint not null default 0,              -- what is of use only together has the same; 0: alone
     volume text references volume, epoch bigint, attempts smallint not null default 0, last_error text not null default '',
     abandoned boolean not null default false,     -- the last waiter left while the mount had it
     created_at timestamptz not null default capstan_now(), not_before timestamptz not null default capstan_now()
@@ -298,14 +304,17 @@ create table queue_delta (
     id bigint generated always as identity primary key, kind text not null check (kind in ('recall', 'archive')),
     key text not null,                             -- the volume of a recall's demand, the pool of an archive
     owner text not null, grp text not null, activity text not null, priority smallint not null,
-    files bigint not null, bytes bigint not null, urgent bigint not null
+    cohort bigint not null default 0, files bigint not null, bytes bigint not null, urgent bigint not null,
+    asked bigint not null default 0                -- sum of the whole seconds at which they were asked for
 );
 
 create table queue_counter (
     kind text not null, key text not null, owner text not null, grp text not null, activity text not null,
-    priority smallint not null, files bigint not null, bytes bigint not null, urgent bigint not null,
-    primary key (kind, key, owner, grp, activity, priority)
+    priority smallint not null, cohort bigint not null default 0,
+    files bigint not null, bytes bigint not null, urgent bigint not null, asked bigint not null default 0,
+    primary key (kind, key, owner, grp, activity, priority, cohort)
 );
+create index queue_counter_empty on queue_counter (kind) where files = 0 and bytes = 0 and urgent = 0;
 
 create table candidate (
     kind text not null check (kind in ('volume', 'pool')), key text not null, library text not null,
