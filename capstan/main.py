@@ -23,6 +23,7 @@ COMMANDS = {
     "storage-class": ("policy", "list, make and set storage classes"),
     "maintenance": ("maintenance", "verifies, repacks, labels and audits under way; end one"),
     "audit": ("audit", "look for files that lack a copy, and have it made"),
+    "simulate": ("simulate", "what if: run requests against drives and policies in virtual time"),
     "alert": ("alert", "what libraries and drives say of themselves; clear it"),
     "recycle": ("recycle", "what was removed and is still on tape: list, restore, purge"),
     "request": ("request", "list, show or cancel stage requests"),

@@ -17,7 +17,7 @@ import numpy as np
 from tapeserver.drivemodel import Geometry
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.parts import Parts, parts_of
-from tapeserver.simulator.passes import Pass, Reader
+from tapeserver.simulator.passes import Reader
 from tapeserver.simulator.stations import FREE_STATES, MountRecord, Phase, State, Station
 from tapeserver.simulator.trace import Floats, Integers, Trace
 from tapeserver.simulator.waiting import Waiting

@@ -1,8 +1,8 @@
 """Traces like those of farms, made by seed. Pure: the same kind, seed and numbers give the same trace.
 
-A job wants files on one to a few volumes; volumes are popular by a power law, jobs come at random. `load` is the offered
-work over what the drives can do, if nothing were shared between jobs: sharing mounts lowers the use of the drives that
-comes of it, so it may be above 1 (docs/simulator.md has the measured relation). It does not draw the site's own history.
+A job wants files on one to a few volumes; volumes are popular by a power law, jobs come at random. `load` is the work
+offered over what the drives can do if nothing were shared between jobs: sharing mounts lowers the use of the drives
+that comes of it, so it may be above 1 (docs/simulator.md has the measured relation). A site's own history is better.
 """
 
 from __future__ import annotations

@@ -54,11 +54,13 @@ class Outcome:
 
     @property
     def request_done(self) -> Floats:
-        return np.maximum.reduceat(self.file_done, self.trace.file_offsets[:-1])
+        done: Floats = np.maximum.reduceat(self.file_done, self.trace.file_offsets[:-1])
+        return done
 
     @property
     def request_waits(self) -> Floats:
-        return self.request_done - self.trace.request_times
+        waits: Floats = self.request_done - self.trace.request_times
+        return waits
 
     @property
     def job_waits(self) -> Floats:
@@ -80,7 +82,7 @@ class Outcome:
 
     @property
     def busy(self) -> float:
-        """Part of the time between first and last arrival... of all drives that is not idle."""
+        """Part of the drives' time, from the first arrival to the last event, that is not idle."""
         phases = self.phase_seconds
         total = sum(phases.values())
         return 1.0 - phases[Phase.IDLE] / total if total else 0.0

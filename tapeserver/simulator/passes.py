@@ -1,6 +1,6 @@
-"""One pass over a volume: in which order its files are read, and when each is done. Pure, but for the noise's generator.
+"""One pass over a volume: in which order its files are read, and when each is done. Pure: a generator is given.
 
-Few files are ordered as the mover orders them; many, or what `ordering` would take seconds for, go in block order, which
+Few files are ordered as the mover orders them; many, for which `ordering` would take seconds, go in block order, which
 is as good when they lie densely (see `dense_files`).
 """
 

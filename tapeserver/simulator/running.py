@@ -2,32 +2,79 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from tapeserver.drivemodel import Geometry, model_of
 from tapeserver.simulator.engine import Policy, Settings, Simulation
 from tapeserver.simulator.outcome import Outcome
-from tapeserver.simulator.peers import PEERS, Peer
-from tapeserver.simulator.trace import Trace
+from tapeserver.simulator.peers import PEERS, Peer, PeerSettings
+from tapeserver.simulator.trace import BadTrace, Trace
 
 #: every policy by its name, as `--policy` takes it
 POLICIES = (*PEERS,)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What if. None: as the trace, or the policy, has it."""
+
+    policy: str
+    drives: int
+    medium: str | None = None
+    quiet_seconds: float | None = None
+    deadline_seconds: float | None = None
+    seed: int = 0
+    noise: float = 0.0
+
+
+def answer(trace: Trace, question: Question) -> Outcome:
+    """One run. Raises BadTrace for a medium that is not known."""
+    if question.medium is not None:
+        model = model_of(question.medium)
+        trace = trace.on_medium(model.name, model.capacity_bytes)
+    geometries = geometries_of(trace)
+    policy = policy_of(question, trace)
+    settings = Settings(drives=question.drives, noise=question.noise)
+    return Simulation(trace, geometries, policy, settings, seed=question.seed).run()
+
+
 def geometries_of(trace: Trace) -> list[Geometry]:
-    """One a volume; volumes of the same medium and capacity share theirs. Raises ValueError for an unknown medium."""
+    """One a volume; volumes of the same medium and capacity share theirs. Raises BadTrace for an unknown medium."""
     known: dict[tuple[str, int], Geometry] = {}
     for volume in trace.volumes:
         key = volume.medium, volume.capacity_bytes
         if key not in known:
-            known[key] = Geometry(model_of(volume.medium), volume.capacity_bytes)
+            try:
+                known[key] = Geometry(model_of(volume.medium), volume.capacity_bytes)
+            except ValueError as problem:
+                raise BadTrace(f"volume {volume.name}: {problem}; or give --media") from problem
     return [known[volume.medium, volume.capacity_bytes] for volume in trace.volumes]
 
 
-def policy_of(name: str, trace: Trace) -> Policy:
-    return Peer(name, np.array([volume.written_bytes for volume in trace.volumes], dtype=np.float64))
+def policy_of(question: Question, trace: Trace) -> Policy:
+    written = np.array([volume.written_bytes for volume in trace.volumes], dtype=np.float64)
+    return Peer(question.policy, written, _peer_settings(question))
+
+
+def _peer_settings(question: Question) -> PeerSettings:
+    settings = PeerSettings()
+    if question.quiet_seconds is not None:
+        settings = replace(
+            settings, dcache_quiet_seconds=question.quiet_seconds, endit_quiet_seconds=question.quiet_seconds
+        )
+    if question.deadline_seconds is not None:
+        settings = replace(
+            settings,
+            cta_age_seconds=question.deadline_seconds,
+            dcache_expiry_seconds=question.deadline_seconds,
+            endit_age_seconds=question.deadline_seconds,
+        )
+    return settings
 
 
 def simulate(trace: Trace, policy: str, settings: Settings, *, seed: int = 0) -> Outcome:
-    """One run of the trace under the policy of that name."""
-    return Simulation(trace, geometries_of(trace), policy_of(policy, trace), settings, seed=seed).run()
+    """One run of the trace under the policy of that name, as it comes."""
+    chosen = policy_of(Question(policy=policy, drives=settings.drives), trace)
+    return Simulation(trace, geometries_of(trace), chosen, settings, seed=seed).run()

@@ -82,8 +82,8 @@ class Trace:
     def on_medium(self, medium: str, capacity_bytes: int) -> Trace:
         """The same trace with every volume on another medium, one cartridge for one.
 
-        Positions stay where they are if the new cartridge holds them; else those of that volume are scaled down, so that
-        files lie closer together than they would (their sizes stay).
+        Positions stay where they are if the new cartridge holds them; else those of that volume are scaled down, and
+        its files lie closer together than they would (their sizes stay).
         """
         ends = np.zeros(len(self.volumes), dtype=np.int64)
         np.maximum.at(ends, self.file_volumes, self.file_starts + self.file_bytes)
