@@ -3,7 +3,9 @@
 Has no head and no faults: the drive (`virtualdrive`) keeps the position and decides what fails. Every change of a file
 happens inside the `guard` that the drive gives, which holds the drive's lock and has checked the epoch.
 
-The order of a flush is what durability rests on: write the image, fsync the image, write and fsync the index.
+The order of a flush is what durability rests on: write the image, fsync the image, write and fsync the index. What goes
+to the image before it, because memory is bounded, is written by a thread while more is appended: one piece at a time,
+and whatever went wrong with it is raised by the next append or the flush.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from tapeserver.library import (
     simh,
 )
 from tapeserver.library.blockindex import BlockIndex
+from tapeserver.library.imagewriter import ImageWriter
 from tapeserver.library.tailbuffer import TailBuffer
 
 Guard = Callable[[], AbstractContextManager[None]]
@@ -41,11 +45,14 @@ class Cartridge:
         self._trace = trace
         self._image = os.open(stem.with_suffix(".tap"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.posix_fadvise(self._image, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        self._writer = ImageWriter(self._image, stem.with_suffix(".tap"))
         self._index = BlockIndex(stem.with_suffix(".idx"), trace)
+        #: begins where the image file ends, once what is being spilled is there
         self._tail = TailBuffer(memory_bytes_max)
+        self._spiller = ThreadPoolExecutor(1, thread_name_prefix="spill")
+        self._spilling: Future[memoryview] | None = None
         self._entries = array("Q")
         self._end = 0  # offset behind the last object, unflushed ones included
-        self._written = 0  # the image file holds everything before this offset
         self._marks_in_a_row = 0
         self._appending = False  # the image was cut behind the last object, and may only grow
         self._unflushed = False
@@ -54,7 +61,6 @@ class Cartridge:
 
     def load(self) -> None:
         """Read the index, and scan what lies behind the flushed length. Forgets what is in memory."""
-        self._tail.clear()
         self._appending = self._unflushed = False
         self._marks_in_a_row = 0
         size = os.fstat(self._image).st_size
@@ -62,7 +68,8 @@ class Cartridge:
         flushed = self._index.image_bytes if entries is not None else 0
         found = simh.scan(lambda count, offset: os.pread(self._image, count, offset), flushed, size)
         self._entries = (entries if entries is not None else array("Q")) + found.entries
-        self._end = self._written = found.end
+        self._end = found.end
+        self._tail.restart(self._end)
         if found.entries:
             # What is read from now on must still be there after the next crash.
             with self._guard():
@@ -126,7 +133,7 @@ class Cartridge:
         self._tail.append(data)
         self._tail.append(b"\0" + word if odd else word)
         self._unflushed = True
-        if self._tail.over_bound:
+        while self._tail.over_bound:
             self._spill()
 
     def append_mark(self, block: int, capacity_bytes: int) -> None:
@@ -142,12 +149,13 @@ class Cartridge:
 
     def flush(self) -> None:
         """Bring everything to the disk: image first, then index. Raises WriteError and what the guard raises."""
+        self._wait_for_spill()
         with self._guard():
             if not self._unflushed:
                 return
             self._refuse_after_failed_sync()
             try:
-                self._written += self._tail.write_all(self._image, self._written, simh.END_OF_MEDIUM)
+                self._tail.write_all(self._writer, simh.END_OF_MEDIUM)
                 self._note("write_image")
                 self._sync_image()
                 self._index.commit(self._entries, self._end)
@@ -161,7 +169,8 @@ class Cartridge:
 
     def forget_unflushed(self) -> None:
         """Drop what is in memory after an error. `load` says what of it had reached the image."""
-        self._tail.clear()
+        self._let_spill_end()
+        self._tail.restart(self._end)
         self._appending = self._unflushed = False
 
     def lose_power(self, kept: float) -> None:
@@ -171,16 +180,19 @@ class Cartridge:
         scan passes over. Raises what the guard raises.
         """
         flushed = self._index.image_bytes
+        self._let_spill_end()
         if self._unflushed:
             there = flushed + int((self._end - flushed) * kept)
             with self._guard():
-                if there > self._written:
-                    self._tail.write_some(self._image, self._written, there - self._written)
+                if there > self._tail.begin:
+                    self._tail.write_some(self._writer, there - self._tail.begin)
                 else:
                     os.ftruncate(self._image, there)
         self.forget_unflushed()
 
     def close(self) -> None:
+        self._spiller.shutdown()
+        self._writer.close()
         os.close(self._image)
         self._index.close()
 
@@ -212,18 +224,37 @@ class Cartridge:
             except OSError as exc:
                 raise WriteError(volume=self.volume, block=block, why=str(exc)) from exc
         self._note("truncate_image")
-        self._entries, self._end, self._written = kept, offset, offset
+        self._entries, self._end = kept, offset
+        self._tail.restart(offset)
         self._marks_in_a_row = 0
         while self._marks_in_a_row < block and self.is_mark(block - 1 - self._marks_in_a_row):
             self._marks_in_a_row += 1
         self._appending = True
 
     def _spill(self) -> None:
+        """Begin to write the oldest chunk, once the one before it is written. Raises what went wrong with that."""
+        self._wait_for_spill()
+        self._spilling = self._spiller.submit(self._write_chunk, *self._tail.take_oldest())
+
+    def _write_chunk(self, chunk: memoryview, offset: int) -> memoryview:
         with self._guard():
-            try:
-                self._written += self._tail.write_oldest(self._image, self._written)
-            except OSError as exc:
-                raise WriteError(volume=self.volume, block=self.count, why=str(exc)) from exc
+            self._writer.write([chunk], offset)
+        return chunk
+
+    def _wait_for_spill(self) -> None:
+        spilling, self._spilling = self._spilling, None
+        if spilling is None:
+            return
+        try:
+            self._tail.give_back(spilling.result())
+        except OSError as exc:
+            raise WriteError(volume=self.volume, block=self.count, why=str(exc)) from exc
+
+    def _let_spill_end(self) -> None:
+        """Everything unflushed is given up: what became of the last piece does not matter, only that it is over."""
+        spilling, self._spilling = self._spilling, None
+        if spilling is not None:
+            spilling.exception()
 
     def _sync_image(self) -> None:
         try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tapeserver.library import simh
+from tapeserver.library.imagewriter import ImageWriter
 from tapeserver.library.tailbuffer import CHUNK_BYTES, TailBuffer
 
 MARK = None
@@ -83,16 +86,58 @@ def test_a_lost_page_of_zeros_is_not_believed_even_with_a_record_behind_it():
     assert len(found.entries) == 1
 
 
+def spill(buffer, writer):
+    chunk, offset = buffer.take_oldest()
+    writer.write([chunk], offset)
+    buffer.give_back(chunk)
+
+
 def test_the_tail_buffer_gives_back_what_was_put_in_across_chunks(tmp_path):
     buffer = TailBuffer(CHUNK_BYTES)
     parts = [bytes([number]) * 700_001 for number in range(20)]
     path = tmp_path / "image"
     with path.open("w+b") as image:
-        offset = 0
+        writer = ImageWriter(image.fileno(), path)
         for part in parts:
             buffer.append(part)
-            if buffer.over_bound:
-                offset += buffer.write_oldest(image.fileno(), offset)
-        offset += buffer.write_all(image.fileno(), offset, b"END")
+            while buffer.over_bound:
+                spill(buffer, writer)
+        buffer.write_all(writer, b"END")
+        writer.close()
     assert path.read_bytes() == b"".join(parts) + b"END"
     assert buffer.length == 0
+
+
+def test_what_goes_past_the_page_cache_and_what_does_not_lie_as_if_it_had_gone_one_way(tmp_path):
+    parts = [bytes([number]) * (CHUNK_BYTES // 3 + 7) for number in range(12)]
+    path = tmp_path / "image"
+    with path.open("w+b") as image:
+        image.write(b"earlier")
+        image.flush()
+        writer, buffer = ImageWriter(image.fileno(), path), TailBuffer(CHUNK_BYTES)
+        buffer.restart(len(b"earlier"))
+        for part in parts:
+            buffer.append(part)
+            while buffer.over_bound:
+                spill(buffer, writer)
+            # What was written is read back while it is being written behind it.
+            assert os.pread(image.fileno(), 7, 0) == b"earlier"
+            buffer.write_all(writer, b"END") if part is parts[5] else None
+        buffer.write_some(writer, buffer.length - 5)
+        writer.close()
+    assert path.read_bytes() == (b"earlier" + b"".join(parts))[:-5]
+
+
+def test_a_file_system_that_takes_nothing_past_the_page_cache_gets_it_the_usual_way(tmp_path, monkeypatch):
+    def refused(descriptor, data, offset):
+        raise OSError(errno.EINVAL, "not here")
+
+    path = tmp_path / "image"
+    with path.open("w+b") as image:
+        writer, buffer = ImageWriter(image.fileno(), path), TailBuffer(CHUNK_BYTES)
+        monkeypatch.setattr(os, "pwrite", refused)
+        buffer.append(bytes([1]) * CHUNK_BYTES * 2)
+        spill(buffer, writer)
+        buffer.write_all(writer, b"END")
+        writer.close()
+    assert path.read_bytes() == bytes([1]) * CHUNK_BYTES * 2 + b"END"
