@@ -25,6 +25,7 @@ from catalog.reclaiming import relabel as relabel
 from catalog.reclaiming import remove as remove
 from catalog.sql import load
 from catalog.states import DriveState, LibraryState, VolumeState
+from catalog.volumestates import distrust as distrust
 from catalog.volumestates import set_state as set_state
 
 _SQL = {name: sa.text(statement) for name, statement in load("volumes").items()}

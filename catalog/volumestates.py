@@ -1,7 +1,8 @@
 """States of libraries, drives and volumes: who may move them, and all that follows from a move in the same transaction.
 
 `set_state` is the one way, for people and for Capstan itself: checked against the machine, with a reason, audited, and
-told as an event. Nothing here moves a cartridge. Giving up what is on a volume is `catalog.reclaiming`.
+told as an event; `distrust` says by it that a tape is not what it should be. Nothing here moves a cartridge. Giving up
+what is on a volume is `catalog.reclaiming`.
 """
 
 from __future__ import annotations
@@ -56,6 +57,21 @@ async def set_state(
     await identity.audit(connection, who=who, action=f"{kind} {target}", object=name, reason=reason, detail=detail)
     await events.emit(connection, f"{kind}.state", name, {**detail, "reason": reason, "who": who})
     return True
+
+
+async def distrust(connection: AsyncConnection, vid: str, *, who: str, reason: str) -> bool:
+    """What is on the tape is not what the catalog says: no copy on it counts, until a person enables it again.
+
+    Suspect, from any state in which its copies counted, also disabled; a blank one is disabled, and one that is gone
+    stays as it is. What follows is as of `set_state`. False when nothing changed. Raises NotFound, ReasonRequired.
+    """
+    row = (await connection.execute(_SQL["lock_volume"], {"name": vid})).one_or_none()
+    if row is None:
+        raise NotFound(what=f"volume {vid}")
+    if row.state not in GOOD_VOLUME_STATES and row.state != VolumeState.BLANK:
+        return False
+    wanted = VolumeState.DISABLED if row.empty else VolumeState.SUSPECT
+    return await set_state(connection, "volume", vid, wanted.value, who=who, reason=reason)
 
 
 async def volume_state(connection: AsyncConnection, vid: str) -> VolumeState | None:

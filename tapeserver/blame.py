@@ -196,6 +196,12 @@ async def set_state(database: Database, kind: str, name: str, wanted: str, reaso
     database.wake(PLANNER)
 
 
+async def distrust(database: Database, volume: str, reason: str) -> None:
+    """What is on the volume is not what the catalog says: its copies count no more."""
+    await say(database, lambda connection: volumes.distrust(connection, volume, who=WHO, reason=reason[:500]))
+    database.wake(PLANNER)
+
+
 async def say(database: Database, function: Callable[[AsyncConnection], Awaitable[_T]]) -> _T | None:
     """Tell the catalog, for some seconds if need be; None when it does not listen: the next clean-up says it again."""
     deadline = asyncio.get_running_loop().time() + LAST_WORDS_SECONDS

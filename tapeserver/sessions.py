@@ -19,7 +19,7 @@ from catalog.errors import CapstanError, StaleEpoch, TapeError, TimedOut
 from catalog.mounts import Mount, MountWork
 from catalog.states import MountState, VolumeState
 from tapeserver import alerting, changer
-from tapeserver.blame import Blame, Failure, say, set_state
+from tapeserver.blame import Blame, Failure, distrust, say, set_state
 from tapeserver.changer import StillInDrive
 from tapeserver.config import Config
 from tapeserver.fleet import MoverGone, MoverLink
@@ -39,12 +39,11 @@ NOT_OF_MEDIA = frozenset({"fenced", "internal", "bad_frame"})
 COPIES_FAILED_MIN = 10
 #: what the check of a volume says about it -> the state that it gets
 VERDICTS: dict[str, VolumeState] = {
-    "wrong_label": VolumeState.DISABLED,
     "unexpected_data": VolumeState.DISABLED,
     "not_blank": VolumeState.DISABLED,
-    # The catalog believes in data that is not there: what it says of this volume does not count (rule 7a.3).
-    "tape_short": VolumeState.SUSPECT,
 }
+#: the catalog believes in data that is not there, or not on this cartridge: its copies do not count (rule 7a.3)
+DISTRUSTED = frozenset({"tape_short", "wrong_label"})
 
 
 class Session:
@@ -207,7 +206,9 @@ class Session:
     async def _refused(self, work: MountWork, error: LoadRefused) -> str:
         """The outcome of a mount whose volume could not be used; the volume gets the state that this deserves."""
         state = VERDICTS.get(error.verdict)
-        if state is not None:
+        if error.verdict in DISTRUSTED:
+            await distrust(self._database, work.volume, f"{error.verdict}: {error.why}")
+        elif state is not None:
             await set_state(self._database, "volume", work.volume, state.value, f"{error.verdict}: {error.why}")
         elif error.verdict == "io":
             await self._blame.mount_failed(work, Failure.READ, error.why, kind="load")

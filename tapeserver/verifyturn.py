@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -23,7 +24,7 @@ from catalog.states import MaintenanceState
 from tapeserver import frames
 from tapeserver.frames import FromMover, Load, Loaded, Verified, VerifyFailed, VerifyItem
 from tapeserver.mountcontext import MountContext
-from tapeserver.turns import Turn
+from tapeserver.turns import LoadRefused, Turn
 
 log = structlog.get_logger(__name__)
 
@@ -57,6 +58,15 @@ class VerifyTurn(Turn):
     def load_fields(self) -> Load:
         rate = self.context.config.verify_bytes_per_second_max
         return msgspec.structs.replace(super().load_fields(), bytes_per_second_max=rate, initialise_label=False)
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        except LoadRefused as refusal:
+            if refusal.verdict == "wrong_label":
+                # Nothing on this cartridge is what was to be verified, however often it is mounted.
+                await self.context.commit(partial(_refused, volume=self.context.work.volume, why=str(refusal)))
+            raise
 
     async def loaded(self, message: Loaded) -> None:
         work = self.context.work
@@ -228,3 +238,9 @@ class VerifyTurn(Turn):
     async def give_back(self) -> None:
         """Nothing was claimed: the next mount goes on at the cursor."""
         self._out.clear()
+
+
+async def _refused(connection: AsyncConnection, *, volume: str, why: str) -> None:
+    row = await maintenance.live_verify(connection, volume)
+    if row is not None:
+        await maintenance.verify_ended(connection, row, MaintenanceState.FAILED, why[:REASON_LENGTH_MAX])

@@ -57,7 +57,7 @@ with newest as (
 ), last as (select distinct on (volume) * from newest order by volume, epoch desc)
 select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at) as double precision) as ago_seconds,
        cast((select count(*) from newest n where n.volume = last.volume and n.files = 0
-             and n.outcome similar to '(read failed|write failed|drive stuck|no cache space)%'
+             and n.outcome similar to '(read failed|write failed|drive stuck|no cache space|wrong!_label)%' escape '!'
              and n.epoch > coalesce((select max(m.epoch) from newest m where m.volume = last.volume and m.files > 0), 0)
             ) as integer) as fruitless
 from last;

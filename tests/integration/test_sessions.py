@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from catalog.database import Database
 from tapeserver.library import faults
@@ -205,14 +206,35 @@ async def test_a_volume_that_cannot_be_written_is_closed_and_the_files_go_elsewh
         assert await no_drift(site)
 
 
-async def test_a_volume_with_a_wrong_label_is_disabled_and_says_why(database: Database, memory_path: Path) -> None:
+async def test_a_volume_with_a_wrong_label_is_suspect_and_says_why(database: Database, memory_path: Path) -> None:
     async with running_site(database, memory_path, libraries=("east",), drives=1) as site:
         async with database.transaction() as connection:
             await connection.exec_driver_sql("update volume set generation = 7 where vid = 'E00001'")
         await put_many(site, 1, 1000)
         await eventually(lambda: all_safe(site))
-        assert await site.scalar("select state from volume where vid = 'E00001'") == "disabled"
+        assert await site.scalar("select state from volume where vid = 'E00001'") == "suspect"
         assert "wrong_label" in await site.scalar("select reason from volume where vid = 'E00001'")
+
+
+async def test_what_lay_on_a_volume_that_bears_another_label_is_written_again(
+    database: Database, memory_path: Path
+) -> None:
+    async with running_site(database, memory_path, libraries=("east",), drives=1) as site:
+        await site.put("/d/f", b"once")
+        await eventually(lambda: all_safe(site))
+        await eventually(lambda: quiet(site))
+        volume = await site.scalar("select volume from copy")
+        async with database.transaction() as connection:
+            # As a catalog restored from a backup older than the last relabelling believes.
+            await connection.exec_driver_sql("update copy set generation = 7")
+            await connection.execute(
+                sa.text("update volume set generation = 7, state = 'full' where vid = :vid"), {"vid": volume}
+            )
+        assert await all_safe(site)
+        await site.post(f"volumes/{volume}/verify", reason="restored")
+        await eventually(lambda: site.scalar("select count(*) = 1 from good_copy where volume <> :vid", vid=volume))
+        assert await site.scalar("select state from volume where vid = :vid", vid=volume) == "suspect"
+        assert await site.scalar("select state from maintenance where kind = 'verify'") == "failed"
 
 
 async def test_a_tape_that_ends_before_the_catalogs_end_is_suspect(database: Database, memory_path: Path) -> None:

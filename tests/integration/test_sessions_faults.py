@@ -184,7 +184,7 @@ async def test_a_swapped_cartridge_is_found_by_its_label_and_its_files_go_elsewh
         faults.inject(memory_path / "east", faults.Fault("swapped", volume="E00001", image="E00002"))
         await put_many(site, 2, 1000)
         await eventually(lambda: all_safe(site), seconds=40)
-        assert await site.scalar("select state from volume where vid = 'E00001'") == "disabled"
+        assert await site.scalar("select state from volume where vid = 'E00001'") == "suspect"
         assert "wrong_label" in await site.scalar("select reason from volume where vid = 'E00001'")
         assert await site.scalar("select distinct volume from copy") == "E00002"
 

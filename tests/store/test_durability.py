@@ -170,3 +170,36 @@ async def test_an_abandoned_put_cannot_be_committed_any_more(connection: AsyncCo
                 async with connection.begin_nested():
                     await puts.commit(connection, claims, size=10, adler32="00000001", digests={})
         assert await replicas.abandon(connection, [claims.replica_id, 999_999]) == {claims.replica_id}
+
+
+async def test_copies_on_a_volume_with_a_wrong_label_do_not_count_until_a_person_says_so(
+    connection: AsyncConnection,
+) -> None:
+    for state, vid in (("active", "E00001"), ("full", "E00002"), ("disabled", "E00003")):
+        files = await make_files(connection, 2)
+        await make_copies(connection, files, vid)
+        if state != "active":
+            await volumes.set_state(connection, "volume", vid, state, who="ann", reason="test")
+        assert await archives_of(connection, files) == []
+        assert await volumes.distrust(connection, vid, who="capstan", reason="wrong_label: it is of generation 2")
+        # In the same transaction: not safe, so not evicted, and queued again from disk.
+        assert await archives_of(connection, files) == files
+        assert (await replicas.evict(connection, file_ids=files)).evicted == []
+        volume = await volumes.volume_at(connection, vid)
+        assert (volume.state, "generation 2" in volume.reason) == ("suspect", True)
+        assert not await volumes.distrust(connection, vid, who="capstan", reason="wrong_label: again")
+        await volumes.set_state(connection, "volume", vid, "enabled", who="ann", reason="the slot is right again")
+        assert (await replicas.evict(connection, file_ids=files)).evicted != []
+    assert await queues.drift(connection) == []
+
+
+async def test_a_wrong_label_brings_no_copy_back_and_a_volume_without_any_is_only_not_mounted(
+    connection: AsyncConnection,
+) -> None:
+    blank = volumes.NewVolume(vid="E00009", library="east", pool="east", capacity_bytes=10**9)
+    await volumes.create_volumes(connection, [blank])
+    await volumes.set_state(connection, "volume", "E00001", "broken", who="ann", reason="torn")
+    assert not await volumes.distrust(connection, "E00001", who="capstan", reason="wrong_label")
+    assert (await volumes.volume_at(connection, "E00001")).state == "broken"
+    assert await volumes.distrust(connection, "E00009", who="capstan", reason="wrong_label")
+    assert (await volumes.volume_at(connection, "E00009")).state == "disabled"
