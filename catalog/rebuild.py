@@ -150,10 +150,10 @@ async def add_dead(
     await copy_rows(connection, "dead", columns, rows, schema=SCHEMA)
 
 
-async def withdraw(connection: AsyncConnection, vid: str, told_by: int) -> None:
-    """Forget what this index told of the volume."""
-    await connection.execute(SQL["withdraw_copies"], {"volume": vid, "told_by": told_by})
+async def withdraw(connection: AsyncConnection, vid: str, told_by: int) -> int:
+    """Forget what this index told of the volume; how many copies."""
     await connection.execute(SQL["withdraw_dead"], {"volume": vid, "told_by": told_by})
+    return (await connection.execute(SQL["withdraw_copies"], {"volume": vid, "told_by": told_by})).rowcount
 
 
 async def add_problem(connection: AsyncConnection, vid: str, text: str) -> None:

@@ -87,7 +87,7 @@ DELETE FROM rebuild.problem p USING rebuild.volume v WHERE v.vid = p.volume AND 
 
 -- try_again --
 -- What failed may have been the drive's fault; what is blank or foreign was read.
-UPDATE rebuild.volume SET state = 'found', why = '' WHERE state IN ('scanning', 'failed')
+UPDATE rebuild.volume SET state = 'found', why = '', files = 0 WHERE state IN ('scanning', 'failed')
 
 -- withdraw_copies --
 -- The index that told them is damaged further on.

@@ -62,7 +62,7 @@ Event = ScanEvent | VolumeFacts | VolumeLabel | Segment | Blank
 
 @dataclass(slots=True)
 class Progress:
-    """How far the scan is; `files` counts copies that were staged in this run."""
+    """How far the scan is; `files` counts the copies that are staged, as the catalog will make them."""
 
     volumes: int = 0
     done: int = 0
@@ -80,6 +80,8 @@ class Rescan:
     progress: Progress = field(default_factory=Progress)
     _segments: dict[str, int] = field(default_factory=dict)
     _tried: dict[str, set[str]] = field(default_factory=dict)
+    #: copies of each volume, to be taken back when it is read once more
+    _staged: dict[str, int] = field(default_factory=dict)
 
     async def run(self, libraries: Sequence[str]) -> None:
         """Scan what was not scanned yet. Raises NotFound, and Refused as `rebuild.begin` does."""
@@ -158,6 +160,7 @@ class Rescan:
     async def _scan(self, changer: Library, drive: str, vid: str, thread: ThreadPoolExecutor) -> None:
         async with self.database.transaction() as connection:
             await rebuild.start_volume(connection, vid, again=len(self._tried[vid]) > 1)
+        self._count(vid, -self._staged.get(vid, 0))
         epoch = await self._epoch()
         loop = asyncio.get_running_loop()
         for attempt in range(1, FENCED_ATTEMPTS_MAX + 1):
@@ -208,13 +211,14 @@ class Rescan:
         async with self.database.transaction() as connection:
             match event:
                 case Copies(told_by, epoch, entries):
-                    self.progress.files += await rebuild.add_copies(
+                    count = await rebuild.add_copies(
                         connection, vid, generation, told_by=told_by, epoch=epoch, entries=entries
                     )
+                    self._count(vid, count)
                 case Dead(told_by, extents):
                     await rebuild.add_dead(connection, vid, generation, told_by=told_by, extents=extents)
                 case Withdrawn(told_by):
-                    await rebuild.withdraw(connection, vid, told_by)
+                    self._count(vid, -await rebuild.withdraw(connection, vid, told_by))
                 case Problem(text):
                     await rebuild.add_problem(connection, vid, text)
                 case Blank() | VolumeFacts():
@@ -226,6 +230,10 @@ class Rescan:
                     await rebuild.end_volume(connection, foreign)
                     self.progress.done += 1
         self.tell(self.progress)
+
+    def _count(self, vid: str, copies: int) -> None:
+        self._staged[vid] = self._staged.get(vid, 0) + copies
+        self.progress.files += copies
 
     def _is_foreign(self, label: VolumeLabel | None) -> bool:
         return label is not None and _is_foreign(label, self.catalog_id)

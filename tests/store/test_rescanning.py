@@ -13,8 +13,9 @@ from catalog.database import Database
 from catalog.errors import Refused
 from catalog.journalformat import Head, encode_segment
 from tapeserver.library.faults import Fault, clear, inject
+from tapeserver.library.sense import HardwareError
 from tapeserver.library.virtual import VirtualLibrary
-from tapeserver.scan.rescanning import Rescan
+from tapeserver.scan.rescanning import Progress, Rescan
 from tests.store.test_rebuild import names, node, told
 from tests.tapes import Stored, TapeWriter, make_library
 
@@ -106,9 +107,22 @@ async def test_a_crash_in_the_middle_is_resumed(database: Database, east: Path) 
     with pytest.raises(ExceptionGroup) as raised:
         await scanned(database, east, tell=crash)
     assert raised.group_contains(Crash)
-    await scanned(database, east)
+    rescan = await scanned(database, east)
     outcome = await finished(database)
-    assert (outcome.files, outcome.copies) == (12, 12)
+    assert (outcome.files, outcome.copies, rescan.progress.files) == (12, 12, 12)
+
+
+async def test_progress_counts_once_what_is_read_twice(database: Database, east: Path) -> None:
+    failed: list[int] = []
+
+    def drive_fails_once(progress: Progress) -> None:
+        if progress.files >= 6 and not failed:
+            failed.append(progress.files)
+            raise HardwareError(drive="east-0", why="no power")
+
+    rescan = await scanned(database, east, tell=drive_fails_once)
+    assert failed
+    assert rescan.progress.files == (await finished(database)).copies == 12
 
 
 async def test_the_journal_is_read_from_the_volumes_and_from_a_directory(
