@@ -14,6 +14,8 @@ from catalog.states import MaintenanceState, VolumeState
 
 WHO = "capstan"
 REASON = "it was closed without a mount that could write its full index"
+REASON_NO_ROOM = "it takes nothing more"
+NOTE_LENGTH_MAX = 500
 #: mounts that tried, after which it is given up
 STARTS_MAX = 2
 #: begun at once, so that a restored catalog does not queue a whole library
@@ -51,3 +53,14 @@ async def carry_on(connection: AsyncConnection) -> list[str]:
 async def started(connection: AsyncConnection, volume: str) -> None:
     """A mount of this volume, which takes nothing more, is about to write what index is missing."""
     await connection.execute(SQL["index_start"], {"volume": volume})
+
+
+async def missing(connection: AsyncConnection, volume: str, why: str) -> None:
+    """It cannot be written, also by another mount: that is on record, and nobody tries again until the next closing."""
+    id = await maintenancerows.insert(connection, "index", volume, who=WHO, reason=REASON_NO_ROOM)
+    if id is None:
+        id = await connection.scalar(SQL["index_live"], {"volume": volume})
+    row = None if id is None else await maintenancerows.locked(connection, id)
+    if row is not None:
+        note = f"{why}; its session indexes tell of what is on it"
+        await maintenancerows.finish(connection, row, MaintenanceState.FAILED, note[:NOTE_LENGTH_MAX])

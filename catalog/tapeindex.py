@@ -52,14 +52,14 @@ async def may_write(connection: AsyncConnection, epoch: int) -> bool:
     return row is not None and bool(row.may_write) and row.tape_files > row.indexed_tape_files
 
 
-async def due(connection: AsyncConnection, epoch: int, *, full: bool = False) -> Range | None:
+async def due(connection: AsyncConnection, epoch: int, *, full: bool | None = None) -> Range | None:
     """What the mount of this epoch should write an index of now; None when nothing is new, or the volume is not to be
-    written on. Of a volume that is full or closed it is the full index.
+    written on. Without a word on `full` it is the full index for a volume that takes nothing more.
     """
     row = (await connection.execute(_SQL["about"], {"epoch": epoch})).one_or_none()
     if row is None or not row.may_write or row.tape_files <= row.indexed_tape_files:
         return None
-    full = full or row.state != "active"
+    full = row.state != "active" if full is None else full
     first = 1 if full else row.indexed_tape_files + 1
     from_block = 0 if full else row.index_block
     arguments = {

@@ -175,12 +175,14 @@ class Verify(_Message, frozen=True):
 class IndexPart(_Message, frozen=True):
     """A piece of an index (gzip of JSON lines, see docs/storage.md), which the mover keeps until the `last` one.
 
-    Then it writes the index as a tape file and flushes: IndexWritten, or IndexFailed. Only to be sent when everything
-    else that was sent is reported. `name` is the member's name in the archive.
+    Then it writes the index as a tape file and flushes: IndexWritten, or IndexFailed (`volume_full`: a shorter one may
+    have room). Only to be sent when everything else that was sent is reported. `name` is the member's name in the
+    archive. The `first` piece begins anew: what is there of an index that was broken off is forgotten.
     """
 
     name: str
     data: bytes
+    first: bool = False
     last: bool = False
 
 

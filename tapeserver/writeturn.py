@@ -38,7 +38,7 @@ from tapeserver.frames import (
     Written,
 )
 from tapeserver.handover import Out, Outstanding
-from tapeserver.indexing import due_index, record_index
+from tapeserver.indexing import record_index, record_missing, send_index
 from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
 from tapeserver.supplying import Supply
@@ -77,7 +77,7 @@ class WriteTurn(Turn):
         self._remaining_bytes: int | None = None
         self._cache_failures = 0
         self._adopting = Adopting(context)
-        self._index_answered = False
+        self._index_answer: IndexWritten | IndexFailed | None = None
         #: the volume takes nothing more
         self.closed = context.work.volume_state in ENDED
         #: what the drive said when it could not write
@@ -170,10 +170,10 @@ class WriteTurn(Turn):
                     written_bytes=total,
                     index_block=message.index_block,
                 )
-                self._index_answered = True
+                self._index_answer = message
             case IndexFailed():
                 log.warning("index not written", epoch=self.context.work.epoch, code=message.code, why=message.text)
-                self._index_answered = True
+                self._index_answer = message
 
     # -- the end of the turn
 
@@ -188,13 +188,23 @@ class WriteTurn(Turn):
             await self._drain()
         if self._out or not self.working():
             return
-        parts = await due_index(context, full=closed)
-        for part in parts:
-            await context.link.send(part)
-        self._index_answered = not parts
+        wanted = await send_index(context, full=True if closed else None)
+        failed = await self._index_failed() if wanted is not None else None
+        if wanted is None or not wanted.full or failed is None or not self.working():
+            return
+        await record_missing(context, failed.text)
+        # What is new since the last index is less, if there was one; together they tell as much.
+        if wanted.previous_index and await send_index(context, full=False) is not None:
+            await self._index_failed()
+
+    async def _index_failed(self) -> IndexFailed | None:
+        """Wait for the mover's word on the index that it has; what was in the way of it, if it has said so."""
+        context = self.context
+        self._index_answer = None
         deadline = context.now + context.config.index_seconds_max
-        while not self._index_answered and self.working() and not context.closing.is_set() and context.now < deadline:
+        while self._index_answer is None and self.working() and not context.closing.is_set() and context.now < deadline:
             await self.take_in(0.1)
+        return self._index_answer if isinstance(self._index_answer, IndexFailed) else None
 
     async def _drain(self) -> None:
         """What the mover has not begun goes back; wait until all the rest is reported."""

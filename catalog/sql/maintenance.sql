@@ -218,6 +218,10 @@ select m.id, v.vid, v.state, v.end_verified, v.end_verified and v.tape_files <= 
 from maintenance m join volume v on v.vid = m.key
 where m.kind = 'index' and m.state in ('queued', 'running') order by m.id;
 
+-- index_live --
+-- At most one, by the partial unique index.
+select id from maintenance where kind = 'index' and key = :volume and state in ('queued', 'running');
+
 -- index_start --
 -- Counted by the mount that tries, whatever comes of it.
 update maintenance set state = 'running', changed_at = capstan_now(),

@@ -250,6 +250,7 @@ class Archive:
     ) -> tuple[int, int, CapstanError | None]:
         """Write the blocks as they come; returns how many files are good, the bytes, and why the next is not good."""
         good = written = 0
+        room = self._end.remaining_bytes(len(begun.parts))
         while True:
             self._plan.enter("wait")
             message = self._wait_for(fetcher)
@@ -268,7 +269,7 @@ class Archive:
             good = message.good
             written += message.length
             self._tell_progress(begun, good, written)
-            if self._drive.end_of_medium_warning and good < len(begun.parts):
+            if (self._drive.end_of_medium_warning or (good and written > room)) and good < len(begun.parts):
                 return good, written, self._volume_full(begun)
             if _dropped(begun, self._plan):
                 self._discard(fetcher)

@@ -23,11 +23,12 @@ IDENTIFIER = "CAPSTAN-INDEX"
 def write_index(end: VolumeEnd, spool: IndexSpool, load: Load, enter: Callable[[str], None]) -> IndexWritten:
     """Write it and flush; every later tape file names it. `enter` hears what the drive does.
 
-    Raises IndexRefused and VolumeFull, after which nothing else is lost, and what the drive raises.
+    Everything before it was flushed. Raises IndexRefused and VolumeFull, after which nothing else is lost and a shorter
+    one may be tried, and what the drive raises.
     """
-    # Whether the room that is left behind the early warning is enough, only the medium can say.
-    if end.torn:
-        raise VolumeFull(volume=load.volume, size=spool.size)
+    # Whether the room that is left behind the early warning is enough, only the medium can say: a longer index, or a
+    # file, may have met its end before.
+    end.step_back()
     headers = _headers(end, spool, load)
     first_block, written_bytes = end.end_block, 0
     try:

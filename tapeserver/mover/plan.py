@@ -140,6 +140,9 @@ class Plan:
         return [VerifyFailed(file_id=item.file_id, code="too_busy", text=_TOO_MANY) for item in message.items[room:]]
 
     def _add_index_part(self, message: IndexPart) -> list[FromMover]:
+        if message.first and self._spool is not None:
+            self._spool.close()
+            self._spool = None
         if self._spool is None:
             self._spool = IndexSpool()
         self._spool.add(message)

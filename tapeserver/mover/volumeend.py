@@ -6,6 +6,7 @@ Writes what it is given; which files those are, and when to flush, is `archive`'
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable
 
 from catalog.errors import Retry, TapeError
@@ -22,6 +23,8 @@ LABEL_ROOM_BYTES = 4096
 BLOCK_ROOM_BYTES = 16
 """What a block may take on the medium beyond its data."""
 
+INDEX_LINE_BYTES = 64
+"""What a file takes in an index, generously: 26 bytes is usual, and how long its path is decides."""
 
 WHOLE_SHARE = 0.8
 """An empty medium with a smaller part of its capacity before the early warning is short for reasons of its own."""
@@ -44,7 +47,7 @@ class VolumeEnd:
 
     `tape_files` and `end_block` move when a tape file is closed, and are true on the medium after `flush`. Every method
     raises what the drive raises. After a VolumeOverflow the volume is `torn`: behind `end_block` stands a beginning
-    without a trailer, which is no tape file, and nothing more is written.
+    without a trailer, which is no tape file, and nothing more is written unless `step_back` succeeds.
     """
 
     def __init__(
@@ -57,23 +60,42 @@ class VolumeEnd:
         self.torn = False
         self._label: FileLabel | None = None
         self._blocks = 0
+        #: good members of the tape files of this mount, of which its index will tell
+        self._members = 0
         #: what fits on such a volume when it is empty; None: the drive does not know
         self._whole_bytes = _whole_bytes(drive, empty=end.tape_files == 0)
 
     def has_room(self, archive_bytes: int) -> bool:
-        """Whether a tape file with so much data ends before the early warning, as far as the drive knows."""
+        """Whether a tape file with so much data ends before the early warning, as far as the drive knows, and leaves the
+        room that the index of this mount's files needs."""
         if self.torn or self._drive.end_of_medium_warning:
             return False
+        return self._room(archive_bytes) <= self.remaining_bytes(1)
+
+    def remaining_bytes(self, members: int) -> float:
+        """From the head to the early warning, without what the index of this mount's files and so many more needs.
+
+        What lies behind the warning is for its labels and trailers, and for what the index needs beyond that.
+        """
         remaining = self._drive.remaining_bytes
-        return remaining is None or self._room(archive_bytes) <= remaining
+        return math.inf if remaining is None else remaining - (self._members + members) * INDEX_LINE_BYTES
 
     def may_fit(self, archive_bytes: int) -> bool:
         """Whether a tape file with so much data fits on such a volume at all."""
-        return self._whole_bytes is None or self._room(archive_bytes) <= self._whole_bytes
+        return self._whole_bytes is None or self._room(archive_bytes) + INDEX_LINE_BYTES <= self._whole_bytes
 
     def _room(self, archive_bytes: int) -> int:
         blocks = data_blocks(archive_bytes, self._load.block_size)
         return archive_bytes + blocks * BLOCK_ROOM_BYTES + LABEL_ROOM_BYTES
+
+    def step_back(self) -> None:
+        """Go to `end_block` over what was torn off there, which the next write overwrites, as the next mount's would.
+
+        Only when everything before it was flushed. Does nothing on a volume that is not torn.
+        """
+        if self.torn:
+            self._drive.locate(self.end_block)
+            self.torn, self._label = False, None
 
     def begin(self, kind: Kind, identifier: str) -> FileLabel:
         """Write the header of the next tape file and the mark behind it."""
@@ -110,6 +132,7 @@ class VolumeEnd:
         self._write_labels(label.closed(block_count=self._blocks, file_count=members, aborted=members == 0))
         extent = Extent(first_block=self.end_block, data_blocks=self._blocks)
         self.tape_files, self.end_block = label.sequence, extent.end_block
+        self._members += members
         return extent
 
     def flush(self) -> None:

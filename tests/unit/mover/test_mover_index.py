@@ -122,6 +122,33 @@ def test_an_index_uses_the_room_that_is_kept_behind_the_early_warning(mover, eas
     assert [trailer.kind for trailer, _ in tape_files(east)] == [Kind.DATA, Kind.INDEX], "what was there is there"
 
 
+def test_a_shorter_index_is_written_over_what_there_was_room_for_of_a_longer_one(mover, east, cache):
+    archiving(mover, east)
+    mover.send(Write(items=[cache.write_item(1, data_of(1, 400_000))]))
+    written = [message for message in mover.until(Idle) if isinstance(message, Written)][-1]
+    inject(east, FaultOnDemand("full", volume="A00001", at_bytes=1_000_000))
+    send_index(mover, data_of(5, 900_000))
+    (failed,) = mover.until(IndexFailed)
+    assert failed.code == "volume_full"
+    send_index(mover)
+    (told,) = mover.until(IndexWritten)
+    assert (told.index_block, told.tape_files) == (written.end_block, 2)
+    assert stop(mover) == [Unloaded()]
+    data, index = tape_files(east)
+    assert (data[0].kind, index[0].kind) == (Kind.DATA, Kind.INDEX)
+    assert read_index(index[1]) == (NAME, INDEX)
+
+
+def test_an_index_that_begins_anew_is_not_mixed_with_what_came_of_the_one_before(mover, east):
+    archiving(mover, east)
+    mover.send(IndexPart(name=NAME, data=b"half of one that was broken off", first=True))
+    mover.send(IndexPart(name=NAME, data=INDEX[:70_000], first=True))
+    mover.send(IndexPart(name=NAME, data=INDEX[70_000:], last=True))
+    assert isinstance(mover.until(IndexWritten)[-1], IndexWritten)
+    stop(mover)
+    assert read_index(tape_files(east)[0][1]) == (NAME, INDEX)
+
+
 def test_a_drive_that_cannot_write_the_index_loses_nothing_else(mover, east, cache):
     archiving(mover, east)
     mover.send(Write(items=[cache.write_item(1, b"safe")]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tapeserver.frames import Idle, Write, WriteFailed, Written
+from tapeserver.frames import Idle, IndexPart, IndexWritten, Write, WriteFailed, Written
+from tapeserver.mover import volumeend
 from tests.unit.mover.harness import archiving, data_of, stop
 
 
@@ -51,3 +52,21 @@ def test_a_file_that_fits_on_another_volume_ends_a_partly_filled_one(mover, east
     stop(mover)
     (failed,) = [message for message in seen if isinstance(message, WriteFailed)]
     assert (failed.archive_ids, failed.volume_full) == ([2], True)
+
+
+def test_the_room_that_the_index_of_so_many_files_needs_is_kept_for_it(mover, east, cache, monkeypatch):
+    # As with files a thousand times as small, of which a volume holds so many.
+    monkeypatch.setattr(volumeend, "INDEX_LINE_BYTES", 20_000)
+    archiving(mover, east)
+    numbers = range(100, 300)
+    mover.send(Write(items=[cache.write_item(number, data_of(number, 30_000), bundle=1) for number in numbers]))
+    seen = mover.until(Idle)
+    written = [item.archive_id for message in seen if isinstance(message, Written) for item in message.items]
+    # The seven MiB before the early warning, without what the index of all two hundred needs.
+    assert 90 < len(written) < (7 * 1024**2 - 200 * 20_000) / 30_000 + 5
+    index = data_of(9, len(written) * 20_000)
+    for at in range(0, len(index), 60_000):
+        last = at + 60_000 >= len(index)
+        mover.send(IndexPart(name="capstan-index/A00001-1-2.jsonl.gz", data=index[at : at + 60_000], last=last))
+    assert isinstance(mover.until(IndexWritten)[-1], IndexWritten)
+    stop(mover)
