@@ -26,12 +26,14 @@ from catalog.recalls import (
     Answer,
     ClaimedRecall,
     RecallAnswer,
+    WantedRecall,
     abandon_recalls,
     claim_recalls,
     drop_recalls,
     finish_recalls,
     request_recalls,
     retry_recalls,
+    wanted_recalls,
 )
 from catalog.written import DeadExtent, Written, commit_written, forget_homes
 
@@ -51,6 +53,7 @@ __all__ = [
     "DeadExtent",
     "Drift",
     "RecallAnswer",
+    "WantedRecall",
     "Written",
     "abandon_recalls",
     "backlog",
@@ -75,4 +78,5 @@ __all__ = [
     "retry_archives",
     "retry_held",
     "retry_recalls",
+    "wanted_recalls",
 ]

@@ -43,6 +43,18 @@ class RecallAnswer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WantedRecall:
+    """A recall that a volume could serve, and where its file lies there."""
+
+    file_id: int
+    tape_file: int
+    first_block: int
+    byte_offset: int
+    #: of the file
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRecall:
     file_id: int
     path: str
@@ -122,33 +134,36 @@ async def abandon_recalls(connection: AsyncConnection, file_ids: Collection[int]
         await connection.execute(_SQL["recalls_abandon"], {"files": claimed})
 
 
-async def claim_recalls(
-    connection: AsyncConnection,
-    volume: str,
-    epoch: int,
-    limit: int,
-    *,
-    after: tuple[int, int] = (0, 0),
-    bytes_max: int | None = None,
-) -> list[ClaimedRecall]:
-    """Take up to `limit` recalls that want `volume`, in the order of position from `after` (block, byte offset) on.
+async def wanted_recalls(
+    connection: AsyncConnection, volume: str, *, limit: int, after: tuple[int, int] = (0, 0)
+) -> list[WantedRecall]:
+    """What could be claimed of `volume` now, at most `limit`, by position, from `after` (block, byte offset) on."""
+    values = {"volume": volume, "limit": limit, "after_block": after[0], "after_offset": after[1]}
+    return [
+        WantedRecall(
+            file_id=row.file, tape_file=row.tape_file, first_block=row.first_block, byte_offset=row.byte_offset,
+            bytes=row.bytes,
+        )
+        for row in await connection.execute(_SQL["recalls_wanted"], values)
+    ]  # fmt: skip
 
-    Together they have no more than `bytes_max`, but the first is taken however large it is.
-    A compare-and-set per recall: what another mount takes at the same time is not among them. Raises StaleEpoch.
+
+async def claim_recalls(
+    connection: AsyncConnection, volume: str, epoch: int, files: Sequence[int]
+) -> list[ClaimedRecall]:
+    """Take the recalls of these files for the mount, from `volume`, and return them in the order of `files`.
+
+    A compare-and-set per recall: what is not wanted there any more, or is taken by another mount at the same time, is
+    not among them. Raises StaleEpoch.
     """
     await fence(connection, epoch)
-    arguments = {"volume": volume, "limit": limit, "after_block": after[0], "after_offset": after[1]}
-    picked: list[int] = []
-    so_far = 0
-    for found in await connection.execute(_SQL["recalls_pick"], arguments):
-        so_far += found.bytes
-        if picked and bytes_max is not None and so_far > bytes_max:
-            break
-        picked.append(found.file)
+    values = {"volume": volume, "files": list(files)}
+    picked = list((await connection.scalars(_SQL["recalls_pick"], values)).all()) if files else []
     if not picked:
         return []
+    place_of = {file: place for place, file in enumerate(files)}
     rows = await connection.execute(_SQL["recalls_claim"], {"volume": volume, "epoch": epoch, "files": picked})
-    return [
+    claimed = [
         ClaimedRecall(
             file_id=row.file_id,
             path=row.path,
@@ -168,6 +183,7 @@ async def claim_recalls(
         )
         for row in rows
     ]
+    return sorted(claimed, key=lambda one: place_of[one.file_id])
 
 
 async def finish_recalls(connection: AsyncConnection, file_ids: Collection[int]) -> None:

@@ -1,12 +1,12 @@
-"""Reading: recalls of one volume, claimed in the order of position, each into space that was reserved for it.
+"""Reading: recalls of one volume, claimed in the order of its reading list, each into space that was reserved for it.
 
-Late arrivals ahead of the head are in the next claim; those behind it come after the end, when the turn begins again
-from the front.
+Late arrivals join the list while the mount runs; in which order they are read is the list's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import ClassVar, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,8 +18,13 @@ from catalog.queues import ClaimedRecall
 from catalog.replicas import Recalled, Reservation
 from tapeserver.frames import Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
 from tapeserver.mountcontext import MountContext
+from tapeserver.readinglist import WANTED_MAX, ReadingList
 from tapeserver.turns import Turn
 
+#: all that is wanted of the volume is looked at anew so often, or when the list runs short; and so much longer it is
+#: left alone than the look took
+LIST_SECONDS = 1.0
+LIST_SHARE = 20.0
 #: tries for cache space while the mover has nothing to do
 SPACE_TRY_SECONDS = 0.5
 #: failures in a row that are the cache's, after which the drive is given back
@@ -37,7 +42,8 @@ class ReadTurn(Turn):
         self._out: dict[int, tuple[ClaimedRecall, Reservation]] = {}
         self._arrived: list[Recalled] = []
         self._arrived_at = 0.0
-        self._behind = (0, 0)
+        self._list = ReadingList()
+        self._look_at = 0.0
         self._space_since: float | None = None
         self._space_tried_at = -SPACE_TRY_SECONDS
         self._cache_failures = 0
@@ -93,10 +99,14 @@ class ReadTurn(Turn):
     ) -> tuple[list[tuple[ClaimedRecall, Reservation]], int]:
         """Claims and space for them, in one transaction; and how many went back for want of space."""
         epoch, volume = self.context.work.epoch, self.context.work.volume
-        behind = self._behind
-        claimed = await queues.claim_recalls(connection, volume, epoch, room, after=behind, bytes_max=room_bytes)
-        if not claimed and behind != (0, 0):
-            claimed = await queues.claim_recalls(connection, volume, epoch, room, bytes_max=room_bytes)
+        # A copy: this transaction may have to be repeated.
+        planned = copy(self._list)
+        if len(planned) < room or self.context.now >= self._look_at:
+            began_at = self.context.now
+            await self._look(connection, planned)
+            self._look_at = self.context.now + max(LIST_SECONDS, LIST_SHARE * (self.context.now - began_at))
+        wanted = [one.file_id for one in planned.take(room, room_bytes)]
+        claimed = await queues.claim_recalls(connection, volume, epoch, wanted)
         reserved = await replicas.reserve_recalls(
             connection,
             [(one.file_id, one.size) for one in claimed],
@@ -106,11 +116,23 @@ class ReadTurn(Turn):
         spaces = {one.file_id: one for one in reserved}
         refused = [one.file_id for one in claimed if one.file_id not in spaces]
         await endings.unclaim_recalls(connection, epoch, refused)
+        if refused:
+            self._look_at = 0.0
+        if len(refused) < len(wanted):
+            self._list = planned
         return [(one, spaces[one.file_id]) for one in claimed if one.file_id in spaces], len(refused)
 
+    async def _look(self, connection: AsyncConnection, planned: ReadingList) -> None:
+        """Bring the list up to date: late arrivals come, what was cancelled or read elsewhere goes."""
+        volume = self.context.work.volume
+        wanted = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX)
+        if len(wanted) == WANTED_MAX:
+            # More than is looked at together: a window from the head on, if there is anything.
+            ahead = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=planned.head)
+            wanted = ahead or wanted
+        planned.refresh(wanted)
+
     async def _hand_over(self, given: Sequence[tuple[ClaimedRecall, Reservation]]) -> None:
-        last = given[-1][0].place
-        self._behind = (last.first_block, last.byte_offset + 1)
         items = []
         for recall, space in given:
             self._out[recall.file_id] = (recall, space)

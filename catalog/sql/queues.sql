@@ -75,13 +75,20 @@ select r.file, r.state from recall r where r.file = any(cast(:files as bigint[])
 -- A mount has them; its session drops them when it looks, and their rows end with whatever the mount makes of them.
 update recall set abandoned = true where file = any(cast(:files as bigint[])) and state = 'claimed';
 
--- recalls_pick --
--- SKIP LOCKED: two mounts with the two copies of one file must never wait for each other; whoever has the lock, reads.
-select d.file, r.bytes from demand d join recall r on r.file = d.file
+-- recalls_wanted --
+-- Taken by nobody, so nothing is locked: whoever claims, looks again.
+select d.file, c.tape_file, d.first_block, d.byte_offset, r.bytes
+from demand d join recall r on r.file = d.file join copy c on c.id = d.copy
 where d.volume = :volume and (d.first_block, d.byte_offset) >= (:after_block, :after_offset)
   and d.created_at <= capstan_now() and r.state = 'queued'
-order by d.first_block, d.byte_offset limit :limit
-for update of r skip locked;
+order by d.first_block, d.byte_offset, d.file limit :limit;
+
+-- recalls_pick --
+-- SKIP LOCKED: two mounts with the two copies of one file must never wait for each other; whoever has the lock, reads.
+select r.file from recall r
+where r.file = any(cast(:files as bigint[])) and r.state = 'queued'
+  and exists (select from demand d where d.file = r.file and d.volume = :volume and d.created_at <= capstan_now())
+order by r.file for update skip locked;
 
 -- recalls_claim --
 -- The compare-and-set on the locked recalls, which removes their demand everywhere else. Position order.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import volumes
+from catalog import queues, volumes
 
 
 async def two_libraries(connection: AsyncConnection, *, volumes_each: int = 3, drives_each: int = 2) -> None:
@@ -108,3 +108,11 @@ async def wait_for(connection: AsyncConnection, files: Sequence[int]) -> int:
     )
     assert request is not None
     return int(request)
+
+
+async def claim_first(
+    connection: AsyncConnection, volume: str, epoch: int, limit: int, *, after: tuple[int, int] = (0, 0)
+) -> list[queues.ClaimedRecall]:
+    """Up to `limit` recalls of the volume, by position."""
+    wanted = await queues.wanted_recalls(connection, volume, limit=limit, after=after)
+    return await queues.claim_recalls(connection, volume, epoch, [one.file_id for one in wanted])

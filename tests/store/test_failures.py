@@ -17,7 +17,7 @@ from catalog.failures import READING, WRITING, Kind
 from catalog.mounts import MountWork
 from tapeserver.blame import Blame
 from tapeserver.config import Config
-from tests.store.media import drop_replicas, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, two_libraries, wait_for
 
 WHY = "medium_error: block 7"
 
@@ -82,7 +82,7 @@ async def fail_in(connection: AsyncConnection, drive: str, files: Sequence[int],
     """A mount of `volume` in `drive` takes these, and cannot read them; what was given up."""
     epoch = await mounted(connection, volume, drive)
     await queues.retry_recalls(connection)
-    assert len(await queues.claim_recalls(connection, volume, epoch, 100)) == len(files)
+    assert len(await claim_first(connection, volume, epoch, 100)) == len(files)
     told = [endings.RecallFailure(file_id=file, code="medium_error", text="block 7") for file in files]
     given_up = await endings.fail_recalls(connection, epoch, told, volume=volume, attempts_max=3, backoff_seconds=60)
     await endings.end_mount(connection, epoch, "done")
@@ -236,7 +236,7 @@ async def test_a_drive_that_gives_up_over_a_file_says_nothing_of_its_copy(media:
         epoch = await mounted(connection, "E00001", "east1")
         for _ in range(9):
             await queues.retry_recalls(connection)
-            assert len(await queues.claim_recalls(connection, "E00001", epoch, 9)) == 1
+            assert len(await claim_first(connection, "E00001", epoch, 9)) == 1
             told = [endings.RecallFailure(file_id=files[0], code="hardware_error", text="dead", of_copy=False)]
             assert not await endings.fail_recalls(
                 connection, epoch, told, volume="E00001", attempts_max=2, backoff_seconds=1

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import namespace, puts, recycle, replicas
+from catalog import namespace, puts, recycle, replicas, volumes
 from catalog.database import Database
 from catalog.errors import (
     Denied,
@@ -22,10 +22,12 @@ from catalog.errors import (
     NotADirectory,
     ParentMissing,
     SpaceGivenBack,
+    SystemClass,
     UnknownStorageClass,
 )
 from catalog.model import Action, FileRecord, Grant, Principal
 from catalog.signing import PutClaims
+from tapeserver import journaling
 from tests.store.media import make_copies, two_libraries
 
 ANN = Principal(token_id=1, owner="ann", groups=("exp",), grants=(Grant(action=Action.CREATE, prefix="/exp"),))
@@ -267,3 +269,19 @@ async def test_many_puts_at_once_reserve_without_a_deadlock_and_an_id_never_come
         assert await space(connection) == (0, 40)
         # The commit of that statement alone did not wait for the disk.
         assert await connection.scalar(sa.text("show synchronous_commit")) == "on"
+
+
+async def test_the_class_of_capstans_own_files_is_not_for_users(connection: AsyncConnection) -> None:
+    await volumes.create_storage_class(connection, name="system", copies=1, pools=["east"])
+    with pytest.raises(SystemClass, match="system"):
+        await admit(connection, storage_class="system")
+    # Also by way of a directory that names it.
+    own = {"owner": "ann", "group": "exp", "mode": 0o755, "mtime_ns": 0}
+    await namespace.make_directory(connection, ("exp", "own"), storage_class="system", **own)  # type: ignore[arg-type]  # as its signature says
+    with pytest.raises(SystemClass):
+        await admit(connection, "/exp/own/f")
+    assert (await admit(connection, "/exp/own/f", storage_class="one")).claims is not None
+    operator = Principal(token_id=3, owner="op", groups=(), grants=(Grant(action=Action.ADMIN, prefix="/"),))
+    assert (await admit(connection, "/exp/own/f", operator)).claims is not None
+    await namespace.make_directory(connection, (".capstan",), **own)  # type: ignore[arg-type]  # as above
+    assert (await admit(connection, "/.capstan/f", journaling.SYSTEM, storage_class="system")).claims is not None

@@ -12,7 +12,7 @@ from catalog import endings, mounts, queues, volumes
 from catalog.database import Database
 from catalog.errors import StaleEpoch
 from catalog.queues import Answer, Written
-from tests.store.media import drop_replicas, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, two_libraries, wait_for
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ async def test_a_recall_wants_every_copy_until_a_mount_claims_it(media: Database
         assert {answer.answer for answer in answers.values()} == {Answer.QUEUED}
         assert await demand(connection) == {"E00001": 3, "W00001": 3}
         epoch = await mounted(connection, "E00001", "east1")
-        claimed = await queues.claim_recalls(connection, "E00001", epoch, 2)
+        claimed = await claim_first(connection, "E00001", epoch, 2)
         assert [one.file_id for one in claimed] == files[:2]
         assert [one.place.first_block for one in claimed] == sorted(one.place.first_block for one in claimed)
         assert await demand(connection) == {"E00001": 1, "W00001": 1}
@@ -71,12 +71,12 @@ async def test_late_arrivals_ahead_of_the_head_come_first_and_the_rest_after_the
         files = await on_tape(connection, 6, "E00001")
         await request(connection, files[1:4])
         epoch = await mounted(connection, "E00001", "east1")
-        [first] = await queues.claim_recalls(connection, "E00001", epoch, 1)
+        [first] = await claim_first(connection, "E00001", epoch, 1)
         await request(connection, [files[0], files[5]])
         behind = (first.place.first_block, first.place.byte_offset)
-        ahead = await queues.claim_recalls(connection, "E00001", epoch, 10, after=behind)
+        ahead = await claim_first(connection, "E00001", epoch, 10, after=behind)
         assert [one.file_id for one in ahead] == [files[2], files[3], files[5]]
-        rest = await queues.claim_recalls(connection, "E00001", epoch, 10)
+        rest = await claim_first(connection, "E00001", epoch, 10)
         assert [one.file_id for one in rest] == [files[0]]
 
 
@@ -119,7 +119,7 @@ async def test_two_mounts_with_the_two_copies_of_the_same_files_never_read_one_t
         taken: list[int] = []
         while True:
             async with media.transaction() as connection:
-                claimed = await queues.claim_recalls(connection, volume, epoch, 7)
+                claimed = await claim_first(connection, volume, epoch, 7)
             if not claimed:
                 return taken
             taken += [one.file_id for one in claimed]
@@ -138,7 +138,7 @@ async def test_the_end_of_a_mount_gives_back_what_it_had_and_nothing_can_be_clai
         archived = await make_files(connection, 3)
         await queues.enqueue_archives(connection, archived)
         epoch = await mounted(connection, "E00001", "east1", "archive")
-        await queues.claim_recalls(connection, "E00001", epoch, 10)
+        await claim_first(connection, "E00001", epoch, 10)
         assert len(await queues.claim_archives(connection, "east", epoch, 10, 10**9)) == 3
         assert await demand(connection) == {}
         assert await endings.end_mount(connection, epoch, "drive lost")
@@ -147,7 +147,7 @@ async def test_the_end_of_a_mount_gives_back_what_it_had_and_nothing_can_be_clai
         assert {one.key: one.files for one in await queues.backlog(connection) if one.kind == "archive"} == {"east": 3}
         assert await queues.drift(connection) == []
         with pytest.raises(StaleEpoch):
-            await queues.claim_recalls(connection, "E00001", epoch, 10)
+            await claim_first(connection, "E00001", epoch, 10)
         history = (await connection.execute(sa.text("select outcome from mount_history"))).scalars().all()
         assert history == ["drive lost"]
 
@@ -169,7 +169,7 @@ async def test_an_abandoned_recall_that_a_mount_had_ends_with_it(media: Database
         files = await on_tape(connection, 1, "E00001")
         await request(connection, files)
         epoch = await mounted(connection, "E00001", "east1")
-        await queues.claim_recalls(connection, "E00001", epoch, 10)
+        await claim_first(connection, "E00001", epoch, 10)
         await connection.execute(sa.text("update stage_item set state = 'cancelled'"))
         await queues.abandon_recalls(connection, files)
         await endings.end_mount(connection, epoch, "done")
@@ -182,18 +182,18 @@ async def test_a_failed_read_goes_to_the_other_copy_at_once_and_to_the_same_one_
         files = await on_tape(connection, 1, "E00001", "W00001")
         await request(connection, files)
         epoch = await mounted(connection, "E00001", "east1")
-        await queues.claim_recalls(connection, "E00001", epoch, 10)
+        await claim_first(connection, "E00001", epoch, 10)
         failure = endings.RecallFailure(file_id=files[0], code="medium_error", text="block 7")
         gone = await endings.fail_recalls(
             connection, epoch, [failure], volume="E00001", attempts_max=3, backoff_seconds=60
         )
         assert gone == []
-        assert await queues.claim_recalls(connection, "E00001", epoch, 10) == []
+        assert await claim_first(connection, "E00001", epoch, 10) == []
         ages = {one.key: one.oldest_seconds for one in await queues.backlog(connection)}
         assert ages["E00001"] is None
         assert ages["W00001"] is not None
         west = await mounted(connection, "W00001", "west1")
-        assert len(await queues.claim_recalls(connection, "W00001", west, 10)) == 1
+        assert len(await claim_first(connection, "W00001", west, 10)) == 1
         assert await queues.drift(connection) == []
 
 
@@ -204,7 +204,7 @@ async def test_the_user_hears_of_a_failure_after_the_last_attempt_only(media: Da
         epoch = await mounted(connection, "E00001", "east1")
         failure = endings.RecallFailure(file_id=files[0], code="medium_error", text="block 7")
         for last in (False, True):
-            assert len(await queues.claim_recalls(connection, "E00001", epoch, 10)) == 1
+            assert len(await claim_first(connection, "E00001", epoch, 10)) == 1
             given_up = await endings.fail_recalls(
                 connection, epoch, [failure], volume="E00001", attempts_max=2, backoff_seconds=60
             )

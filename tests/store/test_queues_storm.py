@@ -16,7 +16,7 @@ from catalog import endings, mounts, queues, volumes
 from catalog.database import Database, is_transient
 from catalog.errors import StaleEpoch, WrongState
 from catalog.queues import Written
-from tests.store.media import make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, make_copies, make_files, two_libraries, wait_for
 
 STEPS = 20
 LIBRARIES = ["east", "west"]
@@ -90,7 +90,7 @@ class Storm:
 
     async def work(self, epoch: int) -> None:
         async with self.database.transaction() as connection:
-            recalls = await queues.claim_recalls(connection, self.volume, epoch, self.random.randint(1, 9))
+            recalls = await claim_first(connection, self.volume, epoch, self.random.randint(1, 9))
             pool = "east" if self.drive == "east1" else "west"
             archives = await queues.claim_archives(connection, pool, epoch, 5, 10**9)
             self.crash_sometimes()

@@ -7,19 +7,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from catalog import backups, events, journal, mounts, queues, replicas, restoring
 from catalog.database import Database
 from catalog.errors import Damaged, Refused
-from catalog.journalformat import counting, decode_segment
+from catalog.journalformat import Entry, counting, decode_segment
+from catalog.lostfiles import LostLife
 from catalog.mounts import NewMount
 from catalog.postgresql_programs import database_name, plain_connection, url_of
 from catalog.states import MountState
 from tapeserver.config import Config
 from tapeserver.journaling import write_segment
-from tests.store.media import make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, make_copies, make_files, two_libraries, wait_for
 
 
 async def scalar(database: Database, statement: str, **values: Any) -> Any:
@@ -50,7 +52,7 @@ async def busy_catalog(database: Database) -> None:
             await mounts.advance(connection, epoch, MountState.RUNNING)
         assert epochs[0] is not None
         assert epochs[1] is not None
-        claimed = await queues.claim_recalls(connection, "E00001", epochs[0], 5)
+        claimed = await claim_first(connection, "E00001", epochs[0], 5)
         await replicas.reserve_recalls(connection, [(one.file_id, 100) for one in claimed], epochs[0], 600)
         await replicas.reserve(connection, bytes=100, kind="put", path="/x", lifetime_seconds=600)
         assert await queues.claim_archives(connection, "east", epochs[1], 5, 10**9)
@@ -223,3 +225,107 @@ async def test_the_journal_goes_on_and_the_lost_life_s_segments_do_not_count(
     assert list(counting({head.number: head for head, _ in segments})) == [now.number, kept.number]
     [entries] = [entries for head, entries in segments if head.number == now.number]
     assert told in [one.seq for one in entries]
+
+
+def change(seq: int, of: str, id: int, /, **fields: Any) -> Entry:
+    return Entry(seq=seq, kind=of, id=id, removed=not fields, entry=msgspec.Raw(msgspec.json.encode(fields)))
+
+
+def put(seq: int, file: int, node: int, parent: int, name: str, **changed: Any) -> list[Entry]:
+    """As the triggers tell of a put."""
+    attributes = {"state": "live", "owner": "ann", "grp": "hall", "mode": 420, "mtime_ns": 7, "storage_class": "one"}
+    return [
+        change(seq, "node", node, parent=parent, name=name, kind="file"),
+        change(seq + 1, "file", file, **{**attributes, "node": node, **changed}),
+        change(
+            seq + 2, "replica", file + 5000, file=file, cache_server="cache", size=3, adler32="024d0127", digests={}
+        ),
+    ]
+
+
+async def root_of(database: Database) -> int:
+    return int(await scalar(database, "select id from node where parent is null"))
+
+
+async def lived_on(database: Database, *entries: Entry) -> restoring.NewLife:
+    """A new life from a backup behind which the journal told this."""
+    lost = LostLife()
+    lost.hear(reversed(entries))
+    async with database.transaction() as connection:
+        return await restoring.begin_new_life(connection, source="x.dump", lost=lost)
+
+
+async def test_what_was_put_after_the_backup_and_is_on_no_tape_has_its_name_again(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        await make_files(connection, 1)
+    root = await root_of(database)
+    old, new = 1000, 1001
+    life = await lived_on(
+        database,
+        change(1, "node", old, parent=root, name="new", kind="directory"),
+        change(2, "node", new, parent=old, name="deep", kind="directory"),
+        *put(10, 501, 601, new, "f"),
+        *put(20, 502, 602, root, "g"),
+        change(30, "node", 602, parent=new, name="moved", kind="file"),
+    )
+    assert life.files_back == 2
+    assert await scalar(database, "select node_path(node) from file where id = 501") == "/new/deep/f"
+    assert await scalar(database, "select node_path(node) from file where id = 502") == "/new/deep/moved"
+    async with database.connection() as connection:
+        rows = (await connection.execute(sa.text(
+            "select id, file, state, checked, size, origin from replica where file > 500 order by id"
+        ))).all()  # fmt: skip
+    assert [tuple(row) for row in rows] == [
+        (5501, 501, "on_disk", False, 3, "put"), (5502, 502, "on_disk", False, 3, "put"),
+    ]  # fmt: skip
+    assert await scalar(database, "select count(*) from archive where file > 500 and state = 'queued'") == 2
+    assert await scalar(database, "select count(*) from file where file_is_safe(id)") == 0
+    async with database.transaction() as connection:
+        assert (await replicas.recount(connection, "cache")).taken_bytes == 0
+        assert await queues.drift(connection) == []
+
+
+async def test_what_the_lost_life_removed_or_evicted_or_the_backup_knows_is_not_made_again(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        [known] = await make_files(connection, 1)
+    root = await root_of(database)
+    life = await lived_on(
+        database,
+        *put(10, known, 600, root, "known"),
+        *put(20, 501, 601, root, "removed"), change(29, "file", 501), change(29, "node", 601),
+        *put(30, 502, 602, root, "evicted"), change(39, "replica", 5502),
+        *put(40, 503, 603, root, "own", storage_class="system"),
+        *put(50, 504, 604, 99_999, "nowhere"),
+        *put(60, 505, 605, root, "binned", state="deleted"),
+    )  # fmt: skip
+    assert life.files_back == 0
+    assert await scalar(database, "select count(*) from file") == 1
+
+
+async def test_a_name_that_is_taken_sends_a_file_of_the_lost_life_to_the_recycle_bin(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    root = await root_of(database)
+    await lived_on(database, *put(10, 501, 601, root, "f"), *put(20, 502, 602, root, "f"))
+    assert await scalar(database, "select node_path(node) from file where id = 502") == "/f"
+    assert await scalar(database, "select state || deleted_path from file where id = 501") == "deleted/f"
+
+
+async def test_the_journal_tells_of_the_replicas_of_puts_and_of_no_others(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        [file, recalled] = await make_files(connection, 2)
+        await connection.execute(sa.text("update replica set origin = 'recall' where file = :file"), {"file": recalled})
+        await connection.execute(sa.text("delete from journal where removed or kind = 'replica' and id in "
+                                         "(select id from replica where origin = 'recall')"))  # fmt: skip
+        await connection.execute(sa.text("update replica set state = 'evicting'"))
+        await connection.execute(sa.text("delete from replica"))
+        rows = (await connection.execute(sa.text(
+            "select removed, entry->>'file', entry->>'cache_server', entry->>'adler32' from journal"
+            " where kind = 'replica' order by seq"
+        ))).all()  # fmt: skip
+    assert [(row[0], row[1]) for row in rows] == [(False, str(file)), (True, None)]
+    assert rows[0][2] == "cache"
+    assert len(rows[0][3]) == 8

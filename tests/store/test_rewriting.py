@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import mounts, namespace, queues
 from catalog.database import Database
 from catalog.queues import Written
-from tests.store.media import drop_replicas, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, two_libraries, wait_for
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_a_recall_that_waits_for_the_old_copy_finds_the_new_one(media: Dat
         await queues.request_recalls(connection, files, owner="ann", group="g")
         # One of them is being read from the old volume.
         reader = await mounted(connection, "E00001", "east2", "recall")
-        [reading] = await queues.claim_recalls(connection, "E00001", reader, 1)
+        [reading] = await claim_first(connection, "E00001", reader, 1)
         written = [
             Written(archive_id=one.archive_id, tape_file=number, first_block=10 * number, byte_offset=512, length=100)
             for number, one in enumerate(claimed, 1)
@@ -118,7 +118,7 @@ async def test_a_recall_that_waits_for_the_old_copy_finds_the_new_one(media: Dat
         wanted = {one.key: one.files for one in await queues.backlog(connection) if one.kind == "recall"}
         assert wanted == {"E00002": 2}
         assert await queues.drift(connection) == []
-        again = await queues.claim_recalls(connection, "E00002", epoch, 10)
+        again = await claim_first(connection, "E00002", epoch, 10)
         assert {one.file_id for one in again} == set(files) - {reading.file_id}
 
 
