@@ -162,6 +162,12 @@ class Denied(Refused):
     code = "denied"
 
 
+class SystemClass(Refused):
+    """Storage class {name!r} is for Capstan's own files: name another one with --class, or the directory's."""
+
+    code = "system_class"
+
+
 class BadSignature(Refused):
     """This URL cannot be used: {why}."""
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import events, namespace, queues
+from catalog import events, journal, namespace, queues
 from catalog.errors import (
     BadRequest,
     Exists,
@@ -24,6 +24,7 @@ from catalog.errors import (
     NotFound,
     ParentMissing,
     SpaceGivenBack,
+    SystemClass,
 )
 from catalog.model import Action, FileRecord, Principal, authorize, grants_cover, join_path
 from catalog.reservations import abandon as abandon_reservations
@@ -102,13 +103,14 @@ async def admit(
     `replica_id`: from `DrawnIds`; then that commit is not waited for, for nobody is promised anything by it: a put
     whose reservation was lost is refused (SpaceGivenBack) and sent again.
     Raises Denied, BadRequest, NotADirectory, ParentMissing, IsADirectory, ExistsCondition (412), Exists (409),
-    UnknownStorageClass, LargerThanAnyVolume, NoSpace (then the caller calls `replicas.report_refusal`).
+    UnknownStorageClass, SystemClass, LargerThanAnyVolume, NoSpace (then the caller calls `replicas.report_refusal`).
     """
     path = join_path(components)
     authorize(principal, Action.CREATE, path)
     _check_collocation(collocation)
     may_modify = grants_cover(principal.grants, Action.MODIFY, path)
     judged = await _judge(connection, components, storage_class, lifetime_seconds)
+    _check_class(judged.storage_class, principal, components)
     already = await _present(connection, components) if judged.present else None
     if already is not None and _is_repeat(
         already, path, size, digests, if_none_match=if_none_match, may_modify=may_modify
@@ -322,6 +324,13 @@ async def _present(connection: AsyncConnection, components: Sequence[str]) -> Fi
         return await namespace.file_at(connection, components)
     except NotFound:
         return None
+
+
+def _check_class(storage_class: str, principal: Principal, components: Sequence[str]) -> None:
+    """What a rebuild reads first must not be mixed with users' files; only Capstan itself names its own directory."""
+    own = components[0] == journal.DIRECTORY[0]
+    if storage_class == journal.STORAGE_CLASS and not own and not principal.is_admin:
+        raise SystemClass(name=storage_class)
 
 
 def _check_collocation(word: str) -> None:

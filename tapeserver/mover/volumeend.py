@@ -66,8 +66,8 @@ class VolumeEnd:
         self._whole_bytes = _whole_bytes(drive, empty=end.tape_files == 0)
 
     def has_room(self, archive_bytes: int) -> bool:
-        """Whether a tape file with so much data ends before the early warning, as far as the drive knows, and leaves the
-        room that the index of this mount's files needs."""
+        """Whether a tape file with so much data ends before the early warning, as far as the drive knows, and leaves
+        the room that the index of this mount's files needs."""
         if self.torn or self._drive.end_of_medium_warning:
             return False
         return self._room(archive_bytes) <= self.remaining_bytes(1)
