@@ -146,6 +146,15 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def cpu_seconds_of_ended_children(pid: int) -> float:
+    """User and system time of the children of the process, and of theirs, that ended and were waited for."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
 def fsync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

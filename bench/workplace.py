@@ -22,9 +22,9 @@ from typing import Any, Self
 import asyncpg
 from sqlalchemy.engine import make_url
 
-from bench.measure import cpu_seconds
+from bench.measure import cpu_seconds, cpu_seconds_of_ended_children
 from bench.rawhttp import redirect
-from capstan.demo.site import Answer, Site, SiteError
+from capstan.demo.site import Answer, Site, SiteError, descendants
 from catalog.units import MIB
 
 LIBRARIES = ("east", "west")
@@ -185,13 +185,21 @@ class Workplace:
         """The process of a server, with its children."""
         return [pid for pid, line in self.site.processes().items() if f" {kind} " in f" {line} "]
 
-    def cpu_by_kind(self) -> dict[int, tuple[str, float]]:
-        """Every process of the site: its kind, and the processor time it has used. One that ends is not seen again."""
-        kinds = ("tapeserver.mover", "tapeserver", "cacheserver", "jobserver", "postgres")
-        return {
-            pid: (next((kind for kind in kinds if kind in line), "others"), cpu_seconds([pid]))
-            for pid, line in self.site.processes().items()
-        }
+    def cpu_by_kind(self) -> dict[str, float]:
+        """The processor time that all processes of the site have used by now, by kind.
+
+        PostgreSQL's are no children of the site. What an ended process used counts as that of its parent's kind.
+        """
+        kinds = ("tapeserver.mover", "tapeserver", "cacheserver", "jobserver")
+        # The first line of the file is the postmaster, whose children are all the others.
+        leader = int((self.site.data / "postgresql" / "postmaster.pid").read_text().split()[0])
+        found = dict.fromkeys((*kinds, "postgres", "others"), 0.0)
+        for pid, line in self.site.processes().items():
+            kind = next((kind for kind in kinds if kind in line), "others")
+            found[kind] += cpu_seconds([pid]) + cpu_seconds_of_ended_children(pid)
+        for pid in descendants(leader):
+            found["postgres"] += cpu_seconds([pid]) + cpu_seconds_of_ended_children(pid)
+        return found
 
     def look(self) -> Look:
         """A connection to the site's own database."""
