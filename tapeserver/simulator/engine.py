@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from tapeserver.drivemodel import Geometry
+from tapeserver.simulator.choice import Choice
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.parts import Parts, parts_of
 from tapeserver.simulator.passes import Reader
@@ -22,7 +23,7 @@ from tapeserver.simulator.stations import FREE_STATES, MountRecord, Phase, State
 from tapeserver.simulator.trace import Floats, Integers, Trace
 from tapeserver.simulator.waiting import Waiting
 
-ARRIVAL, LOADED, JOIN, DONE, UNLOADED, KEPT_LONG, ASK = range(7)
+LOADED, JOIN, DONE, UNLOADED, KEPT_LONG, LONG, ASK = range(7)
 
 
 class Stuck(RuntimeError):
@@ -30,14 +31,16 @@ class Stuck(RuntimeError):
 
 
 class Policy(Protocol):
-    """Which volume next. The engine tells it all that happens; only `choose` must do anything."""
+    """Which volume next. The engine asks when a drive is free or an asked for moment has come."""
 
     name: str
     #: how long a volume stays in a drive that has nothing more to do for it and that nobody wants
     keep_seconds: float
+    #: a mount that lasts longer is a reason to ask, for it may have to give way; inf: none is
+    long_mount_seconds: float
 
-    def choose(self, waiting: Waiting, free: Sequence[int], now: float) -> list[tuple[int, int]]:
-        """(drive, need) to mount now; `free` are drives that are empty or keep a volume without work."""
+    def choose(self, waiting: Waiting, free: Sequence[int], now: float) -> Choice:
+        """What to mount now; `free` are drives that are empty or keep a volume without work."""
         ...
 
 
@@ -47,7 +50,7 @@ class Listener:
     def wanted(self, part: int, now: float) -> None:
         """A part (a request's files on one volume) begins to wait."""
 
-    def served(self, part: int, files: int, size: int, now: float) -> None:
+    def served(self, part: int, files: int, size: int, drive: int, now: float) -> None:
         """So many files of it are done."""
 
     def mounts(self, drive: int, volume: int, pool: int, now: float) -> None:
@@ -59,7 +62,7 @@ class Listener:
     def resumes(self, drive: int, volume: int, now: float) -> None:
         """A kept volume has work again."""
 
-    def dismounts(self, drive: int, volume: int, now: float) -> None:
+    def dismounts(self, drive: int, volume: int, gave_way: bool, now: float) -> None:
         """A volume left its drive."""
 
 
@@ -74,8 +77,6 @@ class Settings:
     ask_again_seconds: float = 30.0
     #: arrivals within so long lead to one decision
     gather_seconds: float = 1.0
-    #: a mount without an end to its arrivals gives its drive up after so long if others wait
-    mount_seconds_max: float = 14_400.0
     #: a wait longer than this after the last arrival means that the policy is stuck
     stuck_seconds: float = 30 * 86_400.0
 
@@ -111,6 +112,8 @@ class Simulation:
         self._asks = False
         self._asks_at = np.inf
         self._free = settings.drives
+        #: mounts that have lasted long
+        self._long = 0
         self._handlers = {
             LOADED: self._loaded,
             JOIN: self._join,
@@ -124,6 +127,8 @@ class Simulation:
         arrived, number = 0, len(times)
         now = times[0] if times else 0.0
         began = now
+        for station in self.stations:
+            station.kept_since = began
         while True:
             event = self._events[0] if self._events else None
             if arrived < number and (event is None or times[arrived] <= event[0]):
@@ -138,10 +143,10 @@ class Simulation:
                 raise Stuck(f"{int(self.waiting.files.sum())} files wait and {self.policy.name} mounts nothing")
             else:
                 break
-            if self._asks and self._free:
+            if self._asks and (self._free or self._long):
                 self._decide(now)
             if arrived == number and number and now > times[-1] + self.settings.stuck_seconds:
-                raise Stuck(f"{int(self.waiting.files.sum())} files still wait long after the last arrival")
+                raise Stuck(f"{int(self.waiting.files.sum())} files wait long after the last under {self.policy.name}")
         return self._outcome(began, now)
 
     def _happen(self, event: tuple[float, int, int, int, int]) -> None:
@@ -151,7 +156,9 @@ class Simulation:
                 self._asks, self._asks_at = True, np.inf
             return
         station = self.stations[number]
-        if turn == station.turn:
+        if kind == LONG:
+            self._grew_long(station, now, mount=turn)
+        elif turn == station.turn:
             self._handlers[kind](station, now)
 
     def _arrive(self, request: int, now: float) -> None:
@@ -166,6 +173,8 @@ class Simulation:
             if number < 0:
                 if self._free:
                     self._ask_at(now + self.settings.gather_seconds)
+                elif self._long:
+                    self._ask_at(now + self.settings.ask_again_seconds)
                 continue
             station = self.stations[number]
             if station.state is State.KEPT:
@@ -201,7 +210,10 @@ class Simulation:
                 if station.work is not None:
                     self._tell(station, station.work.done(now), now)
         self.decisions += 1
-        for number, volume in self.policy.choose(self.waiting, free, now):
+        choice = self.policy.choose(self.waiting, free, now)
+        for number in choice.give_way:
+            self._give_way(self.stations[number], now)
+        for number, volume in choice.mounts:
             self._mount(self.stations[number], volume, now)
         if self._free and self.waiting.files.any():
             self._ask_at(now + self.settings.ask_again_seconds)
@@ -217,6 +229,21 @@ class Simulation:
             self._unload(station, now)
         else:
             self._load(station, volume, now)
+
+    def _give_way(self, station: Station, now: float) -> None:
+        """It stops behind what is handed out; an idle one at once."""
+        if station.state is State.KEPT:
+            self._unload(station, now)
+        elif station.state is State.WORKING and not station.stops:
+            station.stops = True
+            if not station.joins:
+                self._join_later(station, now)
+
+    def _grew_long(self, station: Station, now: float, *, mount: int) -> None:
+        if station.mount == mount and station.volume >= 0:
+            station.long = True
+            self._long += 1
+            self._asks = True
 
     def _set_free(self, station: Station, now: float, *, state: State) -> None:
         """Moves a drive between states, counting free ones and idle seconds."""
@@ -236,6 +263,9 @@ class Simulation:
         station.volume, station.next_volume = volume, -1
         station.head = station.moved = station.files = 0
         station.mounted_at = now
+        station.mount += 1
+        if self.policy.long_mount_seconds < np.inf:
+            self._schedule(now + self.policy.long_mount_seconds, LONG, station.number, station.mount)
         seconds = geometry.model.robot_seconds + geometry.load_seconds()
         station.seconds[Phase.LOAD] += seconds
         self._next(station, now + seconds, LOADED)
@@ -277,7 +307,18 @@ class Simulation:
     def _join(self, station: Station, now: float) -> None:
         """Everything not handed out is ordered anew with what came since."""
         rest = self._cut(station, now)
+        if station.stops:
+            self._give_back(station.volume, rest)
+            self._unload(station, now)
+            return
         self._begin(station, np.concatenate([rest, self._take(station.volume)]), now)
+
+    def _give_back(self, volume: int, rows: Integers) -> None:
+        """What a mount that gave way has not read waits again."""
+        self._left[volume] = rows
+        requests = [self.parts.requests[part] for part in np.unique(self.parts.of_file[rows]).tolist()]
+        times = self.trace.request_times[requests]
+        self.waiting.add(volume, len(rows), int(self.trace.file_bytes[rows].sum()), float(times.min()))
 
     def _cut(self, station: Station, now: float) -> Integers:
         """Ends the pass where it is now, at the end of a file; the rows that were not read."""
@@ -305,10 +346,13 @@ class Simulation:
         work.told = done
         if self._listens:
             for part, files, size in self.parts.share_out(rows, self.trace.file_bytes):
-                self._listener.served(part, files, size, now)
+                self._listener.served(part, files, size, station.number, now)
 
     def _finish(self, station: Station, now: float) -> None:
         self._cut(station, now)
+        if station.stops:
+            self._unload(station, now)
+            return
         if self._queues[station.volume]:
             self._work(station, now)
             return
@@ -333,13 +377,14 @@ class Simulation:
         self._station_of[volume] = -1
         self.waiting.mounted[volume] = False
         self.waiting.ended[volume] = now
-        self._listener.dismounts(station.number, volume, now)
+        self._listener.dismounts(station.number, volume, station.stops, now)
+        self._long -= station.long
         station.volume = -1
+        station.stops = station.long = station.joins = False
+        self._asks = True
         self._set_free(station, now, state=State.EMPTY)
         if station.next_volume >= 0:
             self._load(station, station.next_volume, now)
-        else:
-            self._asks = True
 
     def _outcome(self, began: float, ended: float) -> Outcome:
         for station in self.stations:

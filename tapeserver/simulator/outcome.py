@@ -74,7 +74,8 @@ class Outcome:
         begins = np.full(len(ends), np.inf)
         np.maximum.at(ends, inverse, self.request_done)
         np.minimum.at(begins, inverse, self.trace.request_times)
-        return ends - begins
+        waits: Floats = ends - begins
+        return waits
 
     @property
     def phase_seconds(self) -> dict[Phase, float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tapeserver.simulator.choice import Choice
 from tapeserver.simulator.trace import Floats
 from tapeserver.simulator.waiting import Waiting
 
@@ -90,8 +91,9 @@ PEERS: dict[str, Rank] = {
 class Peer:
     """A peer's rule as the engine asks it. It unloads a drive as soon as it has nothing more to do there."""
 
-    #: how long a volume stays in a drive that nobody wants
     keep_seconds = 0.0
+    #: it reads on for as long as more arrives
+    long_mount_seconds = np.inf
 
     def __init__(self, name: str, written: Floats, settings: PeerSettings | None = None) -> None:
         self.name = name
@@ -99,13 +101,14 @@ class Peer:
         self._written = written
         self._settings = settings or PeerSettings()
 
-    def choose(self, waiting: Waiting, free: Sequence[int], now: float) -> list[tuple[int, int]]:
-        """(drive, need) for the mounts to begin now, at most one for each free drive."""
+    def choose(self, waiting: Waiting, free: Sequence[int], now: float) -> Choice:
+        """At most one mount for each free drive."""
         rank = self._rank(waiting, self._written, self._settings, now)
         rank = np.where(waiting.mounted, -np.inf, rank)
         if len(free) == 1:
             best = int(rank.argmax())
-            return [(free[0], best)] if rank[best] > -np.inf else []
+            return Choice(mounts=[(free[0], best)] if rank[best] > -np.inf else [])
         # Stable: between equals the first named, so that the same trace gives the same mounts.
         best_first = np.argsort(-rank, kind="stable")[: len(free)]
-        return [(drive, int(need)) for drive, need in zip(free, best_first, strict=False) if rank[need] > -np.inf]
+        chosen = zip(free, best_first.tolist(), strict=False)
+        return Choice(mounts=[(drive, need) for drive, need in chosen if rank[need] > -np.inf])

@@ -7,13 +7,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tapeserver.drivemodel import Geometry, model_of
+from tapeserver.nextvolume.policy import Policy as PlannerPolicy
 from tapeserver.simulator.engine import Policy, Settings, Simulation
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.peers import PEERS, Peer, PeerSettings
+from tapeserver.simulator.planned import Planned
 from tapeserver.simulator.trace import BadTrace, Trace
 
 #: every policy by its name, as `--policy` takes it
-POLICIES = (*PEERS,)
+POLICIES = ("capstan", *PEERS)
+
+
+#: so many files are worth a mount, quiet or not, when a quiet time is asked for
+COLLECTED_FILES = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +60,25 @@ def geometries_of(trace: Trace) -> list[Geometry]:
 
 
 def policy_of(question: Question, trace: Trace) -> Policy:
+    if question.policy == "capstan":
+        return Planned(trace, question.drives, _planner_policy(question))
     written = np.array([volume.written_bytes for volume in trace.volumes], dtype=np.float64)
     return Peer(question.policy, written, _peer_settings(question))
+
+
+def _planner_policy(question: Question) -> PlannerPolicy:
+    policy = PlannerPolicy()
+    if question.quiet_seconds is not None:
+        # Collecting until it is quiet: a single file is no longer enough, and age counts from twice the time on.
+        policy = replace(
+            policy,
+            recall_files=COLLECTED_FILES,
+            recall_quiet_seconds=question.quiet_seconds,
+            recall_age_seconds=max(policy.recall_age_seconds, 2 * question.quiet_seconds),
+        )
+    if question.deadline_seconds is not None:
+        policy = replace(policy, deadline_seconds_max=question.deadline_seconds)
+    return policy
 
 
 def _peer_settings(question: Question) -> PeerSettings:

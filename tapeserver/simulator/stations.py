@@ -55,8 +55,12 @@ class Station:
     work: Pass | None = None
     #: events of an older turn are void
     turn: int = 0
+    #: number of the mount, from 1
+    mount: int = 0
     #: it stops at the end of what is handed out
     stops: bool = False
+    #: it has lasted so long that it may have to give way
+    long: bool = False
     #: a moment at which late arrivals join is coming
     joins: bool = False
     files: int = 0

@@ -27,7 +27,7 @@ class Who:
     owner: str = ""
     group: str = ""
     activity: str = ""
-    priority: int = 0
+    priority: int = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,94 @@
+"""`capstan simulate`: what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from capstan.main import main
+
+SMALL = ["simulate", "--generate", "farm", "--requests", "40", "--drives", "2"]
+
+
+def test_runs_stand_beside_each_other_in_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--policy", "oldest-first,cta-like", "--media", "LTO-8,LTO-9", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [one["run"] for one in document["runs"]] == [
+        "oldest-first, LTO-8", "cta-like, LTO-8", "oldest-first, LTO-9", "cta-like, LTO-9",
+    ]  # fmt: skip
+    assert document["trace"]["requests"] == 40
+    assert set(document["runs"][0]["drive_seconds"]) == {"load", "locate", "transfer", "unload", "idle"}
+
+
+def test_a_table_and_a_chart_are_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chart = tmp_path / "chart.svg"
+    assert main([*SMALL, "--policy", "oldest-first", "--svg", str(chart)]) == 0
+    assert "oldest-first" in capsys.readouterr().out
+    assert ElementTree.parse(chart).getroot().tag.endswith("svg")
+
+
+def test_a_saved_trace_gives_the_same_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace.jsonl.gz"
+    assert main([*SMALL, "--policy", "oldest-first", "--save-trace", str(path), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["runs"]
+    assert main(["simulate", "--trace", str(path), "--drives", "2", "--policy", "oldest-first", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"] == made
+
+
+def test_a_bad_trace_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"type": "trace", "version": 1}\nrubbish\n')
+    assert main(["simulate", "--trace", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "bad.jsonl: line 2: " in error
+
+
+def test_a_medium_of_the_trace_that_is_not_known_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.jsonl"
+    path.write_text(
+        '{"type": "trace", "version": 1}\n{"type": "volume", "name": "A", "medium": "wax", "capacity": 5}\n'
+        '{"type": "request", "time": 0, "files": [["A", 0, 1]]}\n'
+    )
+    assert main(["simulate", "--trace", str(path)]) == 2
+    assert "--media" in capsys.readouterr().err
+    assert main(["simulate", "--trace", str(path), "--media", "LTO-9"]) == 0
+
+
+def test_a_trace_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--trace", str(tmp_path / "none.jsonl")]) in (1, 4)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--generate", "farm", "--trace", "x"],
+        ["--generate", "barn"],
+        ["--generate", "farm", "--policy", "best"],
+        ["--generate", "farm", "--media", "wax"],
+        ["--generate", "farm", "--drives", "0"],
+        ["--generate", "farm", "--drives", ","],
+        ["--generate", "farm", "--quiet-time", "soon"],
+        ["--generate", "farm", "--noise", "nan"],
+        ["--generate", "farm", "--drives", ",".join(map(str, range(1, 70)))],
+    ],
+)
+def test_what_cannot_be_asked_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", *words])
+    assert ended.value.code == 2
+    assert "capstan simulate: error: " in capsys.readouterr().err
+
+
+def test_the_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "--help"])
+    assert ended.value.code == 0
+    assert "capstan simulate --generate farm" in capsys.readouterr().out

@@ -1,0 +1,180 @@
+"""The simulator's promises: the same seed gives the same run, each file is read once, no drive does two things."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tapeserver.drivemodel import Geometry, model_of
+from tapeserver.simulator.engine import Settings, Simulation, Stuck
+from tapeserver.simulator.generator import KINDS, generate
+from tapeserver.simulator.outcome import Outcome
+from tapeserver.simulator.peers import PEERS, Peer, PeerSettings
+from tapeserver.simulator.running import POLICIES, Question, answer
+from tapeserver.simulator.stations import Phase
+from tapeserver.simulator.trace import Trace
+from tapeserver.simulator.tracefile import parse_trace
+
+GB = 10**9
+LTO9 = model_of("LTO-9")
+VOLUME = '{"type": "volume", "name": "%s", "medium": "LTO-9", "capacity": 18000000000000, "written": 17500000000000}'
+HEAD = '{"type": "trace", "version": 1}'
+
+
+def trace_of(*requests: tuple[float, list[tuple[str, int, int]]], volumes: str = "AB") -> Trace:
+    """Requests of (time, files); volumes have one letter."""
+    lines = [HEAD]
+    lines += [VOLUME % name for name in volumes]
+    for at, files in requests:
+        shown = ", ".join(f'["{name}", {start}, {size}]' for name, start, size in files)
+        lines.append(f'{{"type": "request", "time": {at}, "files": [{shown}]}}')
+    return parse_trace(line.encode() for line in lines)
+
+
+def small(seed: int, requests: int = 120, kind: str = "farm") -> Trace:
+    return generate(KINDS[kind], seed=seed, requests=requests, drives=3, load=1.2)
+
+
+def check(outcome: Outcome, drives: int) -> None:
+    """What holds of every run."""
+    trace = outcome.trace
+    requests = np.repeat(trace.request_times, np.diff(trace.file_offsets))
+    assert (outcome.file_done > requests).all()
+    busy = defaultdict(list)
+    for mount in outcome.mounts:
+        busy["drive", mount.drive].append((mount.begins, mount.ends))
+        busy["volume", mount.volume].append((mount.begins, mount.ends))
+        assert mount.files > 0, "a mount without work"
+    for what, times in busy.items():
+        times.sort()
+        assert all(before[1] <= after[0] for before, after in itertools.pairwise(times)), what
+    assert sum(mount.files for mount in outcome.mounts) == trace.files
+    span = (outcome.ended - outcome.began) * drives
+    assert sum(outcome.phase_seconds.values()) == pytest.approx(span)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("kind", ["farm", "interactive"])
+def test_every_file_is_read_once_and_no_drive_does_two_things(policy: str, kind: str) -> None:
+    outcome = answer(small(1, kind=kind), Question(policy=policy, drives=3))
+    check(outcome, 3)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_same_seed_gives_the_same_run(policy: str) -> None:
+    first, second = (answer(small(5), Question(policy=policy, drives=3, noise=0.1, seed=9)) for _ in range(2))
+    assert np.array_equal(first.file_done, second.file_done)
+    assert first.mounts == second.mounts
+    assert first.as_json() == second.as_json()
+
+
+FILES = st.tuples(st.sampled_from("ABCD"), st.integers(0, 17_000), st.integers(0, 50))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 20_000),
+            st.lists(FILES, min_size=1, max_size=6),
+        ),
+        min_size=1,
+        max_size=25,
+    ),
+    st.sampled_from(POLICIES),
+    st.integers(1, 3),
+)
+def test_any_requests_are_served_by_any_policy(
+    drawn: list[tuple[float, list[tuple[str, int, int]]]], policy: str, drives: int
+) -> None:
+    drawn.sort(key=lambda one: one[0])
+    requests = [(at, [(name, start * GB, size * GB) for name, start, size in files]) for at, files in drawn]
+    check(answer(trace_of(*requests, volumes="ABCD"), Question(policy=policy, drives=drives)), drives)
+
+
+def test_one_file_in_one_drive_costs_robot_load_locate_and_transfer() -> None:
+    outcome = answer(trace_of((100.0, [("A", 0, 4 * GB)])), Question(policy="oldest-first", drives=1))
+    gathered = Settings(drives=1).gather_seconds
+    assert outcome.request_waits[0] == pytest.approx(gathered + LTO9.robot_seconds + LTO9.load_seconds + 10.0)
+    assert outcome.phase_seconds[Phase.TRANSFER] == pytest.approx(10.0)
+    unload = Geometry(LTO9).unload_seconds(4 * GB, 4 * GB)
+    assert outcome.phase_seconds[Phase.UNLOAD] == pytest.approx(unload)
+    assert outcome.ended - outcome.began == pytest.approx(outcome.request_waits[0] + unload)
+
+
+def test_a_locate_costs_what_the_drive_model_says() -> None:
+    outcome = answer(trace_of((0.0, [("A", 9_000 * GB, 0)])), Question(policy="oldest-first", drives=1))
+    assert outcome.phase_seconds[Phase.LOCATE] == pytest.approx(Geometry(LTO9).locate_seconds(0, 9_000 * GB))
+
+
+def test_a_second_volume_waits_for_the_first_to_leave_the_only_drive() -> None:
+    trace = trace_of((0.0, [("A", 0, 400 * GB)]), (1.0, [("B", 0, 4 * GB)]))
+    outcome = answer(trace, Question(policy="oldest-first", drives=1))
+    first, second = outcome.mounts
+    assert (first.volume, second.volume) == (0, 1)
+    assert second.begins == pytest.approx(first.ends)
+    change = Geometry(LTO9).unload_seconds(400 * GB, 400 * GB) + LTO9.robot_seconds + LTO9.load_seconds
+    assert outcome.request_done[1] - outcome.request_done[0] == pytest.approx(change + 10.0)
+
+
+def test_two_drives_work_at_once() -> None:
+    trace = trace_of((0.0, [("A", 0, 400 * GB)]), (0.0, [("B", 0, 400 * GB)]))
+    outcome = answer(trace, Question(policy="oldest-first", drives=2))
+    assert outcome.request_waits[0] == outcome.request_waits[1]
+
+
+def test_the_same_file_wanted_twice_is_read_once() -> None:
+    trace = trace_of((0.0, [("A", 0, 400 * GB)]), (0.0, [("A", 0, 400 * GB)]))
+    outcome = answer(trace, Question(policy="oldest-first", drives=1))
+    assert outcome.phase_seconds[Phase.TRANSFER] == pytest.approx(1000.0)
+    assert outcome.request_waits[0] == outcome.request_waits[1]
+
+
+def test_what_comes_late_joins_the_running_mount_behind_what_is_handed_out() -> None:
+    files = [("A", n * 40 * GB, 40 * GB) for n in range(40)]
+    trace = trace_of((0.0, files), (200.0, [("A", 5_000 * GB, GB)]))
+    outcome = answer(trace, Question(policy="oldest-first", drives=1))
+    assert len(outcome.mounts) == 1
+    # 16 files of 100 s are in hand; the late one is wanted by nobody else, and is read with the rest.
+    assert outcome.request_done[1] > 16 * 100.0
+    assert outcome.mounts[0].files == 41
+
+
+def test_a_job_has_waited_until_the_last_of_its_requests() -> None:
+    lines = [
+        HEAD,
+        *(VOLUME % name for name in "AB"),
+        f'{{"type": "request", "time": 0, "bundle": 5, "files": [["A", 0, {GB}]]}}',
+        f'{{"type": "request", "time": 50, "bundle": 5, "files": [["B", 0, {GB}]]}}',
+    ]
+    outcome = answer(parse_trace(line.encode() for line in lines), Question(policy="oldest-first", drives=1))
+    assert outcome.job_waits.tolist() == [outcome.request_done[1]]
+
+
+def test_an_age_that_never_comes_is_not_waited_for_for_ever() -> None:
+    trace = trace_of((0.0, [("A", 0, GB)]))
+    never = Peer("cta-like", np.array([0.0, 0.0]), PeerSettings(cta_age_seconds=float("inf")))
+    run = Simulation(trace, [Geometry(LTO9)] * 2, never, Settings(drives=1, ask_again_seconds=86_400.0))
+    with pytest.raises(Stuck, match="cta-like"):
+        run.run()
+
+
+def test_peers_collect_before_they_mount() -> None:
+    trace = trace_of((0.0, [("A", 0, GB)]))
+    waits = {name: answer(trace, Question(policy=name, drives=1)).request_waits[0] for name in PEERS}
+    assert waits["oldest-first"] < 60
+    assert 600 <= waits["endit-like"] < 700
+    assert waits["cta-like"] >= PeerSettings().cta_age_seconds
+    assert waits["dcache-like"] >= PeerSettings().dcache_expiry_seconds
+
+
+def test_another_medium_keeps_every_file_within_its_volume() -> None:
+    trace = small(2).on_medium("LTO-7", 6_000 * GB)
+    assert (trace.file_starts >= 0).all()
+    assert (trace.file_starts + trace.file_bytes <= 6_000 * GB).all()
+    check(answer(trace, Question(policy="oldest-first", drives=3)), 3)
