@@ -31,17 +31,19 @@ SAME = {
     " where exists (select from present_copy c where c.file = f.id)",
     "directories": f"{_TREE} select t.path, d.owner, d.grp, d.mode, d.mtime_ns, d.storage_class"
     " from tree t join directory d on d.node = t.id where t.path <> ''",
-    "volumes": "select vid, library, generation from volume where tape_files > 0",
 }
-#: what must be there; there may be more: a removal that no catalog knew of leaves what it removed in the bin, and a
-#: repack leaves what it has moved on the old volume as well
+#: what must be there; there may be more: a removal that no catalog knew of leaves what it removed in the bin, a repack
+#: leaves what it has moved on the old volume as well, and a volume that was reclaimed has what it had until it is
+#: labelled
 THERE = {
+    "volumes": "select vid, library, generation from volume where tape_files > 0",
     "the recycle bin": f"select f.id, f.deleted_path, f.deleted_by, {_FILE} from file f where f.state = 'deleted'"
     " and exists (select from present_copy c where c.file = f.id)",
     "copies": "select c.file || ' on ' || c.volume, c.generation, c.tape_file, c.first_block, c.byte_offset,"
     " c.copy_number from present_copy c join file f on f.id = c.file where f.state in ('live', 'deleted')",
 }
 KNOWN = "select id, state from file"
+LABELS = "select vid, library, generation from volume"
 Rows = dict[str, set[tuple[Any, ...]]]
 
 
@@ -66,6 +68,7 @@ def different(before: Rows, after: Rows) -> list[str]:
         mistakes += [f"rebuilt, {name}: is {one}" for one in _some(after[name] - before[name])]
     for name in THERE:
         mistakes += [f"rebuilt, {name}: lacks {one}" for one in _some(before[name] - after[name])]
+    mistakes += [f"rebuilt, volumes: is {one}" for one in _some(after["volumes"] - before["labels"])]
     states: dict[Any, Any] = dict(before["known"])
     mistakes += [
         f"rebuilt: file {id} was {states[id]} and is {state}"
@@ -107,7 +110,7 @@ async def _read_from(url: str) -> Rows:
     async with Database(url, connections_max=1) as database, database.connection() as connection:
         return {
             name: {tuple(map(_plain, row)) for row in await connection.execute(sa.text(statement))}
-            for name, statement in {**SAME, **THERE, "known": KNOWN}.items()
+            for name, statement in {**SAME, **THERE, "known": KNOWN, "labels": LABELS}.items()
         }
 
 
