@@ -10,6 +10,7 @@ from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from capstan.config import Configuration, read_configuration
@@ -18,7 +19,9 @@ from capstan.up import only_one, recorded_configuration
 from catalog.database import Database
 from catalog.embedded import EmbeddedPostgres
 from catalog.errors import BadConfig, CapstanError
-from catalog.journalformat import number_of
+from catalog.journalformat import BadSegment, decode_segment, number_of
+from catalog.lostfiles import LostLife
+from catalog.rebuilding import segments_that_count
 from tapeserver.library import open_library
 from tapeserver.library.sense import DriveFault
 
@@ -98,3 +101,25 @@ def highest_segment(directory: Path | None) -> int:
     if directory is None or not directory.is_dir():
         return 0
     return max((number_of(path.name) or 0 for path in directory.iterdir()), default=0)
+
+
+def lost_life(directory: Path | None, catalog_id: str, *, above: int) -> tuple[LostLife, list[str]]:
+    """What segments above this number tell of the life that wrote the newest one; and what is missing of them."""
+    lost, problems, heads, paths = LostLife(), [], {}, {}
+    for path in sorted(directory.iterdir()) if directory is not None and directory.is_dir() else ():
+        number = number_of(path.name)
+        if number is None or number <= above:
+            continue
+        try:
+            head, _ = decode_segment(path.read_bytes())
+        except (OSError, BadSegment) as error:
+            problems.append(f"{path.name}: {error}")
+            continue
+        if head.catalog_id.lower() == catalog_id.lower() and head.number == number:
+            # What lies before is known.
+            heads[number] = head if head.previous > above else msgspec.structs.replace(head, previous=0)
+            paths[number] = path
+    numbers, missing = segments_that_count(heads)
+    for number in numbers:
+        lost.hear(decode_segment(paths[number].read_bytes())[1])
+    return lost, problems + missing

@@ -97,7 +97,8 @@ async def adopt(
     again = present.tape_files >= found.tape_file
     index = found.kind.upper().startswith("I") and all(one.good for one in found.members)
     good = [] if found.kind.upper()[:1] != "D" else [one for one in found.members if one.good]
-    made = await _make_unknown(connection, good)
+    unknown = {one.record.file_id: one.record for one in good}
+    made = len(await make_unknown(connection, list(unknown.values())))
     copies = await _record_copies(connection, volume, generation, found, await _fitting(connection, good))
     dead = [] if again else _passed(present, found)
     if not copies and not index and not again:
@@ -196,21 +197,20 @@ async def _record_copies(
     return list((await connection.scalars(_SQL["copies"], arguments)).all())
 
 
-async def _make_unknown(connection: AsyncConnection, good: Sequence[FoundCopy]) -> int:
-    """Files that the catalog does not know are made again with their ids; how many.
+async def make_unknown(connection: AsyncConnection, records: Sequence[FileRecord]) -> list[int]:
+    """Files of a lost life that the catalog does not know are made again with their ids, which are answered.
 
-    Live under their path if the name is free, else in the recycle bin.
+    Live under their path if the name is free, else in the recycle bin. Each id once.
     """
-    if not good:
-        return 0
-    ids = sorted({one.record.file_id for one in good})
+    if not records:
+        return []
+    ids = sorted(one.file_id for one in records)
     # A file that was removed in this life may have no row any more: that its bytes are found does not bring it back.
     lost = set((await connection.scalars(_SQL["of_a_lost_life"], {"files": ids})).all())
-    unknown = {one.record.file_id: one.record for one in good if one.record.file_id in lost}
     # The highest id owns a name.
-    records = [unknown[id] for id in sorted(unknown, reverse=True)]
+    records = sorted((one for one in records if one.file_id in lost), key=lambda one: one.file_id, reverse=True)
     if not records:
-        return 0
+        return []
     nodes = await _take_names(connection, records)
     arguments = {
         "who": WHO,
@@ -226,8 +226,7 @@ async def _make_unknown(connection: AsyncConnection, good: Sequence[FoundCopy]) 
         "classes": [one.storage_class for one in records],
         "paths": [one.path for one in records],
     }
-    made = (await connection.scalars(_SQL["make_files"], arguments)).all()
-    return len(made)
+    return list((await connection.scalars(_SQL["make_files"], arguments)).all())
 
 
 async def _take_names(connection: AsyncConnection, records: Sequence[FileRecord]) -> dict[int, int]:

@@ -1,8 +1,8 @@
 """The journal of the namespace on its way out of the database: what is not written yet, and which segment holds what.
 
-Rows come from triggers, in the transaction that changes a node, directory or file. They are read in an order into which
-nothing comes later, become segments (catalog.journalformat), and go once their segment is safe on tape. Writes no file:
-that is tapeserver.journaling's.
+Rows come from triggers, in the transaction that changes a node, directory, file or the replica of a put. They are read
+in an order into which nothing comes later, become segments (catalog.journalformat), and go once their segment is safe
+on tape. Writes no file: that is tapeserver.journaling's.
 """
 
 from __future__ import annotations
@@ -201,6 +201,9 @@ async def _own_directories(connection: AsyncConnection) -> frozenset[int]:
 def _is_news(entry: Entry, own: Collection[int]) -> bool:
     """Segments are files too: putting one must not be a reason to write the next."""
     fields = entry.fields()
+    if entry.kind == "replica":
+        # It comes with the news of its file; and a segment has one too.
+        return False
     if entry.kind == "file":
         return fields.get("storage_class") != STORAGE_CLASS
     return entry.id not in own and fields.get("parent") not in own

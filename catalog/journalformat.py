@@ -1,7 +1,7 @@
 """A segment of the journal as bytes: gzip of JSON lines, a head and then the changes. Pure.
 
     {"format":"capstan-journal 1","catalog_id":…,"incarnation":…,"number":…,"previous":…,"first_seq":…,"last_seq":…}
-    {"seq":…,"kind":"node"|"directory"|"file","id":…,"removed":false,"entry":{…}}
+    {"seq":…,"kind":"node"|"directory"|"file"|"replica","id":…,"removed":false,"entry":{…}}
 
 Who reads a journal back begins with the segment of the highest number and follows `previous` (0: there is none before
 it). What is not on that way is of a life of the catalog that a restore ended, and does not count. Of each (kind, id)

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import backups, endings, events, identity, migrate
 from catalog.errors import Refused
+from catalog.lostfiles import LostLife, bring_back
 from catalog.postgresql_programs import (
     MAINTENANCE_DATABASE,
     database_name,
@@ -50,6 +51,8 @@ class NewLife:
     mounts_ended: int
     volumes: int
     replicas: int
+    #: put after the backup, on no tape, and back by the journal's word
+    files_back: int
 
 
 async def restored_database(url: str, dump: Path, *, binaries: Path | None = None) -> str:
@@ -118,12 +121,17 @@ async def take_place(url: str, restored: str) -> str | None:
 
 
 async def begin_new_life(
-    connection: AsyncConnection, *, source: str, epoch_floor: int = 0, segment_floor: int = 0
+    connection: AsyncConnection,
+    *,
+    source: str,
+    epoch_floor: int = 0,
+    segment_floor: int = 0,
+    lost: LostLife | None = None,
 ) -> NewLife:
     """Everything that must not go on as it was, in the caller's one transaction. `source`: the backup, for the record.
 
     `epoch_floor`: the highest epoch that any library reports; `segment_floor`: the highest number of a journal segment
-    that was found outside. Only for a database that nobody uses.
+    that was found outside; `lost`: what those behind the backup tell. Only for a database that nobody uses.
     """
     incarnation = secrets.token_hex(8)
     catalog_id = str(await connection.scalar(_SQL["new_incarnation"], {"incarnation": incarnation}))
@@ -135,16 +143,24 @@ async def begin_new_life(
     volumes = (await connection.execute(_SQL["volumes_unverified"])).rowcount
     await connection.execute(_SQL["reservations_gone"])
     replicas = (await connection.execute(_SQL["replicas_doubted"])).rowcount
+    files_back = await bring_back(connection, lost) if lost else 0
     for name in ("count_space", "servers_gone", "drives_detached", "candidates_gone", "events_gone"):
         await connection.execute(_SQL[name])
     await connection.execute(_SQL["leases_over"], {"leap": SMALL_LEAP})
     for name in ("segments_unsafe_gone", "segments_end", "journal_again"):
         await connection.execute(_SQL[name])
     life = NewLife(
-        catalog_id=catalog_id, incarnation=incarnation, mounts_ended=len(ended), volumes=volumes, replicas=replicas
-    )
+        catalog_id=catalog_id, incarnation=incarnation, mounts_ended=len(ended), volumes=volumes, replicas=replicas,
+        files_back=files_back,
+    )  # fmt: skip
     await _tell(connection, life, source)
     return life
+
+
+async def known_segments(connection: AsyncConnection) -> tuple[str, int]:
+    """The catalog's id, and the number up to which the journal's segments tell nothing that it does not know."""
+    row = (await connection.execute(_SQL["known_segments"])).one()
+    return row.id, row.number
 
 
 async def raise_identities(connection: AsyncConnection, *, epoch_floor: int = 0, segment_floor: int = 0) -> None:
@@ -164,7 +180,10 @@ async def raise_identities(connection: AsyncConnection, *, epoch_floor: int = 0,
 
 
 async def _tell(connection: AsyncConnection, life: NewLife, source: str) -> None:
-    detail = {"incarnation": life.incarnation, "source": source, "volumes": life.volumes, "replicas": life.replicas}
+    detail = {
+        "incarnation": life.incarnation, "source": source, "volumes": life.volumes, "replicas": life.replicas,
+        "files_back": life.files_back,
+    }  # fmt: skip
     reason = f"restored from {source}: what was done after it is found on the tapes, or lost"
     await identity.audit(
         connection, who=WHO, action="catalog.restored", object=life.catalog_id, reason=reason, detail=detail

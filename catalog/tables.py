@@ -380,7 +380,7 @@ journal = Table(
     "journal", metadata,
     identity("seq", primary_key=False), column("transaction", Xid8, server_default=text("pg_current_xact_id()")),
     now("at"), column("kind", Text), column("id", BigInteger), flag("removed"), json("entry"),
-    CheckConstraint("kind in ('node', 'directory', 'file')", name="journal_kind_check"),
+    CheckConstraint("kind in ('node', 'directory', 'file', 'replica')", name="journal_kind_check"),
     PrimaryKeyConstraint("transaction", "seq"),
 )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from capstan.commands.common import add_json, guarded, parser_for, print_fields, print_json
-from capstan.sitecatalog import SiteCatalog, highest_epoch, highest_segment, site_catalog
+from capstan.sitecatalog import SiteCatalog, highest_epoch, highest_segment, lost_life, site_catalog
 
 _EXAMPLES = {
     "backup": ("Back up the catalog while it works, and read the backup back.", "--data ~/capstan --to /mnt/backups"),
@@ -87,12 +87,16 @@ async def _restore(site: SiteCatalog, dump: Path, *, replace: bool) -> dict[str,
         await upgrade_jobs(restored)
         async with Database(restored, connections_max=2, application_name="capstan db restore") as database:
             epoch, silent = await highest_epoch(database)
+            async with database.connection() as connection:
+                catalog_id, known = await restoring.known_segments(connection)
+            lost, problems = lost_life(site.journal_dir, catalog_id, above=known)
             async with database.transaction() as connection:
                 life = await restoring.begin_new_life(
                     connection,
                     source=dump.name,
                     epoch_floor=epoch,
                     segment_floor=highest_segment(site.journal_dir),
+                    lost=lost,
                 )
                 jobs = await end_jobs(connection)
         aside = await restoring.take_place(site.url, restored)
@@ -102,7 +106,8 @@ async def _restore(site: SiteCatalog, dump: Path, *, replace: bool) -> dict[str,
     return {
         "restored": str(dump), "catalog": life.catalog_id, "incarnation": life.incarnation, "set_aside": aside,
         "volumes_to_check": life.volumes, "replicas_to_check": life.replicas, "mounts_ended": life.mounts_ended,
-        "jobs_ended": jobs, "libraries_silent": silent,
+        "jobs_ended": jobs, "files_back": life.files_back, "libraries_silent": silent,
+        "journal_problems": problems,
     }  # fmt: skip
 
 

@@ -73,10 +73,11 @@ ALTER TABLE file ENABLE TRIGGER file_comes
 UPDATE rebuild.segment SET counts = number = ANY(CAST(:numbers AS bigint[]))
 
 -- told --
--- Of each object the change with the highest seq is all that is true of it.
+-- Of each object the change with the highest seq is all that is true of it. Replicas are on disks, not on tapes.
 CREATE TEMP TABLE told ON COMMIT DROP AS
 SELECT DISTINCT ON (j.kind, j.id) j.kind, j.id, j.removed, j.entry, j.seq
 FROM rebuild.journal j JOIN rebuild.segment s ON s.number = j.segment AND s.counts
+WHERE j.kind <> 'replica'
 ORDER BY j.kind, j.id, j.seq DESC
 
 -- told_key --

@@ -43,6 +43,27 @@ DELETE FROM reservation
 -- Registered anew: they count again once their cache server has compared and checksummed them.
 UPDATE replica SET checked = false WHERE checked
 
+-- known_segments --
+-- All that stands in a closed segment was committed before this catalog wrote it down.
+SELECT id, coalesce((SELECT max(number) FROM journal_segment WHERE closed_at IS NOT NULL), 0) AS number
+FROM catalog_identity
+
+-- paths_of --
+-- Of directories that were there at the backup.
+SELECT id, node_path(id) AS path FROM node WHERE id = ANY(CAST(:nodes AS bigint[])) AND kind = 'directory'
+
+-- cache_servers --
+-- Those of which the backup knows.
+SELECT name FROM cache_server
+
+-- replicas_back --
+-- The journal's word is not the disk's: they count once their cache server has compared and checksummed them.
+INSERT INTO replica (id, file, cache_server, size, origin, checked)
+SELECT id, file, cache_server, size, 'put', false
+FROM unnest(CAST(:ids AS bigint[]), CAST(:files AS bigint[]), CAST(:servers AS text[]), CAST(:sizes AS bigint[]))
+     AS t (id, file, cache_server, size)
+ON CONFLICT DO NOTHING
+
 -- count_space --
 -- With the reservations their share of the guarded number went.
 UPDATE cache_server s SET heartbeat_at = '-infinity', wanted_bytes = 0, taken_bytes = coalesce(

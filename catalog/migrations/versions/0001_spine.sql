@@ -385,7 +385,7 @@ create table lost_life (
 create table journal (
     seq bigint generated always as identity, transaction xid8 not null default pg_current_xact_id(),
     at timestamptz not null default capstan_now(),
-    kind text not null check (kind in ('node', 'directory', 'file')), id bigint not null,
+    kind text not null check (kind in ('node', 'directory', 'file', 'replica')), id bigint not null,
     removed boolean not null default false, entry jsonb not null default '{}',
     primary key (transaction, seq)
 );
@@ -514,6 +514,26 @@ create trigger file_changes after update on file referencing old table as gone n
     for each statement execute function journal_files();
 create trigger file_goes after delete on file referencing old table as gone
     for each statement execute function journal_files();
+
+-- Where the bytes of a put are, and whose: with this a restore finds the files that no tape has yet. What was recalled is
+-- on tape.
+create function journal_replicas() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'DELETE' then
+        insert into journal (kind, id, removed) select 'replica', id, true from gone where origin = 'put' order by id;
+    else
+        insert into journal (kind, id, entry)
+        select 'replica', c.id, jsonb_build_object('file', c.file, 'cache_server', c.cache_server, 'size', f.size,
+            'adler32', f.adler32, 'digests', f.digests)
+        from come c join file f on f.id = c.file where c.origin = 'put' order by c.id;
+    end if;
+    return null;
+end $$;
+
+create trigger replica_comes after insert on replica referencing new table as come
+    for each statement execute function journal_replicas();
+create trigger replica_goes after delete on replica referencing old table as gone
+    for each statement execute function journal_replicas();
 
 -- ------------------------------------------------------------------ history is dropped by partition
 
