@@ -32,6 +32,12 @@ SENTENCES: dict[str, str] = {
     "verify_waits": "it is to be verified after others: {verifying} are in drives for that",
     "no_idle_drive_index": "its full index is to be written when a drive of library {library} is idle",
     "index_waits": "its full index is to be written after others: {verifying} are in drives for that",
+    "collecting_reads": "it collects: {wanted_bytes} of {target_bytes}, {wanted_files} of {target_files} files, "
+    "oldest {oldest_seconds} of {target_seconds}, no arrival for {quiet_seconds}",
+    "resting": "it was mounted just now, and others want the drives; it rests {rest_seconds} after a mount",
+    "cache_short": "cache short of {short_bytes}",
+    "drive_quota": "drive quota of {group} reached",
+    "drive_limit": "all {drives} drives that may {doing} at once do so",
     # why a mount was begun
     "verify": "it is to be verified",
     "label": "it is to be labelled",
@@ -40,6 +46,7 @@ SENTENCES: dict[str, str] = {
     "bytes": "{bytes} wait to be written",
     "files": "{files} files wait to be written",
     "age": "{files} files, {bytes}, have waited long enough to be written",
+    "quiet": "{files} files, {bytes}, wait to be written, and no more come",
     "urgent": "somebody waits for one of {files} files to be written",
 }
 

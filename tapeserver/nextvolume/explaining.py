@@ -1,0 +1,117 @@
+"""Why each volume and pool with something to do is, or is not, being served: the candidates. Pure.
+
+The same rules as `deciding.plan`, asked of everything instead of the best; it is not on the way of a decision, and
+takes some microseconds for each that waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapeserver.nextvolume.deciding import Outcome, decide
+from tapeserver.nextvolume.picture import Picture
+from tapeserver.nextvolume.policy import Policy
+from tapeserver.nextvolume.views import Explanation, PlannedMount
+from tapeserver.nextvolume.wishes import Tier, Wish, in_steps, library_arguments, rest_seconds
+
+
+def explanations(picture: Picture, policy: Policy, now: float) -> list[Explanation]:
+    """One for every volume with recalls or wishes of its own and every pool with archives, in the order of names."""
+    outcome = decide(picture, policy, now)
+    ready = {mount.volume: mount for mount in outcome.mounts}
+    found = dict(outcome.explained)
+    for slot in picture.volumes.wanted():
+        one = _of_recall(slot, outcome, ready, picture, policy, now)
+        # What waits to be read says more than what a volume wants for its own sake.
+        found[one.kind, one.key] = one
+    for wish in outcome.wishes:
+        found.setdefault((wish.kind, wish.name), _of_wish(wish, outcome, ready, picture, policy))
+    return [found[key] for key in sorted(found)]
+
+
+def _of_recall(
+    slot: int, outcome: Outcome, ready: dict[str, PlannedMount], picture: Picture, policy: Policy, now: float
+) -> Explanation:
+    volumes, recalls = picture.volumes, outcome.recalls
+    view = volumes.views[slot]
+    name = view.name
+
+    def explain(code: str, **arguments: Any) -> Explanation:
+        return Explanation(kind="volume", key=name, code=code, arguments=arguments)
+
+    mount, end = picture.mount_of(name), picture.troubles.get(name)
+    if picture.library_state != "up":
+        return explain("library_down", **library_arguments(picture))
+    if not volumes.readable[slot]:
+        return explain("volume_disabled", volume=name, state=view.state, reason=view.reason or "no reason")
+    if mount is not None:
+        return explain("mounted", drive=mount.drive)
+    if name in ready:
+        return explain("ready", drive=ready[name].drive)
+    if recalls.wait[slot] < 0:
+        return explain("backing_off")
+    if end is not None:
+        mean = volumes.bytes[slot] / volumes.files[slot]
+        resting = rest_seconds(end, picture, policy, now, file_bytes=mean)
+        if resting is not None and end.kind == "cache_full":
+            return explain("cache_full", why=end.why, cooldown_seconds=resting)
+        if resting is not None:
+            return explain("cooling_down", cooldown_seconds=resting)
+    if recalls.limited[slot]:
+        groups = sorted({picture.shares[picture.demand.share[row]].group for row in picture.demand.rows_of(slot)})
+        return explain("drive_quota", group=", ".join(groups))
+    if not recalls.worth[slot]:
+        return explain("collecting_reads", **_collecting_arguments(slot, outcome, picture, policy))
+    if ("volume", name) in outcome.limited:
+        return _limit("volume", name, "recall", outcome.limited["volume", name], policy)
+    short = outcome.short.get(("volume", name))
+    if short is not None:
+        return explain("cache_short", short_bytes=int(short))
+    if recalls.resting[slot] and (outcome.waiting or not outcome.free or recalls.asleep[slot]):
+        return explain("resting", rest_seconds=policy.remount_seconds)
+    return _without_drive("volume", name, picture)
+
+
+def _of_wish(
+    wish: Wish, outcome: Outcome, ready: dict[str, PlannedMount], picture: Picture, policy: Policy
+) -> Explanation:
+    if wish.volume in ready:
+        arguments = {"drive": ready[wish.volume].drive}
+        return Explanation(kind=wish.kind, key=wish.name, code="ready", arguments=arguments)
+    limited = outcome.limited.get((wish.kind, wish.name))
+    if limited is not None:
+        return _limit(wish.kind, wish.name, wish.purpose, limited, policy)
+    if wish.tier is Tier.IDLE and any(drive.up and drive.attached for drive in picture.drives.values()):
+        code = "no_idle_drive" if wish.purpose == "verify" else "no_idle_drive_index"
+        return Explanation(kind=wish.kind, key=wish.name, code=code, arguments={"library": picture.library})
+    return _without_drive(wish.kind, wish.name, picture)
+
+
+def _limit(kind: str, name: str, purpose: str, group: str, policy: Policy) -> Explanation:
+    most = policy.reading_drives_max if purpose == "recall" else policy.writing_drives_max
+    doing = "read" if purpose == "recall" else "write"
+    if most is not None:
+        return Explanation(kind=kind, key=name, code="drive_limit", arguments={"drives": most, "doing": doing})
+    return Explanation(kind=kind, key=name, code="drive_quota", arguments={"group": group})
+
+
+def _without_drive(kind: str, name: str, picture: Picture) -> Explanation:
+    up = [drive for drive in picture.drives.values() if drive.up]
+    attached = [drive for drive in up if drive.attached]
+    arguments: dict[str, Any] = {"library": picture.library}
+    if attached:
+        arguments["drives"] = len(attached)
+    code = "no_free_drive" if attached else "drive_silent" if up else "no_drive"
+    return Explanation(kind=kind, key=name, code=code, arguments=arguments)
+
+
+def _collecting_arguments(slot: int, outcome: Outcome, picture: Picture, policy: Policy) -> dict[str, Any]:
+    return {
+        "wanted_bytes": int(picture.volumes.bytes[slot]),
+        "target_bytes": policy.recall_bytes,
+        "wanted_files": int(picture.volumes.files[slot]),
+        "target_files": policy.recall_files,
+        "oldest_seconds": in_steps(float(outcome.recalls.wait[slot]), policy.recall_age_seconds),
+        "target_seconds": policy.recall_age_seconds,
+        "quiet_seconds": policy.recall_quiet_seconds,
+    }

@@ -1,0 +1,106 @@
+"""What an operator may set about which volume is next, and the table that turns activities into weights. Pure.
+
+Factors are of the time in which the queue drains (see `scoring`): the same settings hold for a busy library and for a
+quiet one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from tapeserver.nextvolume.views import Share
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Requests that match have this weight; the first rule that matches counts. Patterns as in a shell."""
+
+    weight: float
+    activity: str = "*"
+    group: str = "*"
+    owner: str = "*"
+    priority_min: int = -32768
+    priority_max: int = 32767
+
+    def matches(self, share: Share) -> bool:
+        return (
+            self.priority_min <= share.priority <= self.priority_max
+            and fnmatchcase(share.activity, self.activity)
+            and fnmatchcase(share.group, self.group)
+            and fnmatchcase(share.owner, self.owner)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    # ---- when a volume is worth a mount for reading: any of these
+    recall_bytes: int = 500 * 10**9
+    #: 1: at once. Collecting costs waits and saves mounts only while drives are idle; under load the queue collects
+    recall_files: int = 1
+    recall_age_seconds: float = 600.0
+    #: no arrival for so long
+    recall_quiet_seconds: float = 120.0
+    #: a volume rests so long after any mount while others want drives
+    remount_seconds: float = 900.0
+    #: … and so long while a drive would be idle otherwise
+    remount_idle_seconds: float = 0.0
+    #: a mount with nothing to do stays so long while nobody else wants its drive
+    dismount_delay_seconds: float = 600.0
+
+    # ---- when a pool is worth a mount for writing: any of these, or somebody who waits
+    collecting_bytes: int = 500 * 10**9
+    collecting_files: int = 10_000
+    collecting_age_seconds: float = 600.0
+    #: no arrival for so long; 0: does not count
+    collecting_quiet_seconds: float = 0.0
+    volumes_open_max: int = 1
+    volumes_open_bytes: int = 500 * 10**9
+
+    # ---- after mounts that failed
+    cooldown_seconds: float = 5.0
+    #: the cool-down doubles with each fruitless mount, up to this
+    cooldown_seconds_max: float = 300.0
+
+    # ---- who comes first
+    #: a wait counts by its square over so much of the drain time
+    ageing_factor: float = 1.0
+    ageing_seconds_min: float = 600.0
+    #: who has waited for so much of the drain time of his share comes first
+    deadline_factor: float = 2.0
+    deadline_seconds_min: float = 1800.0
+    #: who has waited so long comes before all others, whosever share it is
+    deadline_seconds_max: float = 48 * HOUR
+    rules: Sequence[Rule] = ()
+    #: what only Capstan itself waits for: priorities up to this come behind …
+    background_priority_max: int = 10
+    #: … until they have waited so long
+    background_seconds_max: float = HOUR
+
+    # ---- fair share
+    #: what was used counts half as much after so long
+    usage_half_life_seconds: float = 24 * HOUR
+    #: who has used more or less than his part counts this much less or more at most
+    correction_max: float = 8.0
+    #: charged for a mount besides its drive-seconds
+    mount_charge_seconds: float = 0.0
+    #: who is over his allotment of drive-seconds has this much of his share
+    over_allotment_factor: float = 0.1
+
+    # ---- drives and cache
+    #: a mount that has had its drive for longer gives it up when another needs it
+    mount_seconds_max: float = 1800.0
+    #: drives of the library that read, and that write, at once; None: all
+    reading_drives_max: int | None = None
+    writing_drives_max: int | None = None
+    #: drives of one library that verify at once
+    verify_drives_max: int = 1
+    #: so much of the cache's room is enough to begin with a volume of which more is wanted
+    cache_mount_bytes: int = 500 * 10**9
+
+    def weight(self, share: Share) -> float:
+        """By the first rule that matches; 1 without any."""
+        return next((rule.weight for rule in self.rules if rule.matches(share)), 1.0)

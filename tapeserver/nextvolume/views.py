@@ -1,0 +1,149 @@
+"""What the picture of one library is made of, and what a decision is made of. Pure: values only.
+
+Times are seconds on one clock: the catalog's in production, virtual in the simulator. Who keeps these up to date is
+not here; what they lead to is `deciding` and `explaining`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+
+class Share(NamedTuple):
+    """On whose behalf something waits; counters are kept for each."""
+
+    owner: str = ""
+    group: str = ""
+    activity: str = ""
+    priority: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveView:
+    name: str
+    up: bool
+    #: a live tape server can use it
+    attached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeView:
+    name: str
+    state: str
+    reason: str = ""
+    pool: str | None = None
+    medium: str = ""
+    capacity_bytes: int | None = None
+    written_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountView:
+    volume: str
+    drive: str
+    pool: str | None
+    #: recall, archive, label or verify
+    purpose: str
+    began_at: float
+    epoch: int = 0
+    #: whose limit of drives it counts against
+    group: str = ""
+    #: it was asked to stop, or unloads already: it takes nothing new
+    ending: bool = False
+    #: the volume is full or closed: nothing but its index is written
+    full: bool = False
+    #: since when it has had nothing to do; None: it works
+    idle_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndView:
+    """How the last mount of a volume ended."""
+
+    drive: str
+    kind: Literal["well", "failed", "cache_full", "gave_way"]
+    why: str
+    at: float
+    #: mounts in a row that brought nothing
+    fruitless: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveNeed:
+    """What waits to be written to one pool, and the volumes that could take it, best first."""
+
+    pool: str
+    files: int
+    bytes: int
+    urgent: int
+    #: arrival of the oldest that can be written now; None: there is none
+    oldest_at: float | None
+    #: of the newest; None: not known
+    newest_at: float | None = None
+    #: not mounted; those that rest too
+    writable: Sequence[str]
+    #: filled at once; None: as the policy says
+    volumes_open_max: int | None = None
+    #: for whom, the one with most first
+    groups: Sequence[str] = ("",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaNeed:
+    """A volume that wants a mount for its own sake."""
+
+    volume: str
+    #: of an index: the volume is full or closed, and lacks its last one
+    purpose: Literal["verify", "label", "index"]
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveLimit:
+    """How many drives one group may have at once; None: any number."""
+
+    reading: int | None = None
+    writing: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedMount:
+    drive: str
+    volume: str
+    purpose: str
+    pool: str | None
+    #: whose limit of drives it counts against
+    group: str
+    reason_code: str
+    reason_arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveWay:
+    """A mount that is to end: others wait for its drive, or it has had nothing to do for too long."""
+
+    epoch: int
+    drive: str
+    volume: str
+    age_seconds: float
+    #: rested: nobody waits, it was idle long enough; idle: it has nothing to do and others wait for the drive;
+    #: verifies: whatever the others want comes first; long: it has had its drive for so long
+    why: Literal["rested", "idle", "verifies", "long"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """`kind` volume or pool; code and arguments are those of `catalog.candidates`."""
+
+    kind: str
+    key: str
+    code: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    mounts: Sequence[PlannedMount] = ()
+    give_way: Sequence[GiveWay] = ()

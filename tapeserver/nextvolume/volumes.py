@@ -1,0 +1,150 @@
+"""The volumes of a picture in columns: what waits for each in all, its state, and what serving it would cost. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from catalog.states import READABLE_VOLUME_STATES
+from catalog.units import GB
+from tapeserver.drivemodel import MODELS, DriveModel, Geometry, model_of
+from tapeserver.nextvolume.views import VolumeView
+
+READABLE_STATES = frozenset(str(state) for state in READABLE_VOLUME_STATES)
+UNKNOWN_STATE = "unknown"
+#: what a medium without a model is taken for
+MEDIUM_DEFAULT = "LTO-8"
+#: of a mount as they are: for the rewind in the change of a volume
+MOVED_BYTES_TYPICAL = 20 * GB
+INITIAL_VOLUMES = 64
+NEVER = np.inf
+_EMPTY = {"oldest": NEVER, "newest": -NEVER, "ended": -NEVER}
+
+
+class Volumes:
+    """One slot a volume; slots are never given back: a volume that leaves is one that nothing waits for."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.views: list[VolumeView] = []
+        self.files = np.zeros(INITIAL_VOLUMES)
+        self.bytes = np.zeros(INITIAL_VOLUMES)
+        #: arrival of the oldest and of the newest; the newest is kept until nothing waits
+        self.oldest = np.full(INITIAL_VOLUMES, NEVER)
+        self.newest = np.full(INITIAL_VOLUMES, -NEVER)
+        self.readable = np.zeros(INITIAL_VOLUMES, dtype=bool)
+        self.ended = np.full(INITIAL_VOLUMES, -NEVER)
+        self._cost = np.zeros(INITIAL_VOLUMES)
+        self._geometry = np.zeros(INITIAL_VOLUMES, dtype=np.int64)
+        self._geometries: list[Geometry] = []
+        self._geometry_of: dict[tuple[str, int], int] = {}
+        self._slot_of: dict[str, int] = {}
+        self._stale: set[int] = set()
+        self._rank: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def find(self, name: str) -> int | None:
+        return self._slot_of.get(name)
+
+    def slot(self, name: str) -> int:
+        """Of a volume that was never heard of before too; that one cannot be read until its view is set."""
+        found = self._slot_of.get(name)
+        return self._new(VolumeView(name=name, state=UNKNOWN_STATE)) if found is None else found
+
+    def set_view(self, view: VolumeView) -> None:
+        slot = self._slot_of.get(view.name)
+        if slot is None:
+            slot = self._new(view)
+        self.views[slot] = view
+        self.readable[slot] = view.state in READABLE_STATES
+        self._geometry[slot] = self._geometry_number(view)
+        self._stale.add(slot)
+
+    def change(self, slot: int, files: int, size: int) -> None:
+        """More or less waits."""
+        self.files[slot] += files
+        self.bytes[slot] += size
+        self._stale.add(slot)
+        if self.files[slot] == 0:
+            self.newest[slot] = -NEVER
+
+    def came(self, slot: int, at: float) -> None:
+        if at > self.newest[slot]:
+            self.newest[slot] = at
+        if at < self.oldest[slot]:
+            self.oldest[slot] = at
+
+    def wanted(self) -> Iterator[int]:
+        """Slots of the volumes with anything waiting."""
+        return iter(np.flatnonzero(self.files[: len(self)] > 0).tolist())
+
+    def geometry(self, slot: int) -> Geometry:
+        return self._geometries[int(self._geometry[slot])]
+
+    def costs(self) -> NDArray[np.float64]:
+        """Seconds to change to each volume and to read all that waits there."""
+        if self._stale:
+            slots = np.fromiter(self._stale, dtype=np.int64, count=len(self._stale))
+            numbers = self._geometry[slots]
+            for number, geometry in enumerate(self._geometries):
+                some = slots[numbers == number] if len(self._geometries) > 1 else slots
+                passes = geometry.pass_seconds_many(self.files[some], self.bytes[some])
+                self._cost[some] = change_seconds(geometry) + passes
+            self._stale.clear()
+        return self._cost[: len(self)]
+
+    def rank(self) -> NDArray[np.int64]:
+        """Place of each in the order of names, by which equals are decided."""
+        if self._rank is None or len(self._rank) != len(self):
+            self._rank = np.empty(len(self), dtype=np.int64)
+            self._rank[np.argsort(np.array(self.names))] = np.arange(len(self))
+        return self._rank
+
+    def _new(self, view: VolumeView) -> int:
+        slot = len(self.names)
+        if slot == len(self.files):
+            self._grow()
+        self._slot_of[view.name] = slot
+        self.names.append(view.name)
+        self.views.append(view)
+        self._geometry[slot] = self._geometry_number(view)
+        return slot
+
+    def _geometry_number(self, view: VolumeView) -> int:
+        model = _model(view.medium)
+        capacity = _rounded(view.capacity_bytes or model.capacity_bytes)
+        number = self._geometry_of.get((model.name, capacity))
+        if number is None:
+            number = self._geometry_of[model.name, capacity] = len(self._geometries)
+            self._geometries.append(Geometry(model, capacity))
+        return number
+
+    def _grow(self) -> None:
+        for name in ("files", "bytes", "oldest", "newest", "readable", "ended", "_cost", "_geometry"):
+            column = getattr(self, name)
+            added = np.full_like(column, _EMPTY.get(name, 0))
+            setattr(self, name, np.concatenate([column, added]))
+
+
+@lru_cache(maxsize=256)
+def _model(medium: str) -> DriveModel:
+    try:
+        return model_of(medium)
+    except ValueError:
+        return MODELS[MEDIUM_DEFAULT]
+
+
+def _rounded(capacity_bytes: int) -> int:
+    """To two figures: cartridges of nearly one size are one geometry."""
+    digits = max(len(str(capacity_bytes)) - 2, 0)
+    return max(1, round(capacity_bytes, -digits))
+
+
+def change_seconds(geometry: Geometry) -> float:
+    """Of a mount like others: the head stands in the middle when it ends."""
+    return geometry.change_seconds(MOVED_BYTES_TYPICAL, geometry.capacity_bytes / 2)

@@ -1,0 +1,367 @@
+"""What would be worth a mount now, and why the rest is not: the rules, before any drive is given away. Pure.
+
+Recalls are judged in vectors, by slot of volume; pools, and what volumes want for their own sake, one by one: they are
+few. Who comes first among the wishes is one number, `key`; see `Tier`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from tapeserver.nextvolume.picture import Picture
+from tapeserver.nextvolume.policy import HOUR, Policy
+from tapeserver.nextvolume.scoring import Booleans, Floats, Scores, background, limited, score
+from tapeserver.nextvolume.views import ArchiveNeed, EndView, Explanation, MediaNeed
+from tapeserver.nextvolume.volumes import READABLE_STATES, change_seconds
+
+#: a label is written on what has none that counts
+LABELLED_STATES = frozenset({"blank"})
+#: no archive is claimed for it
+FINISHED_STATES = frozenset({"full", "closed"})
+#: the last index is written on what takes nothing more; after a restore such a mount finds the end of any volume
+INDEXED_STATES = FINISHED_STATES | {"active"}
+_MEDIA_STATES = {"verify": READABLE_STATES, "label": LABELLED_STATES, "index": INDEXED_STATES}
+#: ages in the explanation of what collects are rounded to this part of the limit: it is written on change only
+AGE_STEPS = 5
+#: of a mount that writes, when nothing is known of the volume it will take
+WRITE_CHANGE_SECONDS = 120.0
+WRITE_RATE = 300e6
+
+
+class Tier(IntEnum):
+    """Who comes first. Inside a tier the larger key; keys of one tier never reach into the next."""
+
+    #: nobody waits for it: a verify, a full index; only in a drive that would be idle
+    IDLE = 0
+    #: only Capstan itself waits: a repack, an audit
+    BACKGROUND = 1
+    #: by the index
+    WAITED_FOR = 2
+    #: past the deadline of its share, the latest for its share first
+    OVERDUE = 3
+    #: past the absolute one, the oldest first
+    ANCIENT = 4
+    #: an operator said so
+    NOW = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One mount that would be worth it, if there is a drive."""
+
+    kind: str
+    #: what the explanation is of
+    name: str
+    volume: str
+    purpose: str
+    pool: str | None
+    key: float
+    reason_code: str
+    reason_arguments: Mapping[str, Any]
+    #: whose limits of drives it may count against, the first that has room
+    groups: tuple[str, ...] = ("",)
+    #: room that its files want in the cache
+    cache_bytes: float = 0.0
+
+    @property
+    def tier(self) -> Tier:
+        return Tier(int(self.key))
+
+    @property
+    def order(self) -> tuple[float, str, str, str]:
+        return (-self.key, self.kind, self.name, self.volume)
+
+
+@dataclass(frozen=True, slots=True)
+class Recalls:
+    """What waits to be read, judged. All by slot of volume."""
+
+    #: seconds that the oldest waits; below 0: all of it waits for a pause to end
+    wait: Floats
+    #: what waits there is of groups that have all the drives they may have
+    limited: Booleans
+    #: readable, not in a drive, its pause after a failure over, and it collects no longer
+    worth: Booleans
+    #: of these, those that rest because their last mount was just now …
+    resting: Booleans
+    #: … and those of them that rest even while a drive is idle
+    asleep: Booleans
+    #: who comes first; nobody, when no drive is free
+    key: Floats
+    drain_seconds: float = 0.0
+
+
+def within(tier: Tier, value: float) -> float:
+    """`value` (0 to infinity) squeezed into the tier, in the same order."""
+    return tier + value / (1.0 + value)
+
+
+def judge_recalls(picture: Picture, policy: Policy, now: float, *, ranked: bool = True) -> Recalls:
+    """Every volume for reading; `ranked`: who comes first matters."""
+    volumes, count = picture.volumes, len(picture.volumes)
+    files, size, wait = volumes.files[:count], volumes.bytes[:count], now - volumes.oldest[:count]
+    runnable = (files > 0) & volumes.readable[:count]
+    for volume in picture.mounted:
+        runnable[volumes.slot(volume)] = False
+    full = limited(picture)
+    waiting = runnable & (wait >= 0)
+    if full is None:
+        full = np.zeros(count, dtype=bool)
+    else:
+        waiting &= ~full
+    gave_way = _rest(picture, policy, now, waiting)
+    hurried = [slot for slot in map(volumes.find, picture.hurried) if slot is not None]
+    worth = waiting
+    if policy.recall_files > 1:
+        worth = waiting & (
+            (size >= policy.recall_bytes)
+            | (files >= policy.recall_files)
+            | (wait >= policy.recall_age_seconds)
+            | (now - volumes.newest[:count] >= policy.recall_quiet_seconds)
+        )
+        worth[hurried] = waiting[hurried]
+    ago = now - volumes.ended[:count]
+    resting = worth & (ago < policy.remount_seconds)
+    resting[hurried] = False
+    asleep = resting & (ago < policy.remount_idle_seconds)
+    if not ranked:
+        return Recalls(wait, full, worth, resting, asleep, np.zeros(count))
+    scores = score(picture, policy, now, runnable, working_drives(picture))
+    key = _keys(picture, policy, now, scores, wait, gave_way)
+    key[hurried] = Tier.NOW + _squeezed(scores.index[hurried])
+    return Recalls(wait, full, worth, resting, asleep, key, scores.drain_seconds)
+
+
+def _rest(picture: Picture, policy: Policy, now: float, waiting: Booleans) -> dict[int, float]:
+    """Takes out what rests after a failure; answers who gave way, and when."""
+    volumes, gave_way = picture.volumes, {}
+    for volume, end in picture.troubles.items():
+        slot = volumes.find(volume)
+        if slot is None or not waiting[slot]:
+            continue
+        mean = volumes.bytes[slot] / volumes.files[slot]
+        if rest_seconds(end, picture, policy, now, file_bytes=mean) is not None:
+            waiting[slot] = False
+        elif end.kind == "gave_way":
+            gave_way[slot] = end.at
+    return gave_way
+
+
+def _keys(
+    picture: Picture, policy: Policy, now: float, scores: Scores, wait: Floats, gave_way: Mapping[int, float]
+) -> Floats:
+    index, lateness = scores.index, scores.lateness
+    for slot, at in gave_way.items():
+        # Behind those that waited when it gave way.
+        part = min(1.0, max(0.0, now - at) / max(wait[slot], 1e-9))
+        wait[slot] *= part
+        index[slot] *= part
+        lateness[slot] *= part
+    key = np.where(lateness > 1.0, Tier.OVERDUE + _squeezed(lateness), Tier.WAITED_FOR + _squeezed(index))
+    own = background(picture, policy, wait)
+    if own is not None:
+        key = np.where(own, Tier.BACKGROUND + _squeezed(index), key)
+    ancient = wait >= policy.deadline_seconds_max
+    if ancient.any():
+        key = np.where(ancient, Tier.ANCIENT + _squeezed(wait / HOUR), key)
+    return key
+
+
+def _squeezed(values: Floats) -> Floats:
+    """0 to infinity into 0 to 1, in the same order; below 0: 0."""
+    positive = np.maximum(values, 0.0)
+    squeezed: Floats = positive / (1.0 + positive)
+    return squeezed
+
+
+def working_drives(picture: Picture) -> int:
+    return sum(drive.up and drive.attached for drive in picture.drives.values())
+
+
+def rest_seconds(
+    end: EndView, picture: Picture, policy: Policy, now: float, *, file_bytes: float = 0.0
+) -> float | None:
+    """How long in all the volume rests after a mount that failed; None when it does not, or has."""
+    if end.kind not in ("failed", "cache_full"):
+        return None
+    doublings = min(max(end.fruitless - 1, 0), 30)
+    room = picture.cache_room_bytes if picture.cache_file_bytes is None else picture.cache_file_bytes
+    if end.kind == "cache_full" and room >= file_bytes:
+        doublings = 0
+    longest = max(policy.cooldown_seconds, policy.cooldown_seconds_max)
+    seconds: float = min(policy.cooldown_seconds * 2**doublings, longest)
+    return seconds if now - end.at < seconds else None
+
+
+def recall_wish(picture: Picture, recalls: Recalls, policy: Policy, slot: int) -> Wish:
+    volumes, shares, demand = picture.volumes, picture.shares, picture.demand
+    weights: dict[str, float] = {}
+    for row in demand.rows_of(slot):
+        group = shares[demand.share[row]].group
+        weights[group] = weights.get(group, 0.0) + float(demand.bytes[row]) + 1.0
+    return Wish(
+        kind="volume",
+        name=volumes.names[slot],
+        volume=volumes.names[slot],
+        purpose="recall",
+        pool=None,
+        key=float(recalls.key[slot]),
+        reason_code="recalls",
+        reason_arguments={"files": int(volumes.files[slot]), "bytes": int(volumes.bytes[slot])},
+        groups=tuple(sorted(weights, key=lambda group: (-weights[group], group))) or ("",),
+        cache_bytes=min(float(volumes.bytes[slot]), policy.cache_mount_bytes),
+    )
+
+
+# ------------------------------------------------------------------ what is to be written
+
+
+def judge_archive(
+    need: ArchiveNeed, picture: Picture, policy: Policy, now: float, drain_seconds: float
+) -> Iterator[Wish | Explanation]:
+    def explain(code: str, **arguments: Any) -> Explanation:
+        return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
+
+    filling = [
+        m
+        for m in picture.mounts.values()
+        if m.purpose == "archive" and m.pool == need.pool and not m.ending and not m.full
+    ]
+    resting = [volume for volume in need.writable if rests(volume, picture, policy, now)]
+    usable = [volume for volume in need.writable if volume not in resting and volume not in picture.mounted]
+    open_max = policy.volumes_open_max if need.volumes_open_max is None else need.volumes_open_max
+    wanted_volumes = min(open_max, 1 + need.bytes // max(1, policy.volumes_open_bytes))
+    reason = _worth(need, policy, now)
+    if picture.library_state != "up":
+        yield explain("library_down", **library_arguments(picture))
+    elif filling and len(filling) >= wanted_volumes:
+        yield explain("mounted", drive=min(mount.drive for mount in filling))
+    elif need.oldest_at is None or need.oldest_at > now:
+        yield explain("nothing_to_write")
+    elif reason is None:
+        yield explain("collecting", **_collecting_arguments(need, policy, now))
+    elif not usable:
+        in_use = bool(resting or any(mount.pool == need.pool for mount in picture.mounts.values()))
+        yield explain("volumes_in_use" if in_use else "no_volume", pool=need.pool)
+    else:
+        for volume in usable[: wanted_volumes - len(filling)]:
+            yield Wish(
+                kind="pool",
+                name=need.pool,
+                volume=volume,
+                purpose="archive",
+                pool=need.pool,
+                key=_archive_key(need, volume, picture, policy, now, wanted_volumes, drain_seconds),
+                reason_code=reason,
+                reason_arguments={"files": need.files, "bytes": need.bytes},
+                groups=tuple(need.groups) or ("",),
+            )
+
+
+def rests(volume: str, picture: Picture, policy: Policy, now: float) -> bool:
+    end = picture.troubles.get(volume)
+    return end is not None and rest_seconds(end, picture, policy, now) is not None
+
+
+def _archive_key(
+    need: ArchiveNeed, volume: str, picture: Picture, policy: Policy, now: float, volumes: int, drain_seconds: float
+) -> float:
+    """As a volume for reading is scored: one bundle a volume, and one more for each file that somebody waits for."""
+    wait = now - (now if need.oldest_at is None else need.oldest_at)
+    end = picture.troubles.get(volume)
+    if end is not None and end.kind == "gave_way":
+        wait = min(wait, max(0.0, now - end.at))
+    if volume in picture.hurried:
+        return within(Tier.NOW, wait)
+    if wait >= policy.deadline_seconds_max:
+        return within(Tier.ANCIENT, wait / HOUR)
+    deadline = max(policy.deadline_factor * drain_seconds, policy.deadline_seconds_min)
+    # Collecting is no waiting, unless somebody does.
+    lateness = wait / (deadline + (0.0 if need.urgent else policy.collecting_age_seconds))
+    if lateness > 1.0:
+        return within(Tier.OVERDUE, lateness)
+    tau = max(policy.ageing_factor * drain_seconds, policy.ageing_seconds_min)
+    slot = picture.volumes.find(volume)
+    change = WRITE_CHANGE_SECONDS if slot is None else change_seconds(picture.volumes.geometry(slot))
+    # A mount that writes for long gives way in between.
+    cost = change + min(need.bytes / max(1, volumes) / WRITE_RATE, policy.mount_seconds_max)
+    return within(Tier.WAITED_FOR, (1 + need.urgent) * wait / tau / cost)
+
+
+def _worth(need: ArchiveNeed, policy: Policy, now: float) -> str | None:
+    """Why a mount for this pool is worth it now; None while it collects."""
+    if need.urgent:
+        return "urgent"
+    if need.bytes >= policy.collecting_bytes:
+        return "bytes"
+    if need.files >= policy.collecting_files:
+        return "files"
+    if need.oldest_at is not None and now - need.oldest_at >= policy.collecting_age_seconds:
+        return "age"
+    quiet = policy.collecting_quiet_seconds
+    return "quiet" if quiet and need.newest_at is not None and now - need.newest_at >= quiet else None
+
+
+def _collecting_arguments(need: ArchiveNeed, policy: Policy, now: float) -> dict[str, Any]:
+    waited = 0.0 if need.oldest_at is None else now - need.oldest_at
+    return {
+        "wanted_bytes": need.bytes,
+        "target_bytes": policy.collecting_bytes,
+        "wanted_files": need.files,
+        "target_files": policy.collecting_files,
+        "oldest_seconds": in_steps(waited, policy.collecting_age_seconds),
+        "target_seconds": policy.collecting_age_seconds,
+    }
+
+
+def in_steps(seconds: float, limit_seconds: float) -> float:
+    step = max(limit_seconds / AGE_STEPS, 1.0)
+    return round(seconds // step * step, 1)
+
+
+# ------------------------------------------------------------------ what volumes want for their own sake
+
+
+def judge_media(need: MediaNeed, picture: Picture, policy: Policy, now: float, verifying: int) -> Wish | Explanation:
+    def explain(code: str, **arguments: Any) -> Explanation:
+        return Explanation(kind="volume", key=need.volume, code=code, arguments=arguments)
+
+    view = picture.volumes.views[picture.volumes.slot(need.volume)]
+    mount = picture.mount_of(need.volume)
+    if picture.library_state != "up":
+        return explain("library_down", **library_arguments(picture))
+    if view.state not in _MEDIA_STATES[need.purpose]:
+        return explain("volume_disabled", volume=need.volume, state=view.state, reason=view.reason or "no reason")
+    if mount is not None:
+        return explain("mounted", drive=mount.drive)
+    end = picture.troubles.get(need.volume)
+    resting = None if end is None else rest_seconds(end, picture, policy, now)
+    if resting is not None:
+        return explain("cooling_down", cooldown_seconds=resting)
+    if need.purpose != "label" and verifying >= policy.verify_drives_max:
+        return explain(f"{need.purpose}_waits", verifying=verifying)
+    age = max(0.0, now - need.since)
+    tier = Tier.WAITED_FOR if need.purpose == "label" else Tier.IDLE
+    if need.volume in picture.hurried:
+        tier = Tier.NOW
+    return Wish(
+        kind="volume",
+        name=need.volume,
+        volume=need.volume,
+        # A mount to write knows that a full volume takes nothing more.
+        purpose="archive" if need.purpose == "index" else need.purpose,
+        pool=view.pool,
+        key=within(tier, age / HOUR),
+        reason_code=need.purpose,
+        reason_arguments={},
+    )
+
+
+def library_arguments(picture: Picture) -> dict[str, Any]:
+    reason = picture.library_reason or "no reason"
+    return {"library": picture.library, "state": picture.library_state, "reason": reason}
