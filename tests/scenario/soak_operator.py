@@ -172,6 +172,8 @@ def _torn(operator: Operator) -> str:
     volumes = query(operator.site, CARTRIDGES)
     vids = [vid for vid, library in volumes if library == operator.library]
     for vid in operator.chance.sample(vids, len(vids)):
+        if operator.stop.is_set():
+            break
         # Nothing may be added to it between the question and the deed.
         operator.capstan("volume", "close", vid, *REASON)
         if query(operator.site, SPARE, library=operator.library, vids=[vid]) != [(vid,)]:
