@@ -26,6 +26,8 @@ class Limits:
     bytes_ahead: int
     #: looked at in one step
     window_files: int = 1000
+    #: passed over in one step, of whatever class: a class may have few files among many
+    passed_files: int = 10_000
     #: what has come stays on disk so long, should it not be written sooner
     lifetime_seconds: float = 86_400.0
 
@@ -80,11 +82,11 @@ async def step(connection: AsyncConnection, id: int, limits: Limits) -> Step:
     if under_way.files >= limits.files_ahead or under_way.bytes >= limits.bytes_ahead:
         return Step()
     after = int(row.cursor.get("after", 0))
-    window = {"class": row.key, "after": after, "limit": limits.window_files}
+    window = {"class": row.key, "after": after, "limit": limits.window_files, "passed": limits.passed_files}
     found = (await connection.execute(SQL["audit_window"], window)).all()
-    if not found or not found[0].seen:
+    if not found or found[0].last is None:
         return await _at_the_end(connection, row, under_way.requests)
-    lacking = [one for one in found if one.lacking]
+    lacking = [one for one in found if one.file is not None and one.lacking]
     # A file may be in no library that is not full of it already: then nothing is queued, and it is found again.
     queued = await archives.enqueue_archives(connection, [one.file for one in lacking if one.on_disk])
     wanted: list[int] = []

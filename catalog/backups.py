@@ -15,7 +15,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,16 +83,22 @@ async def make_backup(database: Database, directory: Path, *, keep: int, binarie
         async with database.connection() as connection:
             began_at: datetime = (await connection.execute(_SQL["began"])).scalar_one()
             catalog_id = await connection.scalar(sa.text("SELECT id FROM catalog_identity"))
-        path = _free_name(directory, str(catalog_id), began_at)
+            taken = set((await connection.scalars(_SQL["paths"])).all())
+        for left in directory.glob(f"capstan-{catalog_id}-*.dump.new"):
+            # Of a run that was killed; the lock says that no other is under way.
+            left.unlink(missing_ok=True)
+        path = _free_name(directory, str(catalog_id), began_at, taken)
         unfinished = path.with_name(path.name + ".new")
         try:
             counts = await _dump(database.url, raw, unfinished, binaries)
             sha256 = await asyncio.to_thread(_make_durable, unfinished, path)
+            # Before it has its name: a file that no row tells of would never be removed, a row without a file will.
+            async with database.transaction() as connection:
+                values = {"began_at": began_at, "path": str(path), "bytes": unfinished.stat().st_size, "sha256": sha256}
+                id = int(await connection.scalar(_SQL["record"], values) or 0)
+            await asyncio.to_thread(_publish, unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
-        async with database.transaction() as connection:
-            values = {"began_at": began_at, "path": str(path), "bytes": path.stat().st_size, "sha256": sha256}
-            id = int(await connection.scalar(_SQL["record"], values) or 0)
         how = await verify(database.url, path, counts, binaries)
         async with database.transaction() as connection:
             await connection.execute(_SQL["verified"], {"id": id})
@@ -216,25 +222,29 @@ async def _remove_surplus(database: Database, keep: int) -> None:
             await connection.execute(_SQL["removed"], {"id": row.id})
 
 
-def _free_name(directory: Path, catalog_id: str, at: datetime) -> Path:
+def _free_name(directory: Path, catalog_id: str, at: datetime, taken: Collection[str]) -> Path:
+    """Neither on the disk nor in a row: who removes what a row tells of must not remove another one's file."""
     stem = f"capstan-{catalog_id}-{at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
     number = 1
-    while (path := directory / f"{stem}{'' if number == 1 else f'-{number}'}.dump").exists():
+    while (path := directory / f"{stem}{'' if number == 1 else f'-{number}'}.dump").exists() or str(path) in taken:
         number += 1
     return path
 
 
 def _make_durable(unfinished: Path, path: Path) -> str:
-    """On the disk under its name with its sum beside it, or not at all; the sum, of what was read back."""
+    """On the disk, with the sum beside the name that it will have; the sum, of what was read back."""
     _fsync(unfinished)
     sha256 = _sha256(unfinished)
     unfinished.chmod(0o600)
     beside = path.with_name(path.name + ".sha256")
     beside.write_text(f"{sha256}  {path.name}\n")
     _fsync(beside)
+    return sha256
+
+
+def _publish(unfinished: Path, path: Path) -> None:
     unfinished.rename(path)
     _fsync(path.parent)
-    return sha256
 
 
 def _fsync(path: Path) -> None:

@@ -81,7 +81,8 @@ async def clear_away(
     async def begin(connection: AsyncConnection) -> sa.Row[Any] | None:
         if (await _lock(connection, vid)).state in _EMPTY:
             return None
-        await _reclaimable(connection, vid, _RECLAIMABLE, "a reclaim", recycle_days, needs_backup)
+        # Each step locks its own files and asks again who may want them back: all of them at once would stop everybody.
+        await _reclaimable(connection, vid, _RECLAIMABLE, "a reclaim", recycle_days, needs_backup, hold_files=False)
         return (await connection.execute(SQL["last_to_leave"], {"volume": vid})).one_or_none()
 
     last = await database.run(begin)
@@ -226,12 +227,18 @@ async def _reclaimable(
     action: str,
     recycle_days: float,
     needs_backup: bool,
+    *,
+    hold_files: bool = True,
 ) -> tuple[sa.Row[Any], sa.Row[Any]]:
-    """The volume's row and what is on it, both locked, when nothing is in the way. Raises as `reclaim`."""
+    """The volume's row, locked, and what is on it, when nothing is in the way. Raises as `reclaim`.
+
+    With `hold_files` this stays so until the transaction ends.
+    """
     row = await _lock_allowed(connection, vid, allowed, action)
     if not row.end_verified:
         raise NotReclaimable(volume=vid, why=UNVERIFIED)
-    await connection.execute(SQL["lock_files_on"], {"volume": vid})
+    if hold_files:
+        await connection.execute(SQL["lock_files_on"], {"volume": vid})
     wanted = {"volume": vid, "recycle_seconds": recycle_days * 86400}
     found = (await connection.execute(SQL["in_the_way"], wanted)).one()
     if row.state == VolumeState.ACTIVE and found.copies:

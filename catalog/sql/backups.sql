@@ -5,8 +5,12 @@ SELECT least(capstan_now(), (SELECT min(xact_start) FROM pg_stat_activity
                              WHERE datname = current_database() AND backend_xid IS NOT NULL))
 
 -- record --
--- The file is under its name, and its sum was taken from what the disk gave back.
+-- Its bytes are on the disk, and their sum was taken from what the disk gave back; in a moment it has its name.
 INSERT INTO catalog_backup (began_at, path, bytes, sha256) VALUES (:began_at, :path, :bytes, :sha256) RETURNING id
+
+-- paths --
+-- What is there, or should be.
+SELECT path FROM catalog_backup WHERE removed_at IS NULL
 
 -- verified --
 -- Only behind a look at all that is in it.

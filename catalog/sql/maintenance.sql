@@ -107,28 +107,32 @@ select distinct f.storage_class from copy c join file f on f.id = c.file and f.s
 where c.volume = :volume order by 1;
 
 -- audit_window --
--- A window of live files of the class by id; told are only those that lack a copy which no archive makes already.
-with seen as (
-    select f.id, f.size from file f where f.storage_class = :class and f.state = 'live' and f.id > :after
-    order by f.id limit :limit
+-- A window of live files of the class by id; told are only those that lack a copy which no archive makes already. So many
+-- ids are passed over at most, of whatever class: where the class is rare the window is small, or empty, and never late.
+with passed as materialized (
+    select f.id, f.size, f.storage_class, f.state from file f where f.id > :after order by f.id limit :passed
+), seen as materialized (
+    select id, size from passed where storage_class = :class and state = 'live' order by id limit :limit
+), reached as (
+    select case when (select count(*) from seen) = :limit then (select max(id) from seen)
+                else (select max(id) from passed) end as last, (select count(*) from seen) as seen
 ), good as (
     select c.file, array_agg(distinct c.copy_number) as numbers from good_copy c join seen on seen.id = c.file group by 1
 ), coming as (
     select a.file, array_agg(distinct a.copy_number) as numbers from archive a join seen on seen.id = a.file group by 1
 ), there as (
     select r.file from replica r join seen on seen.id = r.file where r.state = 'on_disk' group by 1
+), lack as (
+    select seen.id, seen.size, there.file is not null as on_disk,
+           (select count(*) from storage_class s, generate_series(1, s.copies) n
+            where s.name = :class and not n = any(coalesce(good.numbers, '{}') || coalesce(coming.numbers, '{}'))) as lacking
+    from seen left join good on good.file = seen.id left join coming on coming.file = seen.id
+    left join there on there.file = seen.id
 )
-select seen.id as file, seen.size, there.file is not null as on_disk,
-       exists (select from present_copy p where p.file = seen.id) as on_tape,
-       (select max(id) from seen) as last, (select count(*) from seen) as seen,
-       (select count(*) from generate_series(1, s.copies) n
-        where not n = any(coalesce(good.numbers, '{}') || coalesce(coming.numbers, '{}'))) as lacking
-from storage_class s left join seen on true
-left join good on good.file = seen.id left join coming on coming.file = seen.id left join there on there.file = seen.id
-where s.name = :class and (seen.id is null or seen.id = (select max(id) from seen) or
-      (select count(*) from generate_series(1, s.copies) n
-       where not n = any(coalesce(good.numbers, '{}') || coalesce(coming.numbers, '{}'))) > 0)
-order by seen.id;
+select lack.id as file, lack.size, lack.on_disk, lack.lacking, reached.last, reached.seen,
+       exists (select from present_copy p where p.file = lack.id) as on_tape
+from reached left join lack on lack.lacking > 0
+order by lack.id;
 
 -- repair_insert --
 -- A request of Capstan's own, so that one recall serves it and the users' alike.

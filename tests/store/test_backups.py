@@ -182,3 +182,28 @@ async def test_where_no_scratch_database_may_be_made_it_is_read_to_its_end(datab
     counts: Mapping[str, int] = {}
     with pytest.raises(ProgramFailed):
         await backups.verify(database.url, made.path, counts)
+
+
+async def test_no_dump_is_left_behind_by_a_run_that_was_killed_whenever_that_was(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(unfinished: Path, path: Path) -> None:
+        # As kill -9 would: nothing is cleaned up.
+        unfinished.rename(tmp_path / f"{path.name}.new.kept")
+        raise Killed
+
+    await with_files(database)
+    with monkeypatch.context() as patched:
+        patched.setattr(backups, "_publish", killed)
+        with pytest.raises(Killed):
+            await backups.make_backup(database, tmp_path, keep=1)
+    [kept] = tmp_path.glob("*.kept")
+    kept.rename(kept.with_suffix(""))
+    [row] = await rows_of_backups(database)
+    made = await backups.make_backup(database, tmp_path, keep=1)
+    assert made.path != Path(row.path)
+    assert {path.name for path in tmp_path.iterdir()} == {made.path.name, made.path.name + ".sha256"}
+    assert [row.removed_at is None for row in await rows_of_backups(database)] == [False, True]

@@ -335,6 +335,22 @@ async def test_a_class_that_asks_for_more_gets_it_from_disk_at_once_and_from_tap
         assert await numbers(connection, "select count(*) from stage_request") == [0]
 
 
+async def test_an_audit_of_a_rare_class_passes_a_bounded_number_of_files_in_a_step(media: Database) -> None:
+    async with media.transaction() as connection:
+        files = await make_files(connection, 30)
+        await make_copies(connection, files, "E00001")
+        rare = [files[0], files[11], files[29]]
+        await run(connection, "update file set storage_class = 'two' where id = any(:rare)", rare=rare)
+        made = await begin(connection, "audit", "two")
+        limits, cursors = Limits(files_ahead=9, bytes_ahead=10**9, window_files=5, passed_files=4), []
+        while (await audits.step(connection, made, limits)).more:
+            cursors.append((await row_of(connection, made)).cursor["after"])
+        assert cursors == [*files[3::4], files[29]]
+        assert await numbers(connection, "select distinct file from archive order by file") == rare
+        row = await row_of(connection, made)
+        assert (row.state, row.files, row.errors) == ("done", 3, 0)
+
+
 async def test_an_audit_counts_files_of_which_nothing_is_left(media: Database) -> None:
     async with media.transaction() as connection:
         await on_tape(connection, 2, "E00001")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
@@ -383,3 +384,15 @@ async def test_a_copy_that_somebody_waits_for_is_left_to_the_reclaim(media: Data
         await reclaim(connection)
         assert await count(connection, "demand") == 0
         assert await queues.drift(connection) == []
+
+
+async def test_clearing_away_begins_without_waiting_for_a_file_that_stays(media: Database) -> None:
+    async with media.transaction() as connection:
+        files = await on_tape(connection, 3, "E00001")
+        await delete(connection, files, days_ago=9)
+        await backup(connection)
+        await move(connection, "E00001", "closed")
+    async with media.transaction() as connection:
+        await connection.execute(sa.text("select from file where id = :id for update"), {"id": files[-1]})
+        async with asyncio.timeout(20):
+            assert await clear_away(media) == 2
