@@ -1,0 +1,236 @@
+"""Orders of reads: what holds for any requests, compiled and plain, and what is the best where it can be known."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catalog.units import MB
+from tapeserver import ordering, orderplain
+from tapeserver.drivemodel import Geometry, model_of
+from tapeserver.ordering import ReadOrder, order_reads
+
+# The first run on a machine compiles the loops, on a busy one for minutes; later ones load them from a cache.
+pytestmark = pytest.mark.timeout(900)
+
+MEDIA = ("LTO-7", "LTO-9", "helical")
+GEOMETRIES = {medium: Geometry(model_of(medium)) for medium in MEDIA}
+objectives = st.sampled_from(["total", "completion"])
+ways = st.booleans()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_loops():
+    pytest.importorskip("numba")
+    assert ordering.warm_up()
+
+
+@st.composite
+def wanted(draw, most=40):
+    """(geometry, starts, lengths, weights, head): anywhere, apart or side by side, some twice."""
+    geometry = GEOMETRIES[draw(st.sampled_from(MEDIA))]
+    count = draw(st.integers(0, most))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    lengths = random.integers(0, draw(st.sampled_from([1, 10**6, 3 * 10**9])) + 1, count)
+    starts = random.integers(0, geometry.capacity_bytes - 4 * 10**9, count)
+    if draw(st.booleans()) and count:
+        starts = starts[0] + np.concatenate(([0], np.cumsum(lengths)[:-1]))
+        starts = random.permutation(np.minimum(starts, geometry.capacity_bytes))
+    weights = random.choice([0.5, 1.0, 20.0], count)
+    return geometry, starts.astype(np.int64), lengths.astype(np.int64), weights, draw(st.sampled_from([0, 3 * 10**10]))
+
+
+def seconds_of(geometry, starts, lengths, head, order):
+    done, now = [], 0.0
+    for index in order:
+        now += geometry.locate_seconds(head, int(starts[index])) + geometry.transfer_seconds(int(lengths[index]))
+        head = int(starts[index] + lengths[index])
+        done.append(now)
+    return done
+
+
+def value_of(objective, geometry, starts, lengths, weights, head, order):
+    done = seconds_of(geometry, starts, lengths, head, order)
+    if objective == "total":
+        return done[-1] if done else 0.0
+    return float(sum(second * weights[index] for second, index in zip(done, order, strict=True)))
+
+
+def nearest_first(geometry, starts, lengths, head):
+    left, order = list(range(len(starts))), []
+    while left:
+        order.append(min(left, key=lambda index: (geometry.locate_seconds(head, int(starts[index])), index)))
+        left.remove(order[-1])
+        head = int(starts[order[-1]] + lengths[order[-1]])
+    return order
+
+
+@given(wanted(), objectives, ways)
+@settings(max_examples=60, deadline=None)
+def test_every_file_is_read_once_and_what_it_takes_is_told_truly(request, objective, plain):
+    geometry, starts, lengths, weights, head = request
+    order = order_reads(geometry, starts, lengths, head=head, weights=weights, objective=objective, plain=plain)
+    assert sorted(order.indices.tolist()) == list(range(len(starts)))
+    told = order.seconds if objective == "total" else order.weighted_seconds
+    assert told == pytest.approx(value_of(objective, geometry, starts, lengths, weights, head, order.indices))
+    assert order.seconds == pytest.approx(order.locate_seconds + geometry.transfer_seconds(int(lengths.sum())))
+
+
+@given(wanted(), objectives, ways)
+@settings(max_examples=60, deadline=None)
+def test_never_worse_than_block_order_or_nearest_first(request, objective, plain):
+    geometry, starts, lengths, weights, head = request
+    order = order_reads(geometry, starts, lengths, head=head, weights=weights, objective=objective, plain=plain)
+    rest = (geometry, starts, lengths, weights, head)
+    ours = value_of(objective, *rest, order.indices)
+    for other in (np.argsort(starts, kind="stable"), nearest_first(geometry, starts, lengths, head)):
+        assert ours <= value_of(objective, *rest, other) * (1 + 1e-9) + 1e-6
+
+
+@given(wanted(), objectives, ways)
+@settings(max_examples=20, deadline=None)
+def test_the_same_requests_give_the_same_order(request, objective, plain):
+    geometry, starts, lengths, weights, head = request
+
+    def again():
+        return order_reads(
+            geometry, starts, lengths, head=head, weights=weights, objective=objective, plain=plain
+        ).indices.tolist()
+
+    assert again() == again()
+
+
+@given(wanted(most=5), objectives)
+@settings(max_examples=40, deadline=None)
+def test_a_few_files_are_read_in_the_best_of_all_orders(request, objective):
+    geometry, starts, lengths, weights, head = request
+    rest = (geometry, starts, lengths, weights, head)
+    order = order_reads(geometry, starts, lengths, head=head, weights=weights, objective=objective)
+    best = min(value_of(objective, *rest, other) for other in itertools.permutations(range(len(starts))))
+    assert value_of(objective, *rest, order.indices) == pytest.approx(best)
+
+
+def test_seven_files_are_read_in_the_best_of_all_orders():
+    geometry = GEOMETRIES["LTO-7"]
+    starts = np.random.default_rng(5).integers(0, geometry.capacity_bytes, 7)
+    lengths = np.full(7, 200 * MB)
+    matrix = geometry.locate_matrix(np.append(starts + lengths, 0), starts)
+    best = min(
+        matrix[7, order[0]] + sum(matrix[a, b] for a, b in itertools.pairwise(order))
+        for order in itertools.permutations(range(7))
+    )
+    assert order_reads(geometry, starts, lengths).locate_seconds == pytest.approx(best)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_on_one_track_with_the_head_behind_all_files_the_recurrence_is_exact(seed):
+    from tapeserver.orderweighted import linear_order
+
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 7))
+    edges = np.sort(random.choice(60, 2 * count, replace=False)).astype(np.float64)
+    left, right, weight = edges[::2].copy(), edges[1::2].copy(), random.integers(1, 9, count) / 2.0
+
+    def value(order):
+        now, here, total = 0.0, right[-1], 0.0
+        for index in order:
+            now += abs(left[index] - here) + right[index] - left[index]
+            here = right[index]
+            total += weight[index] * now
+        return total
+
+    found = linear_order(left, right, right - left, weight)
+    assert sorted(found.tolist()) == list(range(count))
+    assert value(found) == pytest.approx(min(value(order) for order in itertools.permutations(range(count))))
+
+
+def test_more_files_than_are_planned_singly_are_taken_together_where_they_lie_close(monkeypatch):
+    monkeypatch.setattr(ordering, "NODES_MAX", 50)
+    geometry = GEOMETRIES["LTO-7"]
+    starts = np.random.default_rng(1).permutation(300) * 5 * MB
+    order = order_reads(geometry, starts, np.full(300, 5 * MB), effort=0.0)
+    assert order.indices.tolist() == np.argsort(starts).tolist()
+
+
+def test_heavy_files_come_early_when_completion_counts():
+    geometry = GEOMETRIES["LTO-7"]
+    starts = np.random.default_rng(3).integers(0, geometry.capacity_bytes, 60)
+    weights = np.ones(60)
+    weights[17] = 1000.0
+    order = order_reads(geometry, starts, np.full(60, 3000 * MB), weights=weights, objective="completion")
+    assert order.indices[0] == 17
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="differ"):
+        order_reads(GEOMETRIES["LTO-7"], [1, 2], [1])
+    with pytest.raises(ValueError, match="objective"):
+        order_reads(GEOMETRIES["LTO-7"], [1], [1], objective="fastest")
+
+
+@given(wanted(), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 10)), max_size=12), st.data())
+@settings(max_examples=40, deadline=None)
+def test_late_arrivals_change_nothing_that_was_handed_out_and_all_are_read_once(request, steps, data):
+    geometry, starts, lengths, _, head = request
+    reads = ReadOrder(geometry, head, effort=0.1)
+    coming, handed, removed = list(range(len(starts))), [], set()
+    for arrivals, taken in steps:
+        some, coming = coming[:arrivals], coming[arrivals:]
+        reads.add(some, starts[some], lengths[some])
+        waiting = [key for key in range(len(starts)) if key not in coming and key not in handed and key not in removed]
+        assert len(reads) == len(waiting)
+        handed += reads.next(taken)
+        if waiting and data.draw(st.booleans()):
+            gone = data.draw(st.sampled_from(waiting))
+            if gone not in handed:
+                removed.add(gone)
+            reads.remove([gone])
+    reads.add(coming, starts[coming], lengths[coming])
+    handed += reads.next(len(starts))
+    assert sorted(handed) == [key for key in range(len(starts)) if key not in removed]
+    assert reads.next(5) == []
+
+
+def test_a_late_arrival_on_the_way_is_read_on_the_way():
+    geometry = GEOMETRIES["LTO-7"]
+    reads = ReadOrder(geometry)
+    places = [index * 10**9 for index in (1, 10, 20, 30)]
+    reads.add("abcd", places, [MB] * 4)
+    assert reads.next(2) == ["a", "b"]
+    reads.add(["late"], [15 * 10**9], [MB])
+    assert reads.next(10) == ["late", "c", "d"]
+
+
+def test_a_few_arrivals_among_many_are_put_where_they_cost_least(monkeypatch):
+    monkeypatch.setattr(ordering, "INSERT_ABOVE", 20)
+    geometry = GEOMETRIES["LTO-7"]
+    reads = ReadOrder(geometry, effort=0.0)
+    reads.add(range(100), np.arange(100) * 100 * MB, [MB] * 100)
+    assert reads.next(10) == list(range(10))
+    reads.add(["late"], [5050 * MB], [MB])
+    rest = reads.next(100)
+    assert rest[rest.index("late") - 1 : rest.index("late") + 2] == [50, "late", 51]
+
+
+def test_a_key_that_was_taken_back_may_come_again():
+    reads = ReadOrder(GEOMETRIES["LTO-7"])
+    reads.add("ab", [0, 10**9], [MB, MB])
+    assert reads.next() == ["a"]
+    reads.remove("b")
+    reads.add("b", [2 * 10**9], [MB])
+    assert reads.next(5) == ["b"]
+
+
+def test_the_plain_constructions_are_permutations_of_all_files():
+    geometry = GEOMETRIES["LTO-9"]
+    starts = np.random.default_rng(2).integers(0, geometry.capacity_bytes, 400)
+    nodes = ordering.nodes_of(geometry, starts, np.full(400, 200 * MB), 0, None)
+    for construction in (
+        orderplain.block_order, orderplain.two_queue_scan, orderplain.nearest_first, orderplain.greatest_loss_first,
+        orderplain.heaviest_first, orderplain.dearest_first,
+    ):  # fmt: skip
+        assert sorted(construction(nodes).tolist()) == list(range(1, 401))
