@@ -109,8 +109,7 @@ async def admit(
     authorize(principal, Action.CREATE, path)
     _check_collocation(collocation)
     may_modify = grants_cover(principal.grants, Action.MODIFY, path)
-    judged = await _judge(connection, components, storage_class, lifetime_seconds)
-    _check_class(judged.storage_class, principal, components)
+    judged = await _judge(connection, principal, components, storage_class, lifetime_seconds)
     already = await _present(connection, components) if judged.present else None
     if already is not None and _is_repeat(
         already, path, size, digests, if_none_match=if_none_match, may_modify=may_modify
@@ -297,7 +296,11 @@ async def _take_name(connection: AsyncConnection, claims: PutClaims) -> int:
 
 
 async def _judge(
-    connection: AsyncConnection, components: Sequence[str], storage_class: str | None, lifetime_seconds: float
+    connection: AsyncConnection,
+    principal: Principal,
+    components: Sequence[str],
+    storage_class: str | None,
+    lifetime_seconds: float,
 ) -> _Judged:
     """All that `admit` asks the catalog, at once; what is not plain is asked of the namespace, which raises."""
     wanted = {
@@ -310,10 +313,12 @@ async def _judge(
     parent = row.parent if components else None
     if parent is None:
         parent = (await namespace.parent_of(connection, components)).id
+    found_class = row.storage_class or await namespace.storage_class_for(connection, parent, storage_class)
+    _check_class(found_class, principal, components)
     return _Judged(
         parent=parent,
         present=row.present is not None,
-        storage_class=row.storage_class or await namespace.storage_class_for(connection, parent, storage_class),
+        storage_class=found_class,
         volume_bytes_max=row.volume_bytes_max,
         expires_at=float(row.expires_at),
     )
