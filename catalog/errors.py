@@ -43,6 +43,9 @@ class CapstanError(Exception):
             message = template.format(**arguments)
         except (KeyError, IndexError, AttributeError):
             message = f"{template} {arguments}"
+        if message.endswith("..") and not message.endswith("..."):
+            # Its last argument was a sentence itself.
+            message = message[:-1]
         super().__init__(message)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capstan.commands.common import (
     add_json,
@@ -17,6 +17,9 @@ from capstan.commands.common import (
     print_json,
     print_table,
 )
+
+if TYPE_CHECKING:
+    from client.session import Session
 
 #: command -> (path below /api/capstan/v1, columns of its table)
 NOUNS: dict[str, tuple[str, dict[str, str]]] = {
@@ -60,7 +63,7 @@ def run(command: str, words: Sequence[str]) -> int:
     add_verb(verbs, command, "show", f"one, in full{more}", name).add_argument("name", metavar="NAME")
     for verb in ("up", "down"):
         one = add_verb(verbs, command, verb, _HELP[command, verb], f'{name} --reason "{reason}"')
-        one.add_argument("name", metavar="NAME")
+        one.add_argument("names", nargs="+", metavar="NAME")
         add_reason(one)
     add_json(parser)
     parsed = parser.parse_args(words)
@@ -81,8 +84,24 @@ def _carry_out(command: str, parsed: argparse.Namespace) -> None:
         print_fields({key: value for key, value in row.items() if key not in ("failures", "alerts", "mount")})
         print_belongings(row)
     else:
-        answer = ask(lambda session: session.operators.set_state(noun, parsed.name, verb, reason=parsed.reason))
-        print_json(answer) if parsed.json else print(f"{command} {parsed.name} is {answer.get('state', verb)}")
+        _set_states(command, parsed)
+
+
+def _set_states(command: str, parsed: argparse.Namespace) -> None:
+    """One after the other, each said when it is done: the first that is refused ends it."""
+    noun, _ = NOUNS[command]
+    answers: list[dict[str, Any]] = []
+
+    async def each(session: Session) -> None:
+        for name in parsed.names:
+            answer = await session.operators.set_state(noun, name, parsed.verb, reason=parsed.reason)
+            answers.append(answer)
+            if not parsed.json:
+                print(f"{command} {name} is {answer.get('state', parsed.verb)}")
+
+    ask(each)
+    if parsed.json:
+        print_json(answers[0] if len(answers) == 1 else {"items": answers})
 
 
 def print_belongings(row: dict[str, Any]) -> None:

@@ -62,6 +62,8 @@ class Site:
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         #: their doors, by name
         self.doors: dict[str, str] = {}
+        #: directories that `put` has made
+        self._made: set[str] = set()
 
     async def prepare(
         self, libraries: tuple[str, ...], cartridges: int, drives: int = 2, capacity_bytes: int = CAPACITY_BYTES
@@ -111,7 +113,9 @@ class Site:
     async def put(self, path: str, data: bytes, *, storage_class: str | None = None) -> None:
         headers = {"Capstan-Storage-Class": storage_class} if storage_class else {}
         parent = path.rpartition("/")[0]
-        await self.http.request("MKCOL", self.url + parent)
+        if parent not in self._made:
+            await self.http.request("MKCOL", self.url + parent)
+            self._made.add(parent)
         async with self.http.put(self.url + path, data=data, headers=headers) as answer:
             assert answer.status == 201, await answer.text()
 

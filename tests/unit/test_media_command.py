@@ -1,0 +1,34 @@
+"""`capstan drive up` and its like take several names, as `capstan volume` does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from capstan.commands import media
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_several_drives_change_at_once_and_each_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def set_state(noun: str, name: str, state: str, *, reason: str) -> dict[str, Any]:
+        asked.append((noun, name, state, reason))
+        return {"name": name, "state": state}
+
+    session = SimpleNamespace(operators=SimpleNamespace(set_state=set_state))
+    monkeypatch.setattr(media, "ask", lambda question: asyncio.run(question(session)))
+    words = ["up", "east-0", "east-1", "--reason", "cleaned"]
+    assert media.run("drive", words + ["--json"] * as_json) == 0
+    assert asked == [("drives", "east-0", "up", "cleaned"), ("drives", "east-1", "up", "cleaned")]
+    told = capsys.readouterr().out
+    if as_json:
+        assert [one["name"] for one in json.loads(told)["items"]] == ["east-0", "east-1"]
+    else:
+        assert told.splitlines() == ["drive east-0 is up", "drive east-1 is up"]
