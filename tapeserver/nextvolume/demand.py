@@ -2,8 +2,8 @@
 
 A bundle (the files of one stage request) counts g(m) on each of the m volumes that it still waits for, more the fewer
 they are: the last volume of a job is worth most. What is in a drive is no longer missing. For each row (volume, share)
-the sums of g, g t and g t^2 over its bundles are kept, t being a bundle's arrival: the sum of g (1 + (wait/tau)^2), for
-any tau and at any moment, follows without a look at the bundles. Files of bundle 0 belong to none: each counts 1.
+the sums of g and of g t over its bundles are kept, t being a bundle's arrival: the sum of g x wait follows at any
+moment without a look at the bundles. Files of bundle 0 belong to none: each counts 1.
 """
 
 from __future__ import annotations
@@ -38,16 +38,13 @@ def worth(missing: int) -> float:
 class _Part:
     """One bundle on one row."""
 
-    __slots__ = ("at", "at_sum", "bytes", "files", "spread")
+    __slots__ = ("at", "bytes", "files")
 
     def __init__(self) -> None:
         self.files = 0
         self.bytes = 0
         #: earliest arrival; of bundle 0: the earliest since the row last had none
         self.at = NEVER
-        #: of bundle 0 only: sums over its files, of arrival and its square, relative to the origin
-        self.at_sum = 0.0
-        self.spread = 0.0
 
 
 class _Removal(NamedTuple):
@@ -61,7 +58,7 @@ class Demand:
     """Rows in columns; `rows` of them are in use or free, free ones hold zeros and `NEVER`."""
 
     def __init__(self) -> None:
-        #: arrivals are kept relative to this: squares of a catalog's time would lose seconds
+        #: arrivals are summed relative to this: sums of a catalog's times would lose digits
         self.origin: float | None = None
         self.rows = 0
         self.volume: Integers = np.zeros(INITIAL_ROWS, dtype=np.int64)
@@ -70,7 +67,6 @@ class Demand:
         self.bytes: Floats = np.zeros(INITIAL_ROWS)
         self.count: Floats = np.zeros(INITIAL_ROWS)
         self.first: Floats = np.zeros(INITIAL_ROWS)
-        self.second: Floats = np.zeros(INITIAL_ROWS)
         #: arrival of the oldest, on the clock
         self.oldest: Floats = np.full(INITIAL_ROWS, NEVER)
         self._row_of: dict[tuple[int, int], int] = {}
@@ -99,11 +95,8 @@ class Demand:
         part.bytes += size
         if at < self.oldest[row]:
             self.oldest[row] = at
-        since = at - self.origin
         if bundle == 0:
-            part.at_sum += files * since
-            part.spread += files * since * since
-            self._shift(row, files, files * since, files * since * since)
+            self._shift(row, files, files * (at - self.origin))
             if at < part.at:
                 part.at = at
                 heapq.heappush(self._heaps[row], (at, 0))
@@ -123,7 +116,9 @@ class Demand:
         self.files[row] -= gone.files
         self.bytes[row] -= gone.bytes
         if bundle == 0:
-            self._thin(row, part, gone.files, at_sum * (gone.files / files if files else 0.0))
+            # Which files went is not known, only when they came on average.
+            since = at_sum / max(files, 1) - (self.origin or 0.0)
+            self._shift(row, -gone.files, -gone.files * since)
         part.files -= gone.files
         part.bytes -= gone.bytes
         if part.files == 0:
@@ -182,23 +177,11 @@ class Demand:
     def _revalue(self, parts: dict[int, _Part], by: float) -> None:
         origin = self.origin or 0.0
         for row, part in parts.items():
-            since = part.at - origin
-            self._shift(row, by, by * since, by * since * since)
+            self._shift(row, by, by * (part.at - origin))
 
-    def _shift(self, row: int, count: float, first: float, second: float) -> None:
+    def _shift(self, row: int, count: float, first: float) -> None:
         self.count[row] += count
         self.first[row] += first
-        self.second[row] += second
-
-    def _thin(self, row: int, part: _Part, files: int, at_sum: float) -> None:
-        """Of bundle 0: which files went is not known, only when they came on average; the rest keeps its variance."""
-        left = part.files - files
-        mean_before = part.at_sum / part.files
-        variance = max(0.0, part.spread / part.files - mean_before * mean_before)
-        rest = part.at_sum - (at_sum - files * (self.origin or 0.0)) if left else 0.0
-        spread = left * (variance + (rest / left) ** 2) if left else 0.0
-        self._shift(row, -files, rest - part.at_sum, spread - part.spread)
-        part.at_sum, part.spread = rest, spread
 
     def _find_oldest(self, row: int) -> None:
         heap, parts = self._heaps[row], self._parts[row]
@@ -233,13 +216,13 @@ class Demand:
             del self._rows_of_volume[volume]
         del self._parts[row], self._heaps[row]
         # Exactly nothing: what rounding has left of the sums goes with the row.
-        for column in (self.files, self.bytes, self.count, self.first, self.second):
+        for column in (self.files, self.bytes, self.count, self.first):
             column[row] = 0.0
         self.oldest[row] = NEVER
         self._free.append(row)
 
     def _grow(self) -> None:
-        for name in ("volume", "share", "files", "bytes", "count", "first", "second"):
+        for name in ("volume", "share", "files", "bytes", "count", "first"):
             column = getattr(self, name)
             setattr(self, name, np.concatenate([column, np.zeros_like(column)]))
         self.oldest = np.concatenate([self.oldest, np.full_like(self.oldest, NEVER)])

@@ -66,11 +66,11 @@ class Policy:
     cooldown_seconds_max: float = 300.0
 
     # ---- who comes first
-    #: a wait counts by its square over so much of the drain time
-    ageing_factor: float = 1.0
-    ageing_seconds_min: float = 600.0
-    #: who has waited for so much of the drain time of his share comes first
-    deadline_factor: float = 2.0
+    #: what has just come counts as if it had waited for so much of the drain time, and so long at least
+    ageing_factor: float = 0.05
+    ageing_seconds_min: float = 60.0
+    #: who has waited for so much of the drain time comes first, but not before this
+    deadline_factor: float = 1.5
     deadline_seconds_min: float = 1800.0
     #: who has waited so long comes before all others, whosever share it is
     deadline_seconds_max: float = 48 * HOUR
@@ -83,7 +83,9 @@ class Policy:
     # ---- fair share
     #: what was used counts half as much after so long
     usage_half_life_seconds: float = 24 * HOUR
-    #: who has used more or less than his part counts this much less or more at most
+    #: who has used half of his part counts twice to this power as much …
+    correction_power: float = 1.0
+    #: … and nobody more, or less, than this
     correction_max: float = 8.0
     #: charged for a mount besides its drive-seconds
     mount_charge_seconds: float = 0.0
@@ -91,8 +93,8 @@ class Policy:
     over_allotment_factor: float = 0.1
 
     # ---- drives and cache
-    #: a mount that has had its drive for longer gives it up when another needs it
-    mount_seconds_max: float = 1800.0
+    #: a mount that has had its drive for longer gives it up when another needs it: a pass that is cut costs a change
+    mount_seconds_max: float = 4 * HOUR
     #: drives of the library that read, and that write, at once; None: all
     reading_drives_max: int | None = None
     writing_drives_max: int | None = None

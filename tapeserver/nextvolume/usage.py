@@ -37,14 +37,6 @@ class Allotment:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """By number of principal: his part of the drives now, and how much more or less he counts than that."""
-
-    part: Floats
-    correction: Floats
-
-
 class Usage:
     """Drive-seconds per principal, each decayed since its own last charge."""
 
@@ -63,6 +55,8 @@ class Usage:
         self._group_bounds: list[float] = []
         #: some allotment has a bound
         self._bounded = False
+        #: anything was ever charged
+        self.used = False
 
     def number(self, group: str, owner: str) -> int:
         principal = Principal(group, owner)
@@ -97,7 +91,7 @@ class Usage:
 
     def charge(self, group: str, owner: str, seconds: float, *, at: float, half_life_seconds: float) -> None:
         """Add drive-seconds; what was there has decayed since."""
-        number = self.number(group, owner)
+        number, self.used = self.number(group, owner), True
         past = max(0.0, at - self._at[number])
         self._seconds[number] = self._seconds[number] * 0.5 ** (past / half_life_seconds) + seconds
         self._at[number] = max(at, self._at[number])
@@ -109,8 +103,8 @@ class Usage:
         decayed: Floats = self._seconds[:count] * 0.5 ** (past / half_life_seconds)
         return decayed
 
-    def standing(self, runnable: NDArray[np.bool_], policy: Policy, now: float) -> Standing:
-        """Parts and corrections of those with runnable work; 0 for the others."""
+    def corrections(self, runnable: NDArray[np.bool_], policy: Policy, now: float) -> Floats:
+        """By number of principal: how much more or less he counts for what he has used, among those with work."""
         count, groups = len(self.principals), len(self.groups)
         group, used = self._group[:count], self.seconds(now, policy.usage_half_life_seconds)
         weights, group_weights = self._weights[:count], np.array(self._group_weights)
@@ -122,17 +116,16 @@ class Usage:
         weights = np.where(runnable, weights, 0.0)
         group_part = _normal(group_weights * (np.bincount(group[runnable], minlength=groups) > 0))
         part_inside = weights / np.maximum(np.bincount(group, weights=weights, minlength=groups), TINY)[group]
-        part = part_inside * group_part[group]
         # The time used by who has nothing to run now is nobody's to make up for.
         used = np.where(runnable, used, 0.0)
         used_group = np.bincount(group, weights=used, minlength=groups)
-        if not used_group.any():
-            return Standing(part=part, correction=runnable.astype(np.float64))
         used_inside = used / np.maximum(used_group, TINY)[group]
         correction = np.where(used_group[group] > 0, _lag(part_inside, used_inside), 1.0)
-        correction *= _lag(group_part, _normal(used_group))[group]
+        if used_group.any():
+            correction *= _lag(group_part, _normal(used_group))[group]
         most = policy.correction_max
-        return Standing(part=part, correction=np.where(runnable, np.clip(correction, 1 / most, most), 0.0))
+        clipped: Floats = np.clip(correction**policy.correction_power, 1 / most, most)
+        return clipped
 
     def _grow(self) -> None:
         for name in ("_group", "_seconds", "_at"):

@@ -42,9 +42,9 @@ class Tier(IntEnum):
     BACKGROUND = 1
     #: by the index
     WAITED_FOR = 2
-    #: past the deadline of its share, the latest for its share first
+    #: past the deadline that goes with the drain time, the oldest first
     OVERDUE = 3
-    #: past the absolute one, the oldest first
+    #: past the absolute one, the oldest first: neither shares nor a growing queue move it
     ANCIENT = 4
     #: an operator said so
     NOW = 5
@@ -155,14 +155,14 @@ def _rest(picture: Picture, policy: Policy, now: float, waiting: Booleans) -> di
 def _keys(
     picture: Picture, policy: Policy, now: float, scores: Scores, wait: Floats, gave_way: Mapping[int, float]
 ) -> Floats:
-    index, lateness = scores.index, scores.lateness
+    index = scores.index
     for slot, at in gave_way.items():
         # Behind those that waited when it gave way.
         part = min(1.0, max(0.0, now - at) / max(wait[slot], 1e-9))
         wait[slot] *= part
         index[slot] *= part
-        lateness[slot] *= part
-    key = np.where(lateness > 1.0, Tier.OVERDUE + _squeezed(lateness), Tier.WAITED_FOR + _squeezed(index))
+    late = wait > scores.deadline_seconds
+    key = np.where(late, Tier.OVERDUE + _squeezed(wait / HOUR), Tier.WAITED_FOR + _squeezed(index))
     own = background(picture, policy, wait)
     if own is not None:
         key = np.where(own, Tier.BACKGROUND + _squeezed(index), key)
@@ -280,17 +280,16 @@ def _archive_key(
         return within(Tier.NOW, wait)
     if wait >= policy.deadline_seconds_max:
         return within(Tier.ANCIENT, wait / HOUR)
-    deadline = max(policy.deadline_factor * drain_seconds, policy.deadline_seconds_min)
     # Collecting is no waiting, unless somebody does.
-    lateness = wait / (deadline + (0.0 if need.urgent else policy.collecting_age_seconds))
-    if lateness > 1.0:
-        return within(Tier.OVERDUE, lateness)
-    tau = max(policy.ageing_factor * drain_seconds, policy.ageing_seconds_min)
+    late = wait if need.urgent else wait - policy.collecting_age_seconds
+    if late > max(policy.deadline_factor * drain_seconds, policy.deadline_seconds_min):
+        return within(Tier.OVERDUE, late / HOUR)
+    wait += max(policy.ageing_factor * drain_seconds, policy.ageing_seconds_min)
     slot = picture.volumes.find(volume)
     change = WRITE_CHANGE_SECONDS if slot is None else change_seconds(picture.volumes.geometry(slot))
     # A mount that writes for long gives way in between.
     cost = change + min(need.bytes / max(1, volumes) / WRITE_RATE, policy.mount_seconds_max)
-    return within(Tier.WAITED_FOR, (1 + need.urgent) * wait / tau / cost)
+    return within(Tier.WAITED_FOR, (1 + need.urgent) * wait / cost)
 
 
 def _worth(need: ArchiveNeed, policy: Policy, now: float) -> str | None:
