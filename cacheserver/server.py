@@ -25,7 +25,7 @@ from catalog.cacheservers import server_named
 from catalog.database import Database
 from catalog.errors import BadConfig, CatalogUnreachable
 from catalog.signing import AdminClaims
-from client.serving import Handler, json_response, listen, problem_middleware
+from client.serving import Handler, json_response, listen, problem_middleware, url_at
 
 log = structlog.get_logger(__name__)
 
@@ -132,7 +132,7 @@ async def _register(config: Config, database: Database, store: Store, root_id: s
         await replicas.register_server(
             connection,
             name=config.name,
-            url=f"http://{config.host}:{port}",
+            url=url_at(config.host, port),
             root_id=root_id,
             host=socket.gethostname(),
             root=str(store.root),

@@ -15,6 +15,7 @@ import msgspec
 from capstan.config import Configuration
 from capstan.first_start import Tokens
 from catalog.units import GB
+from client.serving import url_at
 
 CACHE_BYTES_MAX = 20 * GB
 
@@ -48,7 +49,7 @@ def filled_in(
         configuration.jobserver,
         name=configuration.jobserver.name or "jobserver",
         database_url=database_url,
-        door_urls=[f"http://{host}:{port}"],
+        door_urls=[url_at(host, port)],
         token_file=tokens.jobserver_file,
         data_dir=data / "jobs",
         slots=configuration.jobserver.slots or os.cpu_count() or 1,

@@ -27,6 +27,7 @@ from capstan.supervisor import Child, capstan_command
 from catalog.embedded import EmbeddedPostgres
 from catalog.errors import CapstanError, Unavailable
 from client import recorded
+from client.serving import url_at
 
 log = structlog.get_logger()
 
@@ -161,7 +162,7 @@ async def _serve(
             if not served:
                 missing = [child.name for child in children.values() if not child.serving.is_set()]
                 raise Unavailable(what=", ".join(missing), why=f"it does not begin to serve; see {data / 'log'}")
-            url = f"http://{configuration.tapeserver.host}:{children['tapeserver'].port}"
+            url = url_at(configuration.tapeserver.host, children["tapeserver"].port)
             recorded.write(recorded.Recorded(url=url, token=tokens.operator))
             say(f"Capstan serves at {url}")
         await stop.wait()

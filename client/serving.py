@@ -199,6 +199,11 @@ class Listener:
         await self.runner.cleanup()
 
 
+def url_at(host: str, port: int) -> str:
+    """The URL of what listens there; an address of IPv6 stands in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 async def listen(
     app: web.Application,
     *,

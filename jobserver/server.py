@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from catalog.database import Database
 from catalog.errors import BadConfig, CapstanError
 from client.operatormessages import ServerBody
-from client.serving import json_response, listen, problem_middleware
+from client.serving import json_response, listen, problem_middleware, url_at
 from jobserver import store
 from jobserver.api import JobsApi
 from jobserver.batch import BatchSystem
@@ -61,7 +61,7 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
             listener = await listen(app, host=config.host, port=config.port)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    url, told = f"http://{config.host}:{listener.port}", asyncio.Event()
+                    url, told = url_at(config.host, listener.port), asyncio.Event()
                     working = [
                         tasks.create_task(batch.run(on_change=prestager.wake), name="local-batch"),
                         tasks.create_task(prestager.run(), name="prestager"),

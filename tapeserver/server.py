@@ -15,7 +15,7 @@ import structlog
 from catalog import volumes
 from catalog.database import PLANNER, SESSIONS, Database
 from catalog.errors import BadConfig, CatalogUnreachable
-from client.serving import listen
+from client.serving import listen, url_at
 from tapeserver.backing_up import backup_forever
 from tapeserver.config import Config
 from tapeserver.door import DoorContext, make_app, resolve_forever
@@ -61,7 +61,7 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
                 config,
                 drives,
                 lambda: planning.planned_libraries,
-                url=f"http://{config.host}:{listener.port}",
+                url=url_at(config.host, listener.port),
                 closing=closing,
             )
             async with asyncio.TaskGroup() as group:

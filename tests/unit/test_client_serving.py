@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -12,7 +13,16 @@ from aiohttp import web
 
 from catalog.errors import NotFound, TooBusy, Unauthenticated
 from client.messages import OurRequest
-from client.serving import Listener, configure_logging, expect_after, json_body, listen, problem_middleware, run_app
+from client.serving import (
+    Listener,
+    configure_logging,
+    expect_after,
+    json_body,
+    listen,
+    problem_middleware,
+    run_app,
+    url_at,
+)
 
 
 class Body(OurRequest):
@@ -163,3 +173,11 @@ async def test_run_app_says_its_port_and_ends_when_told() -> None:
 def test_an_unknown_log_level_is_an_error() -> None:
     with pytest.raises(ValueError, match="loud"):
         configure_logging(level="loud")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80"), ("tape", "http://tape:80")]
+)
+def test_the_url_of_any_address_can_be_asked(host: str, url: str) -> None:
+    assert url_at(host, 80) == url
+    assert urlsplit(url_at(host, 80)).hostname == host
