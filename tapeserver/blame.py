@@ -104,12 +104,14 @@ class Blame:
         if before is None:
             return
         verdict = judge(failure, before, drive=work.drive, volume=work.volume, limits=self._limits)
+        # What never got as far as its files was not read: its label, say, could not be written.
+        doing = "loading" if kind == "load" else _DOING[failure]
         if verdict is Verdict.DRIVE and failure is not Failure.STUCK:
-            await self._drive_down(work.drive, before.volumes_in_drive | {work.volume}, _DOING[failure], why)
+            await self._drive_down(work.drive, before.volumes_in_drive | {work.volume}, doing, why)
         elif verdict is Verdict.VOLUME:
             drives = ", ".join(sorted(before.drives_of_volume | {work.drive}))
             count = before.mounts_of_volume + 1
-            reason = f"{_DOING[failure]} failed {count} times (drives {drives}), the last time: {why}"
+            reason = f"{doing} failed {count} times (drives {drives}), the last time: {why}"
             # What is on a volume that only cannot be written stays good; one that cannot be read is looked at first.
             writes = failure is Failure.WRITE and work.volume_state != VolumeState.BLANK
             state = VolumeState.CLOSED if writes else VolumeState.DISABLED
