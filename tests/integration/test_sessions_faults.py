@@ -363,7 +363,7 @@ async def test_a_volume_that_no_drive_can_read_is_disabled_and_its_recalls_wait_
         faults.inject(memory_path / "east", faults.Fault(kind="unreadable", volume="E00001"))
         await site.stage(*paths)
         await there_is(site, "candidate where code = 'volume_disabled'")
-        assert "reading failed 2 times (drives east-0, east-1)" in await site.scalar(
+        assert "loading failed 2 times (drives east-0, east-1)" in await site.scalar(
             "select reason from volume where state = 'disabled'"
         )
         assert await site.scalar("select count(*) from stage_item where state = 'failed'") == 0
