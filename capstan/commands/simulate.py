@@ -26,6 +26,8 @@ EXAMPLE = """capstan simulate --generate farm --drives 8,10 --policy capstan,old
 RUNS_MAX = 64
 DRIVES_MAX = 1000
 REQUESTS_MAX = 2_000_000
+#: for so many files it is worth to load the compiled loops of the order, or to compile them the first time
+COMPILED_FILES = 20_000
 LOAD_MAX = 10.0
 NOISE_MAX = 1.0
 
@@ -95,6 +97,7 @@ def _add_questions(parser: argparse.ArgumentParser, policies: list[str]) -> None
 
 
 def _carry_out(parsed: argparse.Namespace) -> int:
+    from tapeserver.ordering import warm_up
     from tapeserver.simulator.chart import chart
     from tapeserver.simulator.report import COLUMNS, Run, rows
     from tapeserver.simulator.running import answer
@@ -102,6 +105,8 @@ def _carry_out(parsed: argparse.Namespace) -> int:
 
     try:
         trace = _trace(parsed)
+        if trace.files >= COMPILED_FILES:
+            warm_up()
         runs = [Run(label=_label(one, parsed), question=one, outcome=answer(trace, one)) for one in _questions(parsed)]
     except BadTrace as problem:
         print(f"capstan: {parsed.trace or parsed.generate}: {problem}", file=sys.stderr)

@@ -8,6 +8,7 @@ volumes, the cache's room and the changer's queue are not simulated (docs/simula
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,7 @@ import numpy as np
 from tapeserver.drivemodel import Geometry
 from tapeserver.simulator.choice import Choice
 from tapeserver.simulator.outcome import Outcome
-from tapeserver.simulator.parts import Parts, parts_of
+from tapeserver.simulator.parts import Parts, has_repeats, parts_of
 from tapeserver.simulator.passes import Reader
 from tapeserver.simulator.stations import FREE_STATES, MountRecord, Phase, State, Station
 from tapeserver.simulator.trace import Floats, Integers, Trace
@@ -62,6 +63,10 @@ class Listener:
     def resumes(self, drive: int, volume: int, now: float) -> None:
         """A kept volume has work again."""
 
+    def expected(self, request: int, now: float) -> float:
+        """When it is expected to be done; nan: no estimate."""
+        return math.nan
+
     def dismounts(self, drive: int, volume: int, gave_way: bool, now: float) -> None:
         """A volume left its drive."""
 
@@ -79,6 +84,8 @@ class Settings:
     gather_seconds: float = 1.0
     #: a wait longer than this after the last arrival means that the policy is stuck
     stuck_seconds: float = 30 * 86_400.0
+    #: an estimate is asked for at every so manyth arrival; 0: none
+    estimate_every: int = 0
 
 
 class Simulation:
@@ -101,6 +108,7 @@ class Simulation:
             lengths=trace.file_bytes,
             draw=np.random.default_rng(seed),
             noise=settings.noise,
+            repeats=has_repeats(trace),
         )
         self._queues: list[list[int]] = [[] for _ in trace.volumes]
         #: rows that a mount gave back before it read them
@@ -109,6 +117,7 @@ class Simulation:
         self._done: Floats = np.full(trace.files, np.nan)
         self._events: list[tuple[float, int, int, int, int]] = []
         self._sequence = 0
+        self._expected: list[tuple[int, float]] = []
         self._asks = False
         self._asks_at = np.inf
         self._free = settings.drives
@@ -183,6 +192,9 @@ class Simulation:
                 self._work(station, now)
             elif station.state is State.WORKING and not station.joins:
                 self._join_later(station, now)
+        every = self.settings.estimate_every
+        if every and request % every == 0:
+            self._expected.append((request, self._listener.expected(request, now)))
 
     def _ask_at(self, at: float) -> None:
         if at < self._asks_at:
@@ -398,4 +410,5 @@ class Simulation:
             mounts=self.mounts,
             seconds=[station.seconds for station in self.stations],
             decisions=self.decisions,
+            expected=self._expected,
         )

@@ -39,6 +39,37 @@ class Waits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateErrors:
+    """How far expected waits were off the true ones, whichever side."""
+
+    samples: int
+    #: parts of the true wait
+    median: float
+    #: nine of ten estimates are within this factor of the true wait
+    factor_p90: float
+    #: expected over true, the middle one: below 1, it took longer than was said
+    bias: float
+
+    @classmethod
+    def of(cls, expected: Floats, true: Floats) -> EstimateErrors:
+        ratio = expected / np.maximum(true, 1e-9)
+        return cls(
+            samples=len(ratio),
+            median=float(np.median(np.abs(ratio - 1.0))),
+            factor_p90=float(np.percentile(np.maximum(ratio, 1.0 / ratio), 90)),
+            bias=float(np.median(ratio)),
+        )
+
+    def as_json(self) -> dict[str, float]:
+        return {
+            "samples": self.samples,
+            "median_error": round(self.median, 4),
+            "factor_p90": round(self.factor_p90, 3),
+            "bias": round(self.bias, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     policy: str
     trace: Trace
@@ -51,6 +82,8 @@ class Outcome:
     #: by drive
     seconds: Sequence[Mapping[Phase, float]]
     decisions: int = 0
+    #: (request, when it was expected to be done when it came)
+    expected: Sequence[tuple[int, float]] = ()
 
     @property
     def request_done(self) -> Floats:
@@ -76,6 +109,16 @@ class Outcome:
         np.minimum.at(begins, inverse, self.trace.request_times)
         waits: Floats = ends - begins
         return waits
+
+    @property
+    def estimate_errors(self) -> EstimateErrors | None:
+        known = [(request, at) for request, at in self.expected if np.isfinite(at)]
+        if not known:
+            return None
+        rows = np.array([request for request, _ in known])
+        came = self.trace.request_times[rows]
+        expected = np.maximum(np.array([at for _, at in known]) - came, 1.0)
+        return EstimateErrors.of(expected, self.request_waits[rows])
 
     @property
     def phase_seconds(self) -> dict[Phase, float]:
@@ -112,4 +155,5 @@ class Outcome:
             "job_waits": Waits.of(self.job_waits).as_json(),
             "drive_seconds": {str(phase): round(value, 3) for phase, value in self.phase_seconds.items()},
             "busy": round(self.busy, 4),
+            **({"estimates": errors.as_json()} if (errors := self.estimate_errors) else {}),
         }

@@ -57,3 +57,10 @@ def parts_of(trace: Trace) -> Parts:
         rows=rows.astype(np.int64),
         of_file=of_file,
     )
+
+
+def has_repeats(trace: Trace) -> bool:
+    """Whether any file is wanted more than once."""
+    by_place = np.lexsort((trace.file_starts, trace.file_volumes))
+    volumes, starts = trace.file_volumes[by_place], trace.file_starts[by_place]
+    return bool(((volumes[1:] == volumes[:-1]) & (starts[1:] == starts[:-1])).any())

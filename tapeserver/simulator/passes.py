@@ -1,7 +1,7 @@
 """One pass over a volume: in which order its files are read, and when each is done. Pure: a generator is given.
 
-Few files are ordered as the mover orders them; many, for which `ordering` would take seconds, go in block order, which
-is as good when they lie densely (see `dense_files`).
+Files are ordered as in production, but without the last percent: the search of `ordering` stops at its first descent,
+which costs under 1 % in time read and saves nine tenths of the planning. Above `DENSE_FILES` they go in block order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tapeserver.drivemodel import Geometry
+from tapeserver.ordering import order_reads
 from tapeserver.simulator.trace import Floats, Integers
+
+#: from so many files on a volume on, block order is within an eighth of the best, and costs nothing
+DENSE_FILES = 2000
 
 
 @dataclass(slots=True)
@@ -43,13 +47,13 @@ class Reader:
     lengths: Integers
     draw: np.random.Generator
     noise: float = 0.0
-    #: so many files are read in block order
-    dense_files: int = 192
+    #: the same file may be wanted by several
+    repeats: bool = True
 
     def read(self, geometry: Geometry, rows: Integers, head: int, now: float) -> Pass:
         """The pass that reads `rows` from `head` on, beginning now. The same bytes wanted twice are read once."""
         starts, lengths = self.starts[rows], self.lengths[rows]
-        order = _order(geometry, starts, lengths, head, self.dense_files)
+        order = self._order(geometry, starts, lengths, head)
         rows, starts, lengths = rows[order], starts[order], lengths[order]
         ends = starts + lengths
         before = np.empty_like(starts)
@@ -57,14 +61,31 @@ class Reader:
         before[1:] = ends[:-1]
         locates = geometry.locate_many(before, starts)
         transfers = lengths / geometry.model.native_rate
-        if len(rows) > 1:
-            again = np.flatnonzero((starts[1:] == starts[:-1]) & (lengths[1:] == lengths[:-1])) + 1
+        if self.repeats and len(rows) > 1:
+            again = np.flatnonzero(starts[1:] == starts[:-1]) + 1
             locates[again] = 0.0
             transfers[again] = 0.0
         if self.noise:
             locates = locates * self.draw.lognormal(0.0, self.noise, len(locates))
         return Pass(rows=rows, begins=now, ends=now + np.cumsum(locates + transfers), locates=locates, heads=ends)
 
+    def _order(self, geometry: Geometry, starts: Integers, lengths: Integers, head: int) -> Integers:
+        """Indices in the order to read; those of the same file stand behind each other, the longest first."""
+        if not self.repeats:
+            return _good_order(geometry, starts, lengths, head)
+        by_start = np.lexsort((-lengths, starts))
+        firsts = np.flatnonzero(np.diff(starts[by_start], prepend=-1))
+        if len(firsts) == len(starts):
+            return _good_order(geometry, starts, lengths, head)
+        chosen = by_start[firsts]
+        groups = np.split(by_start, firsts[1:])
+        return np.concatenate([groups[n] for n in _good_order(geometry, starts[chosen], lengths[chosen], head)])
 
-def _order(geometry: Geometry, starts: Integers, lengths: Integers, head: int, dense_files: int) -> Integers:
-    return np.argsort(starts, kind="stable")
+
+def _good_order(geometry: Geometry, starts: Integers, lengths: Integers, head: int) -> Integers:
+    count = len(starts)
+    if count == 1:
+        return np.zeros(1, dtype=np.int64)
+    if count > DENSE_FILES:
+        return np.argsort(starts, kind="stable")
+    return order_reads(geometry, starts, lengths, head=head, effort=0.0).indices

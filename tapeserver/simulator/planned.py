@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from tapeserver.estimates import estimate
 from tapeserver.nextvolume.deciding import plan
 from tapeserver.nextvolume.picture import Picture
 from tapeserver.nextvolume.policy import Policy
@@ -118,6 +119,12 @@ class Planned(Listener):
             self._names[volume],
             EndView(drive=name, kind=kind, why="", at=now),  # type: ignore[arg-type]  # one of two literals
         )
+
+    def expected(self, request: int, now: float) -> float:
+        parts, volumes = self._parts, self.picture.volumes
+        mine = range(parts.offsets[request], parts.offsets[request + 1])
+        found = estimate(self.picture, self.policy, now)
+        return found.all_done((volumes.slot(self._names[parts.volumes[part]]), parts.files[part]) for part in mine)
 
     def _change(self, drive: str, **changes: object) -> None:
         mount = self.picture.mounts[drive]
