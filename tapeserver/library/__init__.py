@@ -16,7 +16,7 @@ he opened the drive while his epoch was still the highest.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -226,6 +226,15 @@ class Drive(Protocol):
 
     def position(self) -> Position | None:
         """Where the head is, or None when the drive does not know. Unflushed blocks count."""
+
+    def recommended_order(self, segments: Sequence[tuple[int, int]]) -> Sequence[int] | None:
+        """In which order the drive itself would read `segments`, from where the head is; None when it does not say.
+
+        A segment is (first block, number of blocks). The answer holds the index of each segment once. Moves nothing,
+        changes nothing, safe to repeat; may take seconds. None is always a possible answer (a drive without the
+        function, more segments than it takes, a position it does not know), and what is read in another order is
+        read as well. (SCSI: RECEIVE RECOMMENDED ACCESS ORDER.)
+        """
 
     def read_block(self) -> bytes:
         """The next block, and the head moves behind it.

@@ -54,32 +54,45 @@ class VirtualLibrary:
         trace: Trace | None = None,
         lock_seconds_max: float = LOCK_SECONDS_MAX,
         memory_bytes_max: int = MEMORY_BYTES_MAX,
+        medium: str | None = None,
+        speed: float | None = None,
     ) -> None:
-        """Raises LibraryUnreachable when nothing is at `path`, LibraryDamaged when it is not the library `name`."""
+        """`medium`: the drives behave as if for it ("LTO-9"), so that they tell an order of reads where such drives do.
+
+        `speed`: they take its time too, so many times faster (1: as in life); without it, and without `delay`, none.
+        Raises LibraryUnreachable when nothing is at `path`, LibraryDamaged when it is not the library `name`, or there
+        is no such medium or speed.
+        """
         self._places = Places(Path(path).absolute(), name, trace, lock_seconds_max)
         self._delay, self._trace = delay, trace
         self._memory_bytes_max = memory_bytes_max
+        self._medium, self._speed = medium, speed
         self.name = name
         self._record()
+        if delay is None and (medium is not None or speed is not None):
+            self._delay = self._lifelike()
 
     @classmethod
     def from_spec(
         cls, spec: Mapping[str, Any], *, delay: Delay | None = None, trace: Trace | None = None
     ) -> VirtualLibrary:
-        """The library of a `spec()`, which may carry `memory_bytes_max`."""
+        """The library of a `spec()`, which may carry `memory_bytes_max`, `medium` and `speed`."""
         return cls(
             spec["path"],
             spec["name"],
             delay=delay,
             trace=trace,
             memory_bytes_max=spec.get("memory_bytes_max", MEMORY_BYTES_MAX),
+            medium=spec.get("medium"),
+            speed=spec.get("speed"),
         )
 
     def spec(self) -> dict[str, Any]:
-        spec = {"kind": "virtual", "name": self.name, "path": os.fspath(self._places.root)}
-        return (
-            spec if self._memory_bytes_max == MEMORY_BYTES_MAX else spec | {"memory_bytes_max": self._memory_bytes_max}
-        )
+        spec: dict[str, Any] = {"kind": "virtual", "name": self.name, "path": os.fspath(self._places.root)}
+        if self._memory_bytes_max != MEMORY_BYTES_MAX:
+            spec["memory_bytes_max"] = self._memory_bytes_max
+        chosen = {"medium": self._medium, "speed": self._speed}
+        return spec | {key: value for key, value in chosen.items() if value is not None}
 
     def inventory(self) -> Inventory:
         record = self._record()
@@ -162,6 +175,7 @@ class VirtualLibrary:
                 delay=self._delay,
                 trace=self._trace,
                 memory_bytes_max=self._memory_bytes_max,
+                medium=self._medium,
                 on_close=lambda: os.close(lock),
             )
         except BaseException:
@@ -179,6 +193,19 @@ class VirtualLibrary:
             elif fault.kind == "alert" and fault.drive is None and fault.volume is None:
                 found.append(Alert(code=fault.code, severity=fault.severity, text=fault.text))
         return tuple(found)
+
+    def _lifelike(self) -> Delay | None:
+        # Imported here: a library without a medium has no use for models of drives.
+        from tapeserver.library.lifelike import MEDIUM, Lifelike
+
+        def capacity_of(volume: str) -> int:
+            return self._places.read_cartridge(volume).capacity_bytes
+
+        try:
+            model = Lifelike(self._medium or MEDIUM, 1.0 if self._speed is None else self._speed, capacity_of)
+        except (TypeError, ValueError) as exc:
+            raise LibraryDamaged(library=self.name, why=str(exc)) from exc
+        return None if self._speed is None else model
 
     def _dead_drives(self) -> dict[str, str]:
         known = faults.read_faults(self._places.root)

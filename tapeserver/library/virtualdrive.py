@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tapeserver.library import (
     Alert,
@@ -56,6 +56,7 @@ class VirtualDrive:
         delay: Delay | None,
         trace: Trace | None,
         memory_bytes_max: int = MEMORY_BYTES_MAX,
+        medium: str | None = None,
         on_close: Callable[[], None] = lambda: None,
     ) -> None:
         if state.volume is None or state.epoch is None:
@@ -65,7 +66,7 @@ class VirtualDrive:
         self._record = os.fspath(places.drive_record(self.name))
         self._seen: tuple[int, int] | None = None
         self._nominal_bytes = capacity_bytes
-        self._delay = delay
+        self._delay, self._medium = delay, medium
         self._on_close = on_close
         self._faults = FaultWatch(places.root, self.name, self.volume)
         self._cartridge = Cartridge(
@@ -144,6 +145,18 @@ class VirtualDrive:
     def space_to_end(self) -> None:
         self._settle()
         self._move(self._cartridge.count)
+
+    def recommended_order(self, segments: Sequence[tuple[int, int]]) -> Sequence[int] | None:
+        self._enter("locate")
+        self._check_mine()
+        if self._block is None or self._medium is None:
+            return None
+        # Imported here: most movers never ask, and it takes a while.
+        from tapeserver.library.lifelike import recommended_order
+
+        end, offset = self._cartridge.count, self._cartridge.offset
+        places = [(offset(min(first, end)), offset(min(first + count, end))) for first, count in segments]
+        return recommended_order(self._medium, self._nominal_bytes, offset(self._block), places)
 
     # -- data --
 

@@ -55,8 +55,8 @@ class LibraryUnderTest:
         return found
 
 
-def virtual(path: Path) -> LibraryUnderTest:
-    library = create_virtual_library(path, "east", 2, 4)
+def virtual(path: Path, **chosen: str) -> LibraryUnderTest:
+    library = open_library(create_virtual_library(path, "east", 2, 4).spec() | chosen)
     for volume in ("A00001", "A00002"):
         add_cartridge(path, volume, 4 * KIB * KIB)
     return LibraryUnderTest(
@@ -69,7 +69,12 @@ def virtual(path: Path) -> LibraryUnderTest:
     )
 
 
-FACTORIES = {"virtual": virtual}
+def virtual_lto9(path: Path) -> LibraryUnderTest:
+    """One whose drives recommend an order of reads."""
+    return virtual(path, medium="LTO-9")
+
+
+FACTORIES = {"virtual": virtual, "virtual LTO-9": virtual_lto9}
 
 
 @pytest.fixture(params=sorted(FACTORIES))
@@ -419,3 +424,16 @@ def test_after_a_write_error_only_what_was_flushed_is_sure_and_the_position_is_u
     assert block_of(drive) in (1, 2)
     drive.write_block(b"later")
     drive.flush()
+
+
+def test_a_recommended_order_names_each_segment_once_and_moves_nothing(made: LibraryUnderTest):
+    drive = made.mounted()
+    for number in range(40):
+        drive.write_block(b"x" * 1000 * (1 + number % 3))
+    drive.locate(17)
+    segments = [(30, 2), (3, 1), (12, 5), (3, 1), (39, 9), (0, 1), (20, 1), (25, 1), (60, 1)]
+    order = drive.recommended_order(segments)
+    assert order is None or sorted(order) == list(range(len(segments)))
+    assert drive.recommended_order(segments) == order
+    assert drive.recommended_order([]) in (None, [])
+    assert block_of(drive) == 17
