@@ -231,7 +231,7 @@ def _restore(operator: Operator) -> str:
     return f"{one['path']} as {path}: {done.returncode} {done.stderr.strip()[-160:]}"
 
 
-#: name -> (what he does, how often); it says in words how that ended
+#: name -> (what he does, how often); it says in words how that ended. Never is for what only a long round has time for
 WORK: dict[str, tuple[Callable[[Operator], str], int]] = {
     "verify": (_of_volume("verify", "active", "full", "closed"), 3),
     "close": (_of_volume("close", "active"), 1),
@@ -243,7 +243,7 @@ WORK: dict[str, tuple[Callable[[Operator], str], int]] = {
     "vault": (_vault, 1),
     "recycle restore": (_restore, 3),
     "recycle purge": (_purge, 1),
-    "empty": (_empty, 1),
-    "torn": (_torn, 1),
+    "empty": (_empty, 0),
+    "torn": (_torn, 0),
 }
 FIRST = ("empty", "torn")
