@@ -47,6 +47,10 @@ class LibrarySection(msgspec.Struct, forbid_unknown_fields=True, kw_only=True, f
     drives: int = 2
     cartridges: int = 20
     capacity: str = "10 GB"
+    #: its drives are as if for this medium ("LTO-9"): they recommend an order of reads where such drives do
+    medium: str = ""
+    #: they take that medium's time as well, so many times faster: 1 as in life, 100 for a drill; 0: none
+    speed: float = 0.0
     #: of the volume names: E gives E00001, E00002, …
     vid_prefix: str = ""
     #: beside them, for the journal of the namespace: ES0001, … in the pool system-NAME; 0: this library keeps none

@@ -79,16 +79,19 @@ async def _prepare_library(
     prefix = section.vid_prefix or section.name[:1].upper()
     vids = [f"{prefix}{number:05d}" for number in range(1, section.cartridges + 1)]
     system_vids = [f"{prefix}S{number:04d}" for number in range(1, section.system_cartridges + 1)]
+    lifelike = {key: value for key, value in (("medium", section.medium), ("speed", section.speed)) if value}
     if section.name not in known:
         say(f"making library {section.name}: {section.drives} drives, {section.cartridges} cartridges")
         slots = len(vids) + len(system_vids)
         library = await asyncio.to_thread(create_virtual_library, path, section.name, section.drives, slots)
         for vid in (*vids, *system_vids):
             await asyncio.to_thread(add_cartridge, path, vid, capacity)
-        spec = library.spec()
+        spec = library.spec() | lifelike
+        # Refused here, with the reason, rather than by the first mount.
+        await asyncio.to_thread(open_library, spec)
     else:
         # The data directory may have been moved as a whole.
-        spec = {"kind": section.kind, "name": section.name, "path": str(path.absolute())}
+        spec = {"kind": section.kind, "name": section.name, "path": str(path.absolute())} | lifelike
         # One that was made without them has no slots for them.
         inventory = await asyncio.to_thread(open_library(spec).inventory)
         system_vids = [vid for vid in system_vids if vid in inventory.volumes]
