@@ -80,6 +80,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     # ---- what a mount takes at once
     recalls_files_max: int = 4000
     recalls_bytes_max: int = 64 * 10**9
+    #: what a mover is given to read takes no longer than this, as far as is known of the medium: the rest can still be
+    #: put in another order when more arrives
+    recalls_seconds_max: float = 300.0
     #: so many archives are claimed at a time, and again when half of them have been begun; the rest is the others'
     archives_files_max: int = 10_000
     archives_bytes_max: int = 64 * 10**9

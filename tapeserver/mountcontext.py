@@ -19,6 +19,7 @@ from catalog.database import Database, is_transient
 from catalog.mounts import MountWork
 from catalog.signing import BulkClaims, sign
 from tapeserver.config import Config
+from tapeserver.drivemodel import Geometry, model_of
 from tapeserver.fleet import MoverLink
 from tapeserver.frames import DriveAlert
 from tapeserver.timelimits import Limits, limits_of, medium_of
@@ -128,10 +129,23 @@ class MountContext:
         return url
 
 
+def medium_in(work: MountWork) -> str:
+    """The medium of the mounted volume, as far as anybody says."""
+    named = work.library_spec.get("medium")
+    return medium_of(work.capacity_bytes, named if isinstance(named, str) else None)
+
+
+def geometry_in(work: MountWork) -> Geometry | None:
+    """How the mounted volume lies on its tape; None for a medium without a model."""
+    try:
+        return Geometry(model_of(medium_in(work)), work.capacity_bytes or None)
+    except ValueError:
+        return None
+
+
 def time_limits(config: Config, work: MountWork) -> Limits:
     """How long the phases of this mount may take: by its medium, and never longer than the configured maxima."""
-    named = work.library_spec.get("medium")
-    found = limits_of(medium_of(work.capacity_bytes, named if isinstance(named, str) else None), config.phase_seconds)
+    found = limits_of(medium_in(work), config.phase_seconds)
     return Limits(
         load=min(found.load, config.load_seconds_max),
         locate=min(found.locate, config.phase_seconds_max),

@@ -1,15 +1,24 @@
-"""What a mount has still to read of its volume, and what comes next. Pure; knows neither mover nor catalog.
+"""What a mount has still to read of its volume, and what comes next. Knows neither mover nor catalog.
 
-The session brings all that is wanted of the volume, again and again; what it has taken is gone from here. By position
-from the head on, then from the front: so the tape is passed over once, late arrivals ahead of the head are met on the
-way, and those behind it come after the end.
+The session brings all that is wanted of the volume, again and again; what it has taken is gone from here, and stays as
+it was taken. The rest, with late arrivals ahead of the head and behind it, is put in the order that
+`tapeserver.ordering` finds. Of a medium whose locates cost nothing known it is read by position, from the head on and
+then from the front: so the tape is passed over once.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
 
 from catalog.queues import WantedRecall
+from tapeserver.drivemodel import LOCATE_SECONDS_MIN, Geometry
+from tapeserver.ordering import EXACT_MAX, order_reads, warm_up
+from tapeserver.tapeformat import locate_member
 
 #: so many are looked at together; of more the volume is read in windows of position
 WANTED_MAX = 20_000
@@ -17,33 +26,83 @@ WANTED_MAX = 20_000
 Place = tuple[int, int]
 
 
+@cache
+def _warm_up_once() -> None:
+    """The first orders are numpy's, those behind the compilation the best. A daemon: no end waits for a compiler."""
+    threading.Thread(target=warm_up, name="ordering", daemon=True).start()
+
+
 class ReadingList:
-    def __init__(self) -> None:
+    """One mount's. `geometry` None: nothing is known of the medium."""
+
+    def __init__(self, geometry: Geometry | None, block_size: int) -> None:
+        self._geometry, self._block_size = geometry, block_size
+        #: the next one last, where it is taken off
         self._rest: list[WantedRecall] = []
-        #: where the head is after what was taken: (block, byte offset)
+        #: where the head is after what was taken: (block, byte offset), and in bytes from the begin of the tape
         self.head: Place = (0, 0)
+        self._head_byte = 0
 
     def __len__(self) -> int:
         return len(self._rest)
 
     def refresh(self, wanted: Sequence[WantedRecall]) -> None:
-        """All that is wanted now, in the place of what was here."""
+        """All that is wanted now, in the place of what was here. Arrivals may take seconds: call it in a thread."""
+        known = {one.file_id for one in self._rest}
+        if all(one.file_id in known for one in wanted):
+            still = {one.file_id for one in wanted}
+            self._rest = [one for one in self._rest if one.file_id in still]
+            return
         by_place = sorted(wanted, key=lambda one: (one.first_block, one.byte_offset, one.file_id))
+        if self._geometry is not None:
+            self._rest = self._ordered(by_place, self._geometry)[::-1]
+            return
         ahead = [one for one in by_place if (one.first_block, one.byte_offset) >= self.head]
-        # The next one last, where it is taken off.
         self._rest = [*by_place[: len(by_place) - len(ahead)][::-1], *ahead[::-1]]
 
-    def take(self, files_max: int, bytes_max: int) -> list[WantedRecall]:
-        """The next ones, no more than given, but the first however large it is."""
-        taken: list[WantedRecall] = []
-        room = bytes_max
+    def take(self, files_max: int, bytes_max: int, seconds_max: float = float("inf")) -> dict[int, float]:
+        """The next files in their order, and what reading each takes as far as is known; no more than given.
+
+        The first comes however large it is. Not in place: a copy of this list may have to begin again from here.
+        """
+        taken: dict[int, float] = {}
+        room, left = bytes_max, seconds_max
         for one in reversed(self._rest):
-            if len(taken) >= files_max or (taken and one.bytes > room):
+            seconds = self._seconds_of(one)
+            if len(taken) >= files_max or (taken and (one.bytes > room or seconds > left)):
                 break
-            room -= one.bytes
-            taken.append(one)
+            room, left = room - one.bytes, left - seconds
+            taken[one.file_id] = seconds
+            self.head, self._head_byte = (one.first_block, one.byte_offset + 1), self._end_byte(one)
         if taken:
-            # Not in place: a copy of this list may have to begin again from here.
             self._rest = self._rest[: -len(taken)]
-            self.head = (taken[-1].first_block, taken[-1].byte_offset + 1)
         return taken
+
+    def _seconds_of(self, one: WantedRecall) -> float:
+        if self._geometry is None:
+            return 0.0
+        locate = self._geometry.locate_seconds(self._head_byte, self._first_byte(one))
+        return locate + self._geometry.transfer_seconds(one.bytes)
+
+    def _ordered(self, by_place: Sequence[WantedRecall], geometry: Geometry) -> list[WantedRecall]:
+        """Files that it is cheaper to read on to than to search for are one piece."""
+        pieces = [[one] for one in by_place[:1]]
+        for before, one in pairwise(by_place):
+            gap = self._first_byte(one) - self._end_byte(before)
+            if gap * geometry.gap_seconds_per_byte <= LOCATE_SECONDS_MIN:
+                pieces[-1].append(one)
+            else:
+                pieces.append([one])
+        starts = np.array([self._first_byte(piece[0]) for piece in pieces], dtype=np.int64)
+        ends = np.array([self._end_byte(piece[-1]) for piece in pieces], dtype=np.int64)
+        if len(pieces) > EXACT_MAX:
+            _warm_up_once()
+        order = order_reads(geometry, starts, np.maximum(ends - starts, 0), head=self._head_byte)
+        return [one for index in order.indices.tolist() for one in pieces[index]]
+
+    def _first_byte(self, one: WantedRecall) -> int:
+        return locate_member(one.first_block, one.byte_offset, self._block_size)[0] * self._block_size
+
+    def _end_byte(self, one: WantedRecall) -> int:
+        block = locate_member(one.first_block, one.byte_offset + one.bytes, self._block_size)[0]
+        return (block + 1) * self._block_size

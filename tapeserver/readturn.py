@@ -5,6 +5,7 @@ Late arrivals join the list while the mount runs; in which order they are read i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from copy import copy
 from typing import ClassVar, Literal
@@ -14,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import endings, failures, mounts, queues, recalls, replicas
 from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry
-from catalog.queues import ClaimedRecall
+from catalog.queues import ClaimedRecall, WantedRecall
 from catalog.replicas import Recalled, Reservation
 from tapeserver.frames import Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
-from tapeserver.mountcontext import MountContext
+from tapeserver.mountcontext import MountContext, geometry_in
 from tapeserver.readinglist import WANTED_MAX, ReadingList
 from tapeserver.turns import Turn
 
@@ -25,6 +26,8 @@ from tapeserver.turns import Turn
 #: left alone than the look took
 LIST_SECONDS = 1.0
 LIST_SHARE = 20.0
+#: so few are put in order at once
+ORDER_IN_THREAD = 16
 #: tries for cache space while the mover has nothing to do
 SPACE_TRY_SECONDS = 0.5
 #: failures in a row that are the cache's, after which the drive is given back
@@ -39,10 +42,11 @@ class ReadTurn(Turn):
         super().__init__(context)
         self._seconds_max = seconds_max
         self._began_at = context.now
-        self._out: dict[int, tuple[ClaimedRecall, Reservation]] = {}
+        #: what the mover has: the space it goes to, and what reading it takes as far as is known
+        self._out: dict[int, tuple[ClaimedRecall, Reservation, float]] = {}
         self._arrived: list[Recalled] = []
         self._arrived_at = 0.0
-        self._list = ReadingList()
+        self._list = ReadingList(geometry_in(context.work), context.work.block_size)
         self._look_at = 0.0
         self._space_since: float | None = None
         self._space_tried_at = -SPACE_TRY_SECONDS
@@ -75,13 +79,20 @@ class ReadTurn(Turn):
         room = config.recalls_files_max - len(self._out)
         if room < config.recalls_files_max // 2:
             return
-        room_bytes = config.recalls_bytes_max - sum(recall.size for recall, _ in self._out.values())
+        room_bytes = config.recalls_bytes_max - sum(recall.size for recall, _, _ in self._out.values())
         if room_bytes < config.recalls_bytes_max // 2:
             return
         if self._space_since is not None and self.context.now - self._space_tried_at < SPACE_TRY_SECONDS:
             self._waited_for_space()
             return
-        given, refused = await self.context.commit(lambda connection: self._claim(connection, room, room_bytes))
+        room_seconds = config.recalls_seconds_max - sum(seconds for _, _, seconds in self._out.values())
+        if room_seconds < config.recalls_seconds_max / 2:
+            return
+        if len(self._list) < room or self.context.now >= self._look_at:
+            await self._look()
+        given, refused = await self.context.commit(
+            lambda connection: self._claim(connection, room, room_bytes, room_seconds)
+        )
         if refused:
             self.context.database.wake(CACHE)
             self._space_tried_at = self.context.now
@@ -95,18 +106,14 @@ class ReadTurn(Turn):
             await self._hand_over(given)
 
     async def _claim(
-        self, connection: AsyncConnection, room: int, room_bytes: int
-    ) -> tuple[list[tuple[ClaimedRecall, Reservation]], int]:
+        self, connection: AsyncConnection, room: int, room_bytes: int, room_seconds: float
+    ) -> tuple[list[tuple[ClaimedRecall, Reservation, float]], int]:
         """Claims and space for them, in one transaction; and how many went back for want of space."""
         epoch, volume = self.context.work.epoch, self.context.work.volume
         # A copy: this transaction may have to be repeated.
         planned = copy(self._list)
-        if len(planned) < room or self.context.now >= self._look_at:
-            began_at = self.context.now
-            await self._look(connection, planned)
-            self._look_at = self.context.now + max(LIST_SECONDS, LIST_SHARE * (self.context.now - began_at))
-        wanted = [one.file_id for one in planned.take(room, room_bytes)]
-        claimed = await queues.claim_recalls(connection, volume, epoch, wanted)
+        wanted = planned.take(room, room_bytes, room_seconds)
+        claimed = await queues.claim_recalls(connection, volume, epoch, list(wanted))
         reserved = await replicas.reserve_recalls(
             connection,
             [(one.file_id, one.size) for one in claimed],
@@ -120,22 +127,31 @@ class ReadTurn(Turn):
             self._look_at = 0.0
         if len(refused) < len(wanted):
             self._list = planned
-        return [(one, spaces[one.file_id]) for one in claimed if one.file_id in spaces], len(refused)
+        given = [(one, spaces[one.file_id], wanted[one.file_id]) for one in claimed if one.file_id in spaces]
+        return given, len(refused)
 
-    async def _look(self, connection: AsyncConnection, planned: ReadingList) -> None:
+    async def _look(self) -> None:
         """Bring the list up to date: late arrivals come, what was cancelled or read elsewhere goes."""
-        volume = self.context.work.volume
-        wanted = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX)
-        if len(wanted) == WANTED_MAX:
-            # More than is looked at together: a window from the head on, if there is anything.
-            ahead = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=planned.head)
-            wanted = ahead or wanted
-        planned.refresh(wanted)
+        volume, head, began_at = self.context.work.volume, self._list.head, self.context.now
 
-    async def _hand_over(self, given: Sequence[tuple[ClaimedRecall, Reservation]]) -> None:
+        async def wanted_now(connection: AsyncConnection) -> list[WantedRecall]:
+            wanted = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX)
+            if len(wanted) < WANTED_MAX:
+                return wanted
+            # More than is looked at together: a window from the head on, if there is anything.
+            return await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=head) or wanted
+
+        wanted = await self.context.commit(wanted_now)
+        if len(wanted) > ORDER_IN_THREAD:
+            await asyncio.to_thread(self._list.refresh, wanted)
+        else:
+            self._list.refresh(wanted)
+        self._look_at = self.context.now + max(LIST_SECONDS, LIST_SHARE * (self.context.now - began_at))
+
+    async def _hand_over(self, given: Sequence[tuple[ClaimedRecall, Reservation, float]]) -> None:
         items = []
-        for recall, space in given:
-            self._out[recall.file_id] = (recall, space)
+        for recall, space, seconds in given:
+            self._out[recall.file_id] = (recall, space, seconds)
             items.append(
                 ReadItem(
                     file_id=recall.file_id,
@@ -245,7 +261,7 @@ class ReadTurn(Turn):
             self.context.database.wake(channel)
 
     async def give_back(self) -> None:
-        spaces = [space.id for _, space in self._out.values()]
+        spaces = [space.id for _, space, _ in self._out.values()]
         files = list(self._out)
         self._out.clear()
         await self._unclaim(files, spaces)

@@ -5,27 +5,41 @@ from __future__ import annotations
 from copy import copy
 
 from catalog.queues import WantedRecall
+from tapeserver.drivemodel import Geometry, model_of
+from tapeserver.ordering import order_reads
 from tapeserver.readinglist import ReadingList
+
+BLOCK = 256 * 1024
+LTO7 = Geometry(model_of("LTO-7"))
 
 
 def wanted(*places: int) -> list[WantedRecall]:
     return [WantedRecall(file_id=one, tape_file=one, first_block=one, byte_offset=0, bytes=10) for one in places]
 
 
-def taken(reading: ReadingList, files_max: int = 100, bytes_max: int = 10**9) -> list[int]:
-    return [one.file_id for one in reading.take(files_max, bytes_max)]
+def taken(reading: ReadingList, files_max: int = 100, bytes_max: int = 10**15) -> list[int]:
+    return list(reading.take(files_max, bytes_max))
+
+
+def on_tape(*gigabytes: int, size: int = 10**9) -> list[WantedRecall]:
+    """Files that begin about so many GB from the begin of the tape."""
+    return [
+        WantedRecall(file_id=one, tape_file=one, first_block=one * 10**9 // BLOCK, byte_offset=0, bytes=size)
+        for one in gigabytes
+    ]
 
 
 def test_files_come_by_position_and_the_first_however_large() -> None:
-    reading = ReadingList()
+    reading = ReadingList(None, BLOCK)
     reading.refresh(wanted(30, 10, 20))
     assert taken(reading, bytes_max=25) == [10, 20]
     assert taken(reading, bytes_max=1) == [30]
-    assert taken(reading) == [] and len(reading) == 0
+    assert taken(reading) == []
+    assert len(reading) == 0
 
 
 def test_a_late_arrival_ahead_of_the_head_is_met_on_the_way_and_one_behind_it_after_the_end() -> None:
-    reading = ReadingList()
+    reading = ReadingList(None, BLOCK)
     reading.refresh(wanted(10, 20, 40))
     assert taken(reading, 2) == [10, 20]
     reading.refresh(wanted(5, 30, 40))
@@ -33,15 +47,55 @@ def test_a_late_arrival_ahead_of_the_head_is_met_on_the_way_and_one_behind_it_af
 
 
 def test_what_is_not_wanted_any_more_goes() -> None:
-    reading = ReadingList()
+    reading = ReadingList(None, BLOCK)
     reading.refresh(wanted(10, 20, 30))
     reading.refresh(wanted(10, 30))
     assert taken(reading) == [10, 30]
 
 
 def test_what_a_copy_takes_stays_in_the_list_it_was_made_of() -> None:
-    reading = ReadingList()
+    reading = ReadingList(None, BLOCK)
     reading.refresh(wanted(10, 20))
     attempt = copy(reading)
     assert taken(attempt, 1) == [10]
     assert taken(reading, 1) == [10]
+
+
+def test_on_a_known_medium_files_come_in_the_order_that_is_searched_for_and_not_by_position() -> None:
+    places = [5, 60, 110, 1000, 1060, 2000, 3500]
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh(on_tape(*places))
+    starts = [(one * 10**9 // BLOCK + 4) * BLOCK for one in places]
+    best = order_reads(LTO7, starts, [10**9] * len(places))
+    found = reading.take(100, 10**12)
+    assert list(found) == [places[index] for index in best.indices.tolist()] != sorted(places)
+    assert abs(sum(found.values()) - best.seconds) < 1
+
+
+def test_late_arrivals_join_the_rest_and_what_was_taken_stays() -> None:
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh(on_tape(5, 1000, 2000))
+    [first] = taken(reading, 1)
+    left = {5, 1000, 2000} - {first}
+    reading.refresh(on_tape(*left, 70, 3000))
+    assert set(taken(reading)) == left | {70, 3000}
+
+
+def test_no_more_is_taken_than_the_time_allows_but_one_always() -> None:
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh(on_tape(1000, 3000, 5000, size=30 * 10**9))
+    assert len(reading.take(100, 10**12, 1.0)) == 1
+    assert len(reading.take(100, 10**12, 1.0)) == 1
+
+
+def test_files_that_are_cheaper_to_read_on_to_than_to_search_for_stay_together() -> None:
+    reading = ReadingList(LTO7, BLOCK)
+    members = [
+        WantedRecall(file_id=one, tape_file=9, first_block=9 * 10**6, byte_offset=one * 10**5, bytes=10**5)
+        for one in range(500)
+    ]
+    reading.refresh([*on_tape(3000), *members])
+    found = taken(reading, files_max=1000)
+    inside = [one for one in found if one < 500]
+    assert inside == list(range(500))
+    assert found.index(3000) in (0, 500)
