@@ -355,14 +355,20 @@ class Geometry:
         return length / self.model.native_rate + count * self._locate_mean(np.maximum(count, 1), length, span)
 
     def _locate_mean(self, files: Floats, length: Floats, span: Floats) -> Floats:
-        """Seconds of locate per file in a good order of `files` files."""
-        model, terms = self.model, self.model.terms
-        wraps = np.clip(span / self.wrap_bytes, 1e-9, model.wraps)
-        # The mean way to a first file; on less than one wrap it is as long as what is written.
-        first = terms.base + model.traverse_seconds * np.minimum(wraps, 1) / 2
-        if model.wraps == 1:
-            return first / files
-        settled = terms.base + terms.wrap_change
-        spread = settled + (first + terms.wrap_change - settled) / np.sqrt(files)
+        """Seconds of locate per file in a good order of `files` files.
+
+        Few files lie far apart, and the way to the next shrinks with their number; many lie so close that gaps are
+        read through. Fitted to 670 mean costs of orders found for LTO-7, LTO-9 and TS1170, 1 to 4,096 files of 10 MB to
+        3 GB on 0.3 % to all of a volume: half of them within 5 %, nine in ten within 13 %, all within 27 %.
+        """
+        model = self.model
+        wraps = np.clip(span / self.wrap_bytes, 0, model.wraps)
         gap = np.maximum(span - length, 0) / files * self.gap_seconds_per_byte
-        return np.minimum(spread, gap)
+        if model.wraps == 1:
+            far = model.terms.base + model.traverse_seconds * wraps / (files + 1)
+        else:
+            way = 0.5517 * model.traverse_seconds * np.minimum(wraps, 1) / files**0.6815
+            far = 4.792 + way + 3.031 * np.minimum(wraps, 2)
+        # Between the two both occur: neither is paid in full.
+        both: Floats = np.maximum(gap, 1e-9) / (1 + (np.maximum(gap, 1e-9) / far) ** 1.57) ** (1 / 1.57)
+        return both

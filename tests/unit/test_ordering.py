@@ -234,3 +234,19 @@ def test_the_plain_constructions_are_permutations_of_all_files():
         orderplain.heaviest_first, orderplain.dearest_first,
     ):  # fmt: skip
         assert sorted(construction(nodes).tolist()) == list(range(1, 401))
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+@pytest.mark.parametrize("files", [1, 8, 60, 500])
+@pytest.mark.parametrize(("length", "part"), [(200 * MB, 1.0), (10 * MB, 0.1)])
+def test_what_a_pass_is_said_to_take_is_near_what_the_order_found_takes(medium, files, length, part):
+    geometry = GEOMETRIES[medium]
+    span = int(part * geometry.capacity_bytes)
+    if files * length > span // 2:
+        pytest.skip("more than the volume holds")
+    found = []
+    for seed in range(12 if files < 60 else 2):
+        starts = np.sort(np.random.default_rng(seed).integers(0, span - files * length, files))
+        starts += np.arange(files) * length
+        found.append(order_reads(geometry, starts, np.full(files, length), effort=0.1).seconds)
+    assert geometry.pass_seconds(files, files * length, span) == pytest.approx(np.mean(found), rel=0.35)
