@@ -19,7 +19,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from bench import order, plans, smallfiles, staging, tape, transfer
+from bench import order, planner, plans, smallfiles, staging, tape, transfer
 from bench.measure import Row
 from bench.workplace import Workplace, workplace
 
@@ -39,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Workplace], list[Row]]] = {
 #: those that need no site; the argument says whether to be quick
 PURE_BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "order": order.run,
+    "planner": planner.run,
 }
 ALL_BENCHMARKS = (*BENCHMARKS, *PURE_BENCHMARKS)
 EXIT_INTERRUPTED = 130

@@ -17,6 +17,7 @@ younger. What an operator wants now, and volumes whose own mounts fail or gave w
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ class _Giving:
                 # Others must not take the room from under it for ever.
                 outcome.room_bytes -= wish.cache_bytes
             return True
-        group = self._group_with_room(wish)
+        served, group = self._with_room(wish)
         if group is None:
             outcome.limited[named] = wish.groups[0]
             return True
@@ -193,10 +194,32 @@ class _Giving:
             return False
         self._taken.add(wish.volume)
         outcome.room_bytes -= wish.cache_bytes
-        mount = _mount(wish, drive, group, outcome.wishes)
-        self._count(mount.purpose, group)
-        outcome.mounts.append(mount)
+        self._count(served.purpose, group)
+        outcome.mounts.append(
+            PlannedMount(
+                drive=drive,
+                volume=wish.volume,
+                purpose=served.purpose,
+                pool=served.pool,
+                group=group,
+                reason_code=wish.reason_code,
+                reason_arguments=wish.reason_arguments,
+            )
+        )
         return True
+
+    def _with_room(self, wish: Wish) -> tuple[Wish, str | None]:
+        """As which wish it may be mounted, and for which group; None: the limits leave no drive for any.
+
+        A volume that is wanted both ways is mounted to write: such a mount serves its recalls first. A label that is
+        asked for by itself may have to be forced, which a mount to write never does.
+        """
+        both = [one for one in self._outcome.wishes if one.volume == wish.volume and one.purpose == "archive"]
+        for served in [wish] if wish.purpose == "label" else [*both[:1], wish]:
+            group = self._group_with_room(served.purpose, wish.groups)
+            if group is not None:
+                return served, group
+        return wish, None
 
     def _pick_drive(self, volume: str) -> str | None:
         """Takes a free drive: another one than those in which the volume failed, if there is."""
@@ -209,15 +232,14 @@ class _Giving:
             free.remove(drive)
         return drive
 
-    def _group_with_room(self, wish: Wish) -> str | None:
-        """The first group for which it may be mounted; None: the limits leave no drive for any."""
-        most = {"recall": self._policy.reading_drives_max, "archive": self._policy.writing_drives_max}.get(wish.purpose)
-        if most is not None and self._drives_in_all[wish.purpose] >= most:
+    def _group_with_room(self, purpose: str, groups: Sequence[str]) -> str | None:
+        most = {"recall": self._policy.reading_drives_max, "archive": self._policy.writing_drives_max}.get(purpose)
+        if most is not None and self._drives_in_all[purpose] >= most:
             return None
-        for group in wish.groups:
+        for group in groups:
             limit = self._picture.limits.get(group)
-            allowed = {"recall": limit.reading, "archive": limit.writing}.get(wish.purpose) if limit else None
-            if allowed is None or self._drives[wish.purpose, group] < allowed:
+            allowed = {"recall": limit.reading, "archive": limit.writing}.get(purpose) if limit else None
+            if allowed is None or self._drives[purpose, group] < allowed:
                 return group
         return None
 
@@ -228,22 +250,6 @@ class _Giving:
 
 def _order(wish: Wish) -> tuple[float, str, str, str]:
     return wish.order
-
-
-def _mount(wish: Wish, drive: str, group: str, wishes: Sequence[Wish]) -> PlannedMount:
-    # A volume that is wanted both ways is mounted to write: such a mount serves its recalls first.
-    # A label that is asked for by itself may have to be forced, which a mount to write never does.
-    others = [] if wish.purpose == "label" else wishes
-    writing = next((other for other in others if other.volume == wish.volume and other.purpose == "archive"), wish)
-    return PlannedMount(
-        drive=drive,
-        volume=wish.volume,
-        purpose=writing.purpose,
-        pool=writing.pool,
-        group=group,
-        reason_code=wish.reason_code,
-        reason_arguments=wish.reason_arguments,
-    )
 
 
 def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) -> list[GiveWay]:
@@ -278,8 +284,13 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
         (one for one in live if one.purpose != "verify" and now - one.began_at > policy.mount_seconds_max),
         key=lambda one: (one.began_at, one.drive),
     )
+    missing = _spare(picture, policy) - len(outcome.free) - (len(picture.mounts) - len(live))
     for mount in idle:
         if now - (mount.idle_since or now) >= policy.dismount_delay_seconds:
+            end(mount, "rested")
+    for mount in idle:
+        # What nobody came back for is taken out before its drive is wanted: the next need not wait for that.
+        if len(found) < missing and picture.volumes.newest[picture.volumes.slot(mount.volume)] <= mount.began_at:
             end(mount, "rested")
     # A pool whose only volume with room is being verified waits for that volume, whatever drives are free.
     for mount in verifying:
@@ -293,6 +304,11 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
             break
         end(mount, why)
     return list(found.values())
+
+
+def _spare(picture: Picture, policy: Policy) -> int:
+    """So many drives are to be empty, for whoever comes next."""
+    return math.ceil(policy.spare_part * sum(drive.up and drive.attached for drive in picture.drives.values()))
 
 
 def _could_end(mount: MountView, policy: Policy, now: float) -> bool:

@@ -50,6 +50,8 @@ class Policy:
     remount_idle_seconds: float = 0.0
     #: a mount with nothing to do stays so long while nobody else wants its drive
     dismount_delay_seconds: float = 600.0
+    #: … but at once while fewer than this part of the drives are empty, if nothing came for it since it was mounted
+    spare_part: float = 1.0
 
     # ---- when a pool is worth a mount for writing: any of these, or somebody who waits
     collecting_bytes: int = 500 * 10**9
@@ -83,10 +85,10 @@ class Policy:
     # ---- fair share
     #: what was used counts half as much after so long
     usage_half_life_seconds: float = 24 * HOUR
-    #: who has used half of his part counts twice to this power as much …
-    correction_power: float = 1.0
+    #: who has used this much of all the drives' time more than his part counts e times less …
+    share_tolerance: float = 0.1
     #: … and nobody more, or less, than this
-    correction_max: float = 8.0
+    correction_max: float = 1000.0
     #: charged for a mount besides its drive-seconds
     mount_charge_seconds: float = 0.0
     #: who is over his allotment of drive-seconds has this much of his share

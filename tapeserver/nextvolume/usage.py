@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from tapeserver.nextvolume.policy import Policy
 
 Floats = NDArray[np.float64]
-#: of a part: how much is forgiven, so that the first minutes of a quiet library decide nothing
-TOLERANCE = 0.02
 INITIAL_PRINCIPALS = 64
 TINY = 1e-300
 
@@ -120,12 +118,12 @@ class Usage:
         used = np.where(runnable, used, 0.0)
         used_group = np.bincount(group, weights=used, minlength=groups)
         used_inside = used / np.maximum(used_group, TINY)[group]
-        correction = np.where(used_group[group] > 0, _lag(part_inside, used_inside), 1.0)
+        behind = np.where(used_group[group] > 0, part_inside - used_inside, 0.0)
         if used_group.any():
-            correction *= _lag(group_part, _normal(used_group))[group]
-        most = policy.correction_max
-        clipped: Floats = np.clip(correction**policy.correction_power, 1 / most, most)
-        return clipped
+            behind += (group_part - _normal(used_group))[group]
+        most = np.log(policy.correction_max)
+        corrections: Floats = np.exp(np.clip(behind / policy.share_tolerance, -most, most))
+        return corrections
 
     def _grow(self) -> None:
         for name in ("_group", "_seconds", "_at"):
@@ -143,9 +141,3 @@ def _normal(values: NDArray[Any]) -> Floats:
     """Parts of the whole; nothing of nothing."""
     parts: Floats = values / max(float(values.sum()), TINY)
     return parts
-
-
-def _lag(part: Floats, used: Floats) -> Floats:
-    """How far behind (above 1) or ahead of its part each is."""
-    lag: Floats = (part + TOLERANCE) / (used + TOLERANCE)
-    return lag

@@ -32,7 +32,7 @@ class Volumes:
         self.views: list[VolumeView] = []
         self.files = np.zeros(INITIAL_VOLUMES)
         self.bytes = np.zeros(INITIAL_VOLUMES)
-        #: arrival of the oldest and of the newest; the newest is kept until nothing waits
+        #: arrival of the oldest that waits, and of the newest that ever did
         self.oldest = np.full(INITIAL_VOLUMES, NEVER)
         self.newest = np.full(INITIAL_VOLUMES, -NEVER)
         self.readable = np.zeros(INITIAL_VOLUMES, dtype=bool)
@@ -70,8 +70,6 @@ class Volumes:
         self.files[slot] += files
         self.bytes[slot] += size
         self._stale.add(slot)
-        if self.files[slot] == 0:
-            self.newest[slot] = -NEVER
 
     def came(self, slot: int, at: float) -> None:
         if at > self.newest[slot]:

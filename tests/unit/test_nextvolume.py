@@ -38,6 +38,7 @@ POLICY = Policy(
     cooldown_seconds_max=60,
     mount_seconds_max=1000,
     dismount_delay_seconds=100,
+    spare_part=0,
 )
 ALICE, BOB = Share("alice", "atlas"), Share("bob", "cms")
 CAPSTAN = Share("capstan", "capstan", priority=10)
@@ -324,6 +325,16 @@ def test_a_mount_with_nothing_to_do_stays_while_nobody_wants_its_drive_and_not_f
     assert ends_of(picture(on=drives(2), mounts=[idle], recalls=[recall("A2")])) == []
     long_idle = dataclasses.replace(idle, idle_since=NOW - 100)
     assert ends_of(picture(on=drives(1), mounts=[long_idle])) == [("A1", "rested")]
+
+
+def test_what_nobody_came_back_for_leaves_its_drive_while_few_are_empty() -> None:
+    policy = dataclasses.replace(POLICY, spare_part=0.5)
+    cold, warm = mount("A1", "d1", age=50, idle_since=NOW - 1), mount("A2", "d2", age=50, idle_since=NOW - 2)
+    seen = picture(mounts=[cold, warm])
+    seen.want("A2", ALICE, 0, 1, 10, NOW - 20)
+    seen.unwant("A2", ALICE, 0, 1, 10, NOW - 20)
+    assert ends_of(seen, policy) == [("A1", "rested")]
+    assert ends_of(picture(on=drives(3), mounts=[cold]), policy) == []
 
 
 def test_a_mount_whose_volume_is_wanted_again_is_not_idle() -> None:
