@@ -92,6 +92,7 @@ def warm_up() -> bool:
     ready.kernels, ready.search, ready.weighted = kernels, search, weighted
     for medium_wraps in (1, 4):
         small = _tiny(medium_wraps)
+        _exact(ready, small, "total")
         _serpentine(ready, small, effort=1.0)
         _by_completion(ready, small, linear=medium_wraps == 1, effort=1.0)
     _Compiled.kernels, _Compiled.search, _Compiled.weighted = kernels, search, weighted
@@ -227,13 +228,19 @@ def _tour(nodes: Nodes, objective: Objective, *, linear: bool, effort: float, pl
     count = len(nodes.transfer) - 1
     if count <= 1:
         return np.arange(1, count + 1)
-    if count <= EXACT_MAX:
-        return orderplain.exact(nodes, objective)
     if plain or not compiled():
-        return orderplain.good(nodes, objective)
+        return orderplain.exact(nodes, objective) if count <= EXACT_MAX else orderplain.good(nodes, objective)
+    if count <= EXACT_MAX:
+        return _exact(_Compiled(), nodes, objective)
     if objective == "completion":
         return _by_completion(_Compiled(), nodes, linear=linear, effort=effort)
     return _serpentine(_Compiled(), nodes, effort=effort)
+
+
+def _exact(use: _Compiled, nodes: Nodes, objective: Objective) -> Indices:
+    parts = (nodes.ends, nodes.starts, nodes.terms, nodes.transfer, nodes.weight)
+    found: Indices = use.search.exact(*parts, objective == "completion").astype(np.int64)
+    return found
 
 
 def _serpentine(use: _Compiled, nodes: Nodes, *, effort: float) -> Indices:

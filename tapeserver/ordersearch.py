@@ -218,3 +218,44 @@ def improved(
             exchange(tour, at, room, a + (d - c), a + (d - c) + (c - b), d)
             exchange(tour, at, room, a, a + (d - c), d)
     return tour
+
+
+@kernel
+def exact(
+    ends: Floats, starts: Floats, terms: Floats, transfer: Floats, weight: Floats, by_completion: bool
+) -> Nodes:  # fmt: skip
+    """The best of all orders of a few files, as `orderplain.exact`: by sets of files read and the last of them."""
+    n = ends.shape[0] - 1
+    full = (1 << n) - 1
+    least = np.full((full + 1, n), np.inf)
+    came_from = np.zeros((full + 1, n), np.int32)
+    link = np.empty((n + 1, n))
+    for i in range(n + 1):
+        for j in range(n):
+            link[i, j] = cost(ends, starts, terms, i, j + 1) + (transfer[j + 1] if by_completion else 0.0)
+    for read in range(full):
+        waiting = 1.0
+        if by_completion:
+            waiting = 0.0
+            for j in range(n):
+                if not read >> j & 1:
+                    waiting += weight[j + 1]
+        for j in range(n):
+            if read >> j & 1:
+                continue
+            now = read | 1 << j
+            if read == 0:
+                least[now, j] = link[0, j] * waiting
+                continue
+            for last in range(n):
+                if read >> last & 1 and least[read, last] + link[last + 1, j] * waiting < least[now, j]:
+                    least[now, j], came_from[now, j] = least[read, last] + link[last + 1, j] * waiting, last
+    order = np.empty(n, np.int32)
+    last = int(np.argmin(least[full]))
+    read = full
+    for place in range(n - 1, -1, -1):
+        order[place] = last + 1
+        before = came_from[read, last]
+        read &= ~(1 << last)
+        last = int(before)
+    return order
