@@ -10,6 +10,9 @@ import numpy as np
 from tapeserver.simulator.trace import Integers, Trace
 
 
+FEW_ROWS = 64
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """Lists where the engine asks for one value at a time (several times as quick as arrays), an array for slices."""
@@ -29,6 +32,13 @@ class Parts:
 
     def share_out(self, rows: Integers, sizes: Integers) -> Iterator[tuple[int, int, int]]:
         """(part, files, bytes) for rows of files that were read."""
+        if len(rows) <= FEW_ROWS:
+            # Most of the time it is a handful: arrays cost more to make than to fill.
+            found: dict[int, tuple[int, int]] = {}
+            for part, size in zip(self.of_file[rows].tolist(), sizes[rows].tolist(), strict=True):
+                before = found.get(part, (0, 0))
+                found[part] = before[0] + 1, before[1] + size
+            return ((part, *some) for part, some in found.items())
         parts, inverse = np.unique(self.of_file[rows], return_inverse=True)
         files = np.bincount(inverse)
         bytes_ = np.bincount(inverse, weights=sizes[rows])
