@@ -87,7 +87,9 @@ class Policy:
     usage_half_life_seconds: float = 24 * HOUR
     #: who has used this much of all the drives' time more than his part counts e times less …
     share_tolerance: float = 0.1
-    #: … and nobody more, or less, than this
+    #: … when the drives need so long for what waits; with less that waits, shares count that much less
+    share_drain_seconds: float = 4 * HOUR
+    #: nobody counts more, or less, than this for what he has used
     correction_max: float = 1000.0
     #: charged for a mount besides its drive-seconds
     mount_charge_seconds: float = 0.0

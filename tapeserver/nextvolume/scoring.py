@@ -47,7 +47,7 @@ def score(picture: Picture, policy: Policy, now: float, eligible: Booleans, driv
     if count == 0 or rows == 0:
         return Scores(np.zeros(count), deadline, drain)
     volume, share = demand.volume[:rows], demand.share[:rows]
-    weight = picture.rule_weights(policy) * _corrections(picture, policy, now, eligible)
+    weight = picture.rule_weights(policy) * _corrections(picture, policy, now, eligible, drain)
     blocked = full_groups(picture)
     if blocked:
         weight *= np.array([one.group not in blocked for one in picture.shares])
@@ -57,7 +57,7 @@ def score(picture: Picture, policy: Policy, now: float, eligible: Booleans, driv
     return Scores(np.maximum(index, 0.0), deadline, drain)
 
 
-def _corrections(picture: Picture, policy: Policy, now: float, eligible: Booleans) -> Floats:
+def _corrections(picture: Picture, policy: Policy, now: float, eligible: Booleans, drain_seconds: float) -> Floats:
     """By share: how much more or less it counts than its part, for what it has used."""
     shares, demand = len(picture.shares), picture.demand
     if not picture.usage.used:
@@ -67,7 +67,7 @@ def _corrections(picture: Picture, policy: Policy, now: float, eligible: Boolean
         demand.share[:rows], weights=demand.files[:rows] * eligible[demand.volume[:rows]], minlength=shares
     )
     runnable = np.bincount(principal, weights=files, minlength=len(picture.usage.principals)) > 0
-    corrections: Floats = picture.usage.corrections(runnable, policy, now)[principal]
+    corrections: Floats = picture.usage.corrections(runnable, policy, now, drain_seconds)[principal]
     return corrections
 
 

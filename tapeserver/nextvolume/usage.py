@@ -101,7 +101,9 @@ class Usage:
         decayed: Floats = self._seconds[:count] * 0.5 ** (past / half_life_seconds)
         return decayed
 
-    def corrections(self, runnable: NDArray[np.bool_], policy: Policy, now: float) -> Floats:
+    def corrections(
+        self, runnable: NDArray[np.bool_], policy: Policy, now: float, drain_seconds: float = np.inf
+    ) -> Floats:
         """By number of principal: how much more or less he counts for what he has used, among those with work."""
         count, groups = len(self.principals), len(self.groups)
         group, used = self._group[:count], self.seconds(now, policy.usage_half_life_seconds)
@@ -122,7 +124,9 @@ class Usage:
         if used_group.any():
             behind += (group_part - _normal(used_group))[group]
         most = np.log(policy.correction_max)
-        corrections: Floats = np.exp(np.clip(behind / policy.share_tolerance, -most, most))
+        # While the queue is short everybody is served soon, and order by shares would only make the mean longer.
+        tolerance = policy.share_tolerance * max(1.0, policy.share_drain_seconds / max(drain_seconds, 1e-9))
+        corrections: Floats = np.exp(np.clip(behind / tolerance, -most, most))
         return corrections
 
     def _grow(self) -> None:

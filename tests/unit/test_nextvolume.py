@@ -505,6 +505,20 @@ def test_of_two_users_who_want_as_much_the_one_comes_first_who_has_used_less() -
     assert mounted(seen) == [("d1", "B1", "recall")]
 
 
+def test_shares_count_less_while_the_queue_is_short() -> None:
+    def first(library: int) -> str:
+        many = [recall("A1", share=ALICE, bundle=number) for number in range(1, 6)]
+        one = recall("B1", share=BOB, bundle=99)
+        own = Share("alice", "atlas", "more")
+        rest = [recall(f"Z{n:04d}", share=own, bundle=1000 + n, oldest=0) for n in range(library)]
+        seen = picture(on=drives(1), recalls=[*many, one, *rest])
+        seen.charge(ALICE, 3600, NOW)
+        return mounted(seen)[0][1]
+
+    assert first(0) == "A1"
+    assert first(200) == "B1"
+
+
 def test_nobody_is_charged_for_the_use_of_one_who_wants_nothing_now() -> None:
     seen = picture(on=drives(1), recalls=[recall("A1", share=ALICE)])
     seen.charge(ALICE, 3600, NOW)

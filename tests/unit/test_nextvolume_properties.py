@@ -349,7 +349,7 @@ def test_nobody_starves_whatever_arrives(drives: int, volumes: int, crowd: int, 
 
 def test_fair_share_converges_between_groups_though_one_asks_for_ten_times_as_much() -> None:
     """Off by no more than the tolerance allows: tolerance x log of how much more the greedy one's volumes are worth."""
-    policy = Policy(remount_seconds=0.0, deadline_factor=100.0)
+    policy = Policy(remount_seconds=0.0, deadline_factor=100.0, share_drain_seconds=0.0)
     library = play(2, 40, policy)
     library.picture.allot("cms", "", Allotment(weight=2.0))
     for minute in range(1500):
