@@ -11,9 +11,10 @@ import time
 
 from bench.measure import Row
 from tapeserver.ordering import warm_up
-from tapeserver.simulator.engine import Settings, Simulation
+from tapeserver.simulator.engine import Simulation
 from tapeserver.simulator.generator import KINDS, generate
 from tapeserver.simulator.outcome import Outcome
+from tapeserver.simulator.policy import Settings
 from tapeserver.simulator.running import Question, geometries_of, policy_of
 
 DRIVES = 8

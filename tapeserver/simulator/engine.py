@@ -8,18 +8,15 @@ volumes, the cache's room and the changer's queue are not simulated (docs/simula
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from tapeserver.drivemodel import Geometry
-from tapeserver.simulator.choice import Choice
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.parts import Parts, has_repeats, parts_of
 from tapeserver.simulator.passes import Reader
+from tapeserver.simulator.policy import Listener, Policy, Settings
 from tapeserver.simulator.stations import FREE_STATES, MountRecord, Phase, State, Station
 from tapeserver.simulator.trace import Floats, Integers, Trace
 from tapeserver.simulator.waiting import Waiting
@@ -29,63 +26,6 @@ LOADED, JOIN, DONE, UNLOADED, KEPT_LONG, LONG, ASK = range(7)
 
 class Stuck(RuntimeError):
     """Something waits and the policy mounts nothing any more."""
-
-
-class Policy(Protocol):
-    """Which volume next. The engine asks when a drive is free or an asked for moment has come."""
-
-    name: str
-    #: how long a volume stays in a drive that has nothing more to do for it and that nobody wants
-    keep_seconds: float
-    #: a mount that lasts longer is a reason to ask, for it may have to give way; inf: none is
-    long_mount_seconds: float
-
-    def choose(self, waiting: Waiting, free: Sequence[int], now: float) -> Choice:
-        """What to mount now; `free` are drives that are empty or keep a volume without work."""
-        ...
-
-
-class Listener:
-    """What else a policy may want to hear; does nothing."""
-
-    def wanted(self, part: int, now: float) -> None:
-        """A part (a request's files on one volume) begins to wait."""
-
-    def served(self, part: int, files: int, size: int, drive: int, now: float) -> None:
-        """So many files of it are done."""
-
-    def mounts(self, drive: int, volume: int, pool: int, now: float) -> None:
-        """A volume is on its way to a drive."""
-
-    def kept(self, drive: int, volume: int, now: float) -> None:
-        """A mounted volume has no work left."""
-
-    def resumes(self, drive: int, volume: int, now: float) -> None:
-        """A kept volume has work again."""
-
-    def expected(self, request: int, now: float) -> float:
-        """When it is expected to be done; nan: no estimate."""
-        return math.nan
-
-    def dismounts(self, drive: int, volume: int, gave_way: bool, now: float) -> None:
-        """A volume left its drive."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    drives: int
-    #: sigma of the lognormal factor on locates
-    noise: float = 0.0
-    #: files a mover has in hand: late arrivals join behind them
-    handed_out_files: int = 16
-    #: the policy is asked again after so long while something waits and a drive is free
-    ask_again_seconds: float = 30.0
-    #: arrivals within so long lead to one decision
-    gather_seconds: float = 1.0
-    #: a wait longer than this after the last arrival means that the policy is stuck
-    stuck_seconds: float = 30 * 86_400.0
-    #: an estimate is asked for at every so manyth arrival; 0: none
-    estimate_every: int = 0
 
 
 class Simulation:

@@ -9,7 +9,6 @@ import numpy as np
 
 from tapeserver.simulator.trace import Integers, Trace
 
-
 FEW_ROWS = 64
 
 

@@ -14,8 +14,8 @@ from tapeserver.nextvolume.picture import Picture
 from tapeserver.nextvolume.policy import Policy
 from tapeserver.nextvolume.views import DriveView, EndView, MountView, Share, VolumeView
 from tapeserver.simulator.choice import Choice
-from tapeserver.simulator.engine import Listener
 from tapeserver.simulator.parts import Parts, parts_of
+from tapeserver.simulator.policy import Listener
 from tapeserver.simulator.trace import Trace
 from tapeserver.simulator.waiting import Waiting
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from tapeserver.drivemodel import Geometry, model_of
 from tapeserver.nextvolume.policy import Policy as PlannerPolicy
-from tapeserver.simulator.engine import Policy, Settings, Simulation
+from tapeserver.simulator.engine import Simulation
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.peers import PEERS, Peer, PeerSettings
 from tapeserver.simulator.planned import Planned
+from tapeserver.simulator.policy import Policy, Settings
 from tapeserver.simulator.trace import BadTrace, Trace
 
 #: every policy by its name, as `--policy` takes it

@@ -11,8 +11,9 @@ from tapeserver.estimates import LATER_ARRIVALS, estimate
 from tapeserver.nextvolume.picture import Picture
 from tapeserver.nextvolume.policy import Policy
 from tapeserver.nextvolume.views import DriveView, MountView, Share, VolumeView
-from tapeserver.simulator.engine import Settings, Simulation
+from tapeserver.simulator.engine import Simulation
 from tapeserver.simulator.generator import KINDS, generate
+from tapeserver.simulator.policy import Settings
 from tapeserver.simulator.running import Question, geometries_of, policy_of
 
 GB = 10**9
