@@ -156,6 +156,20 @@ def descend(
 
 
 @kernel
+def _draw_cuts(state: np.uint64, n: int, longest: int, cuts: NDArray[np.int64]) -> np.uint64:
+    """Four places somewhere in a tour of n files, at most `longest` apart; returns the next state of the generator."""
+    for k in range(4):
+        state ^= state << np.uint64(13)
+        state ^= state >> np.uint64(7)
+        state ^= state << np.uint64(17)
+        drawn = np.int64(state >> np.uint64(33))
+        cuts[k] = drawn % (n - 2) if k == 0 else cuts[k - 1] + 1 + drawn % longest
+    if cuts[3] > n:
+        cuts[3] = n
+    return state
+
+
+@kernel
 def improved(
     ends: Floats, starts: Floats, terms: Floats,
     after: Nodes, after_cost: Floats, before: Nodes, before_cost: Floats,
@@ -182,15 +196,7 @@ def improved(
     longest = max(1, min(SEGMENT_MAX, n // 3))
     cuts = np.empty(4, np.int64)
     for _ in range(steps):
-        cuts[0] = -1
-        for k in range(4):
-            state ^= state << np.uint64(13)
-            state ^= state >> np.uint64(7)
-            state ^= state << np.uint64(17)
-            drawn = np.int64(state >> np.uint64(33))
-            cuts[k] = drawn % (n - 2) if k == 0 else cuts[k - 1] + 1 + drawn % longest
-        if cuts[3] > n:
-            cuts[3] = n
+        state = _draw_cuts(state, n, longest, cuts)
         a, b, c, d = cuts[0], cuts[1], cuts[2], cuts[3]
         if c >= d:
             continue
