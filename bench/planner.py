@@ -43,10 +43,10 @@ class Scene:
 
 #: loads at which the drives are busy for 99 % of the time under oldest first, as the note of each row says
 SCENES = [
-    Scene(name="farm, 99 % load, 8 drives", kind="farm", drives=8, requests=1500, load=0.95, mean_most=0.75,
+    Scene(name="farm, 99 % load, 8 drives", kind="farm", drives=8, requests=1500, load=1.2, mean_most=0.75,
           p95_most=1.1, longest_most=1.5),
-    Scene(name="production, 12 drives", kind="production", drives=12, requests=400, load=0.6, mean_most=0.85),
-    Scene(name="farm, overload, 8 drives", kind="farm", drives=8, requests=1500, load=1.3, longest_most=1.5),
+    Scene(name="production, 12 drives", kind="production", drives=12, requests=400, load=1.5, mean_most=0.85),
+    Scene(name="farm, overload, 8 drives", kind="farm", drives=8, requests=1500, load=1.6, longest_most=1.5),
 ]  # fmt: skip
 
 

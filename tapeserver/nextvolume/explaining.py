@@ -19,19 +19,20 @@ def explanations(picture: Picture, policy: Policy, now: float) -> list[Explanati
     """One for every volume with recalls or wishes of its own and every pool with archives, in the order of names."""
     outcome = decide(picture, policy, now)
     ready = {mount.volume: mount for mount in outcome.mounts}
-    found = dict(outcome.explained)
+    found, no_drive = dict(outcome.explained), _no_drive(picture)
     for slot in picture.volumes.wanted():
-        one = _of_recall(slot, outcome, ready, picture, policy, now)
+        one = _of_recall(slot, outcome, ready, picture, policy, now, no_drive)
         # What waits to be read says more than what a volume wants for its own sake.
         found[one.kind, one.key] = one
     for wish in outcome.wishes:
-        found.setdefault((wish.kind, wish.name), _of_wish(wish, outcome, ready, picture, policy))
+        found.setdefault((wish.kind, wish.name), _of_wish(wish, outcome, ready, picture, policy, no_drive))
     return [found[key] for key in sorted(found)]
 
 
 def _of_recall(
-    slot: int, outcome: Outcome, ready: dict[str, PlannedMount], picture: Picture, policy: Policy, now: float
-) -> Explanation:
+    slot: int, outcome: Outcome, ready: dict[str, PlannedMount], picture: Picture, policy: Policy, now: float,
+    no_drive: tuple[str, dict[str, Any]],
+) -> Explanation:  # fmt: skip
     volumes, recalls = picture.volumes, outcome.recalls
     view = volumes.views[slot]
     name = view.name
@@ -69,22 +70,23 @@ def _of_recall(
         return explain("cache_short", short_bytes=int(short))
     if recalls.resting[slot] and (outcome.waiting or not outcome.free or recalls.asleep[slot]):
         return explain("resting", rest_seconds=policy.remount_seconds)
-    return _without_drive("volume", name, picture)
+    return explain(no_drive[0], **no_drive[1])
 
 
 def _of_wish(
-    wish: Wish, outcome: Outcome, ready: dict[str, PlannedMount], picture: Picture, policy: Policy
-) -> Explanation:
+    wish: Wish, outcome: Outcome, ready: dict[str, PlannedMount], picture: Picture, policy: Policy,
+    no_drive: tuple[str, dict[str, Any]],
+) -> Explanation:  # fmt: skip
     if wish.volume in ready:
         arguments = {"drive": ready[wish.volume].drive}
         return Explanation(kind=wish.kind, key=wish.name, code="ready", arguments=arguments)
     limited = outcome.limited.get((wish.kind, wish.name))
     if limited is not None:
         return _limit(wish.kind, wish.name, wish.purpose, limited, policy)
-    if wish.tier is Tier.IDLE and any(drive.up and drive.attached for drive in picture.drives.values()):
+    if wish.tier is Tier.IDLE and no_drive[0] == "no_free_drive":
         code = "no_idle_drive" if wish.purpose == "verify" else "no_idle_drive_index"
         return Explanation(kind=wish.kind, key=wish.name, code=code, arguments={"library": picture.library})
-    return _without_drive(wish.kind, wish.name, picture)
+    return Explanation(kind=wish.kind, key=wish.name, code=no_drive[0], arguments=no_drive[1])
 
 
 def _limit(kind: str, name: str, purpose: str, group: str, policy: Policy) -> Explanation:
@@ -95,14 +97,13 @@ def _limit(kind: str, name: str, purpose: str, group: str, policy: Policy) -> Ex
     return Explanation(kind=kind, key=name, code="drive_quota", arguments={"group": group})
 
 
-def _without_drive(kind: str, name: str, picture: Picture) -> Explanation:
+def _no_drive(picture: Picture) -> tuple[str, dict[str, Any]]:
+    """Code and arguments of what has only no drive; the same for all."""
     up = [drive for drive in picture.drives.values() if drive.up]
-    attached = [drive for drive in up if drive.attached]
-    arguments: dict[str, Any] = {"library": picture.library}
+    attached = sum(drive.attached for drive in up)
     if attached:
-        arguments["drives"] = len(attached)
-    code = "no_free_drive" if attached else "drive_silent" if up else "no_drive"
-    return Explanation(kind=kind, key=name, code=code, arguments=arguments)
+        return "no_free_drive", {"library": picture.library, "drives": attached}
+    return "drive_silent" if up else "no_drive", {"library": picture.library}
 
 
 def _collecting_arguments(slot: int, outcome: Outcome, picture: Picture, policy: Policy) -> dict[str, Any]:

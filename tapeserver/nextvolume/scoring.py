@@ -62,13 +62,19 @@ def _corrections(picture: Picture, policy: Policy, now: float, eligible: Boolean
     shares, demand = len(picture.shares), picture.demand
     if not picture.usage.used:
         return np.ones(shares)
-    rows, principal = demand.rows, picture.principals[:shares]
-    files = np.bincount(
-        demand.share[:rows], weights=demand.files[:rows] * eligible[demand.volume[:rows]], minlength=shares
-    )
-    runnable = np.bincount(principal, weights=files, minlength=len(picture.usage.principals)) > 0
-    corrections: Floats = picture.usage.corrections(runnable, policy, now, drain_seconds)[principal]
+    rows = demand.rows
+    waiting = eligible[demand.volume[:rows]] & (demand.files[:rows] > 0)
+    runnable = np.zeros(len(picture.usage.principals), dtype=bool)
+    runnable[picture.principals[_which(demand.share[:rows][waiting], shares)]] = True
+    corrections: Floats = picture.usage.corrections(runnable, policy, now, drain_seconds)[picture.principals[:shares]]
     return corrections
+
+
+def _which(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Those of 0 .. count - 1 that occur."""
+    occurs = np.zeros(count, dtype=bool)
+    occurs[numbers] = True
+    return np.flatnonzero(occurs)
 
 
 def background(picture: Picture, policy: Policy, wait: Floats) -> Booleans | None:
