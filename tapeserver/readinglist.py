@@ -81,8 +81,11 @@ class ReadingList:
     def _seconds_of(self, one: WantedRecall) -> float:
         if self._geometry is None:
             return 0.0
-        locate = self._geometry.locate_seconds(self._head_byte, self._first_byte(one))
-        return locate + self._geometry.transfer_seconds(one.bytes)
+        first = self._first_byte(one)
+        if first < self._head_byte <= first + self._block_size:
+            # It begins in the block that was read last, which the mover still holds: no search at all.
+            first = self._head_byte
+        return self._geometry.locate_seconds(self._head_byte, first) + self._geometry.transfer_seconds(one.bytes)
 
     def _ordered(self, by_place: Sequence[WantedRecall], geometry: Geometry) -> list[WantedRecall]:
         """Files that it is cheaper to read on to than to search for are one piece."""
@@ -104,5 +107,5 @@ class ReadingList:
         return locate_member(one.first_block, one.byte_offset, self._block_size)[0] * self._block_size
 
     def _end_byte(self, one: WantedRecall) -> int:
-        block = locate_member(one.first_block, one.byte_offset + one.bytes, self._block_size)[0]
+        block = locate_member(one.first_block, one.byte_offset + max(0, one.bytes - 1), self._block_size)[0]
         return (block + 1) * self._block_size

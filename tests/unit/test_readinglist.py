@@ -99,3 +99,16 @@ def test_files_that_are_cheaper_to_read_on_to_than_to_search_for_stay_together()
     inside = [one for one in found if one < 500]
     assert inside == list(range(500))
     assert found.index(3000) in (0, 500)
+
+
+def test_small_files_that_share_blocks_cost_no_search_so_that_many_are_taken_at_once() -> None:
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh(
+        [
+            WantedRecall(file_id=one, tape_file=9, first_block=9000, byte_offset=one * 11_000, bytes=10_240)
+            for one in range(4000)
+        ]
+    )
+    found = reading.take(4000, 10**12, 300.0)
+    assert list(found) == list(range(4000))
+    assert sum(found.values()) < 60
