@@ -40,7 +40,7 @@ NEIGHBOURS = 10
 STEPS_PER_FILE, STEPS_MAX = 50, 20_000
 """Perturbations of the local search at effort 1."""
 
-LOOKS_MAX = 60_000_000
+LOOKS_MAX = 40_000_000
 """Moves that Or-opt on weighted completion looks at, at effort 1: some seconds."""
 
 REACH = 400

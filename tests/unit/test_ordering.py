@@ -250,3 +250,19 @@ def test_what_a_pass_is_said_to_take_is_near_what_the_order_found_takes(medium, 
         starts += np.arange(files) * length
         found.append(order_reads(geometry, starts, np.full(files, length), effort=0.1).seconds)
     assert geometry.pass_seconds(files, files * length, span) == pytest.approx(np.mean(found), rel=0.35)
+
+
+def test_without_numba_orders_are_those_of_numpy(monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    for name in ("kernels", "search", "weighted"):
+        monkeypatch.setattr(ordering._Compiled, name, None)
+    monkeypatch.setattr(ordering.importlib, "import_module", missing)
+    assert not ordering.warm_up()
+    assert not ordering.compiled()
+    geometry = GEOMETRIES["LTO-9"]
+    starts = np.random.default_rng(4).integers(0, geometry.capacity_bytes, 30)
+    lengths = np.full(30, MB)
+    plain = order_reads(geometry, starts, lengths, plain=True)
+    assert order_reads(geometry, starts, lengths).indices.tolist() == plain.indices.tolist()
