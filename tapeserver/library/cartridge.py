@@ -61,6 +61,8 @@ class Cartridge:
 
     def load(self) -> None:
         """Read the index, and scan what lies behind the flushed length. Forgets what is in memory."""
+        # A drive that was dead for a while gave up nothing by itself: what it was writing must not come after the look.
+        self._let_spill_end()
         self._appending = self._unflushed = False
         self._marks_in_a_row = 0
         size = os.fstat(self._image).st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 
 import pytest
 
@@ -79,4 +80,33 @@ def test_a_fenced_drive_hears_of_it_at_the_next_write_and_nothing_reached_the_me
             cartridge.append_block(number, BLOCK, CAPACITY)
     cartridge.forget_unflushed()
     assert (tmp_path / "A00001.tap").stat().st_size == size
+    cartridge.close()
+
+
+def test_what_is_spilled_while_a_dead_drive_is_read_anew_lands_before_the_medium_is_looked_at(tmp_path):
+    """The drive knows nothing of what it was appending; its thread may still be at it."""
+    begun, go_on, held = threading.Event(), threading.Event(), threading.Lock()
+
+    @contextlib.contextmanager
+    def guard():
+        if threading.current_thread() is not threading.main_thread():
+            begun.set()
+            assert go_on.wait(10)
+        with held:
+            yield
+
+    cartridge = opened(tmp_path, guard)
+    cartridge.append_block(0, b"safe", CAPACITY)
+    cartridge.flush()
+    for number in range(1, 3):
+        cartridge.append_block(number, BLOCK[:-40], CAPACITY)
+    assert begun.wait(10)
+    threading.Timer(0.05, go_on.set).start()
+    cartridge.load()
+    # Were it written now, behind the cut, it would be taken for a record of the new end by a scan after a kill.
+    count = cartridge.count
+    cartridge.append_block(1, b"new", CAPACITY)
+    cartridge._spiller.shutdown()
+    assert count == 2
+    assert (tmp_path / "A00001.tap").stat().st_size == cartridge._tail.begin
     cartridge.close()
