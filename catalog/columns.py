@@ -1,14 +1,23 @@
-"""The kinds of column that the catalog's tables are made of. Building blocks for `catalog.tables`; holds no table."""
+"""What the catalog's tables are made of: the kinds of column, and the metadata that they join. Holds no table."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import TIMESTAMP, BigInteger, Boolean, Column, Identity, Text, text
+from sqlalchemy import TIMESTAMP, BigInteger, Boolean, Column, Identity, MetaData, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeEngine, UserDefinedType
+
+#: the names that PostgreSQL gives by itself; checks are named one by one
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    }
+)
 
 
 class Xid8(UserDefinedType[int]):

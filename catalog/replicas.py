@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import archives, events, identity, queues, stage_items
+from catalog import archives, events, identity, queues, stage_items, usage
 from catalog.cacheservers import (
     CacheServer,
     WrongRoot,
@@ -185,8 +185,12 @@ async def replica_for_read(connection: AsyncConnection, file_id: int) -> Replica
     )
 
 
-async def commit_recalled(connection: AsyncConnection, arrivals: Sequence[Recalled]) -> list[int]:
+async def commit_recalled(
+    connection: AsyncConnection, arrivals: Sequence[Recalled], *, epoch: int | None = None
+) -> list[int]:
     """Acknowledged arrivals become replicas; recalls end, waiters are told and pinned; the file ids that arrived.
+
+    `epoch`: the mount that read them, whose drive's time is then charged to who asked for them.
 
     One set-based step. An arrival whose reservation is gone (released with its mount, or expired) is not in the
     answer: its recall stays as it is. The caller has fenced its epoch, and wakes PLANNER and EVENTS after the commit.
@@ -205,6 +209,8 @@ async def commit_recalled(connection: AsyncConnection, arrivals: Sequence[Recall
     if arrived:
         # Before the recalls, or a cancel, which holds its request, would meet this in a deadlock.
         await stage_items.lock_requests(connection, arrived)
+        if epoch is not None:
+            await usage.count_read(connection, epoch, arrived)
         await queues.finish_recalls(connection, arrived)
         await stage_items.complete_items(connection, [file for file in arrived if file not in deleted])
         await archives.repair_arrivals(connection, [file for file in arrived if file not in deleted])

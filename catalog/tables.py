@@ -21,7 +21,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
@@ -31,16 +30,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+from catalog import planningtables as planningtables
 from catalog.columns import NOW, TIME, Xid8, column, columns, flag, identity, json, now, number, optional, switch, word
-
-#: the names that PostgreSQL gives by itself; checks are named one by one
-metadata = MetaData(
-    naming_convention={
-        "pk": "%(table_name)s_pkey",
-        "fk": "%(table_name)s_%(column_0_name)s_fkey",
-        "uq": "%(table_name)s_%(column_0_N_name)s_key",
-    }
-)
+from catalog.columns import metadata as metadata
 
 _PARTITION = re.compile(r"(mount_history|event)_(default|y\d{4}m\d{2})")
 
@@ -93,7 +85,9 @@ volume = Table(
     number("block_size", 262144, Integer), number("tape_files", 0, Integer), number("end_block", 0),
     flag("end_verified", default=True), number("index_block", 0), number("indexed_tape_files", 0, Integer),
     *columns(TIME, "full_at", "closed_at", "labelled_at", "written_at", "read_at", "verified_at", nullable=True),
-    optional("left_at", TIME), Index("volume_pool", "pool", "state"), Index("volume_library", "library"),
+    *columns(TIME, "left_at", "hurried_at", nullable=True), Index("volume_pool", "pool", "state"),
+    Index("volume_library", "library", "since"),
+    Index("volume_hurried", "vid", postgresql_where=text("hurried_at is not null")),
     Index("volume_unindexed", "vid", postgresql_where=text("tape_files > indexed_tape_files or not end_verified")),
 )
 
@@ -321,8 +315,8 @@ mount = Table(
     column("volume", Text, ForeignKey("volume.vid"), unique=True),
     column("library", Text, ForeignKey("library.name")), optional("pool", Text, ForeignKey("pool.name")),
     column("purpose", Text), word("state", "planned"), column("reason_code", Text), json("reason_arguments"),
-    optional("tapeserver", Text), number("files", 0), number("bytes", 0), optional("stop_wanted", Text),
-    now("created_at"), now("changed_at"),
+    word("grp", ""), optional("idle_since", TIME), optional("tapeserver", Text), number("files", 0), number("bytes", 0),
+    optional("stop_wanted", Text), now("created_at"), now("changed_at"),
     CheckConstraint("purpose in ('recall', 'archive', 'label', 'verify')", name="mount_purpose_check"),
 )
 

@@ -246,7 +246,7 @@ class ReadTurn(Turn):
 
         async def arrive(connection: AsyncConnection) -> set[int]:
             await recalls.fence(connection, epoch)
-            arrived = set(await replicas.commit_recalled(connection, batch))
+            arrived = set(await replicas.commit_recalled(connection, batch, epoch=epoch))
             await mounts.add_progress(connection, epoch, files=len(arrived), bytes=0)
             drives = await failures.acquit_copies(connection, drive=drive, volume=volume, files=acquitted)
             self.drives_to_blame.update(drives)

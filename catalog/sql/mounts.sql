@@ -43,11 +43,34 @@ update mount set stop_wanted = :why where epoch = :epoch and stop_wanted is null
 select epoch from mount where epoch = :epoch for update;
 
 -- end --
--- The row moves to history in one statement.
-with gone as (delete from mount where epoch = :epoch returning *)
-insert into mount_history (epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, outcome, created_at)
-select epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, :outcome, created_at from gone
-returning epoch;
+-- The row moves to history, and what it did for whom to the usage of this day, in one statement. A mount that served
+-- nobody was Capstan's own: it looked, labelled, verified, or failed. One that never began used no drive.
+with gone as (
+    delete from mount where epoch = :epoch returning *
+), kept as (
+    insert into mount_history (epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, outcome, created_at)
+    select epoch, drive, volume, library, pool, purpose, reason_code, files, bytes, :outcome, created_at from gone
+    returning epoch
+), parts as (
+    select owner, grp, part, files_read, bytes_read, files_written, bytes_written from mount_part where epoch = :epoch
+    union all
+    select 'capstan', 'capstan', 1, 0, 0, 0, 0 where not exists (select from mount_served where epoch = :epoch)
+), used as (
+    insert into usage as u (day, library, owner, grp, mounts, drive_seconds, files_read, bytes_read, files_written,
+                            bytes_written, used_at)
+    select (capstan_now() at time zone 'utc')::date, g.library, p.owner, p.grp, p.part,
+           p.part * greatest(0, extract(epoch from capstan_now() - g.created_at)), p.files_read, p.bytes_read,
+           p.files_written, p.bytes_written, g.created_at + (capstan_now() - g.created_at) / 2
+    from gone g cross join parts p where g.state <> 'planned' order by p.grp, p.owner
+    on conflict (day, library, owner, grp) do update
+    set mounts = u.mounts + excluded.mounts, drive_seconds = u.drive_seconds + excluded.drive_seconds,
+        files_read = u.files_read + excluded.files_read, bytes_read = u.bytes_read + excluded.bytes_read,
+        files_written = u.files_written + excluded.files_written,
+        bytes_written = u.bytes_written + excluded.bytes_written,
+        used_at = u.used_at + (excluded.used_at - u.used_at)
+            * coalesce(excluded.drive_seconds / nullif(u.drive_seconds + excluded.drive_seconds, 0), 0)
+)
+select epoch from kept;
 
 -- recent_ends --
 -- The newest rows by epoch, which grows: no index on time is needed for what ended just now. What somebody stopped, or

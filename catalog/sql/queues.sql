@@ -351,7 +351,14 @@ with told as (
         as t (archive, tape_file, first_block, byte_offset, length)
 ), done as (
     delete from archive a using told t where a.id = t.archive and a.epoch = :epoch and a.state = 'claimed'
-    returning a.file, a.copy_number, a.pool, a.collocation, t.tape_file, t.first_block, t.byte_offset, t.length
+    returning a.file, a.copy_number, a.pool, a.owner, a.grp, a.collocation, t.tape_file, t.first_block, t.byte_offset,
+              t.length
+), served as (
+    insert into mount_served as s (epoch, owner, grp, files_written, bytes_written)
+    select :epoch, owner, grp, count(*), sum(length) from done group by owner, grp order by grp, owner
+    on conflict (epoch, owner, grp) do update
+    set files_written = s.files_written + excluded.files_written,
+        bytes_written = s.bytes_written + excluded.bytes_written
 ), homes as (
     insert into collocation as h (pool, key, volume)
     select distinct pool, collocation, cast(:volume as text) from done where collocation <> '' order by 1, 2
@@ -558,7 +565,10 @@ with gone as (
     returning kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked
 ), sums as materialized (
     select kind, key, owner, grp, activity, priority, cohort, count(*) as deltas, sum(files)::bigint as files,
-           sum(bytes)::bigint as bytes, sum(urgent)::bigint as urgent, sum(asked)::bigint as asked
+           sum(bytes)::bigint as bytes, sum(urgent)::bigint as urgent, sum(asked)::bigint as asked,
+           coalesce(sum(files) filter (where files > 0), 0)::bigint as came_files,
+           coalesce(sum(bytes) filter (where files > 0), 0)::bigint as came_bytes,
+           coalesce(sum(asked) filter (where files > 0), 0)::bigint as came_asked
     from gone group by 1, 2, 3, 4, 5, 6, 7 order by 1, 2, 3, 4, 5, 6, 7
 ), folded as (
     insert into queue_counter as c (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
@@ -600,11 +610,15 @@ from counts c left join lateral (
 order by c.kind, c.key;
 
 -- counters --
--- What is folded of one library, in the order of keys.
-select c.kind, c.key, c.owner, c.grp, c.activity, c.priority, c.cohort, 0 as deltas, c.files, c.bytes, c.urgent, c.asked
+-- What is folded of one library, in the order of keys and in pages: a planner that begins reads all of them.
+select c.kind, c.key, c.owner, c.grp, c.activity, c.priority, c.cohort, 0 as deltas, c.files, c.bytes, c.urgent, c.asked,
+       c.files as came_files, c.bytes as came_bytes, c.asked as came_asked
 from queue_counter c
 left join volume v on c.kind = 'recall' and v.vid = c.key left join pool p on c.kind = 'archive' and p.name = c.key
-where coalesce(v.library, p.library) = :library order by 1, 2, 3, 4, 5, 6, 7;
+where coalesce(v.library, p.library) = :library
+  and (c.kind, c.key, c.owner, c.grp, c.activity, c.priority, c.cohort)
+    > (:kind, :key, :owner, :grp, :activity, cast(:priority as smallint), cast(:cohort as bigint))
+order by 1, 2, 3, 4, 5, 6, 7 limit :limit;
 
 -- drift --
 -- The reconciler's question, and the tests': what the counters say against what there is. No row means none.

@@ -70,10 +70,12 @@ create table volume (
     indexed_tape_files integer not null default 0,   -- the tape files that the chain of indexes tells of
     full_at timestamptz, closed_at timestamptz, labelled_at timestamptz, written_at timestamptz, read_at timestamptz,
     verified_at timestamptz,                      -- the last time that all that counts on it was read back
-    left_at timestamptz                           -- the last time that a copy was taken off it because it lies elsewhere now
+    left_at timestamptz,                          -- the last time that a copy was taken off it because it lies elsewhere now
+    hurried_at timestamptz                        -- an operator wants it mounted now; null again once it is
 );
 create index volume_pool on volume (pool, state);
-create index volume_library on volume (library);
+create index volume_library on volume (library, since);
+create index volume_hurried on volume (vid) where hurried_at is not null;
 create index volume_unindexed on volume (vid) where tape_files > indexed_tape_files or not end_verified;
 
 -- What the states of a volume mean for its copies, in one place. Good: they count towards "safe". Present: they may be
@@ -328,8 +330,62 @@ create table mount (
     library text not null references library, pool text references pool,
     purpose text not null check (purpose in ('recall', 'archive', 'label', 'verify')), state text not null default 'planned',
     reason_code text not null, reason_arguments jsonb not null default '{}',
+    grp text not null default '',                  -- whose limit of drives it counts against
+    idle_since timestamptz,                        -- since when its session has had nothing to do
     tapeserver text, files bigint not null default 0, bytes bigint not null default 0, stop_wanted text,
     created_at timestamptz not null default capstan_now(), changed_at timestamptz not null default capstan_now()
+);
+
+-- What a live mount has done for whom. Written by its own session alone, so never hot; at its end it becomes usage.
+create table mount_served (
+    epoch bigint not null references mount on delete cascade, owner text not null, grp text not null,
+    files_read bigint not null default 0, bytes_read bigint not null default 0,
+    files_written bigint not null default 0, bytes_written bigint not null default 0,
+    primary key (epoch, owner, grp)
+);
+
+-- The part of a mount that each has: by the bytes that it moved for him, of a mount of empty files by their number.
+create view mount_part as
+select m.epoch, m.library, s.owner, s.grp, s.files_read, s.bytes_read, s.files_written, s.bytes_written,
+       extract(epoch from capstan_now() - m.created_at)::double precision as seconds,
+       (case when sum(s.bytes_read + s.bytes_written) over mine > 0
+             then (s.bytes_read + s.bytes_written) / sum(s.bytes_read + s.bytes_written) over mine
+             else (s.files_read + s.files_written) / sum(greatest(s.files_read + s.files_written, 1)) over mine
+        end)::double precision as part
+from mount m join mount_served s on s.epoch = m.epoch window mine as (partition by m.epoch);
+
+-- Drives' time and what came of it, by the day (UTC) on which mounts ended. A mount that served several is parted.
+create table usage (
+    day date not null, library text not null, owner text not null, grp text not null,
+    mounts double precision not null, drive_seconds double precision not null,
+    files_read bigint not null, bytes_read bigint not null, files_written bigint not null, bytes_written bigint not null,
+    used_at timestamptz not null,                  -- the middle of this drive time: it decays from here on
+    primary key (day, library, owner, grp)
+);
+
+-- ------------------------------------------------------------------ what an operator tells the planner
+
+-- One row for all: its number grows with every change of the two tables below, which also makes changes wait in line.
+create table planning (
+    "only" boolean primary key default true check ("only"), changes bigint not null default 0
+);
+insert into planning default values;
+
+create table share (
+    grp text not null, owner text not null default '',      -- '': the group among groups; else the owner inside his group
+    weight double precision not null default 1 check (weight > 0),
+    drive_seconds double precision check (drive_seconds >= 0),   -- decayed, above which he has less; null: no bound
+    reading_drives integer check (reading_drives >= 0), writing_drives integer check (writing_drives >= 0),   -- at once
+    primary key (grp, owner),
+    constraint share_drives_check check (owner = '' or (reading_drives is null and writing_drives is null))
+);
+
+-- The first rule, by place, that matches a request gives its weight; patterns as in a shell.
+create table weight_rule (
+    place integer primary key, weight double precision not null check (weight > 0),
+    activity text not null default '*', grp text not null default '*', owner text not null default '*',
+    priority_min smallint not null default -32768, priority_max smallint not null default 32767,
+    check (priority_min <= priority_max)
 );
 
 create table mount_history (
