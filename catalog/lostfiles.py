@@ -7,7 +7,7 @@ unchecked, and counts once its cache server has compared and checksummed it. Rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -60,9 +60,10 @@ _KINDS: dict[str, type[_Node] | type[_File] | type[_Replica]] = {"node": _Node, 
 class LostReplica:
     replica_id: int
     cache_server: str
-    #: of a file whose path begins below `parent`: its components are relative to it
+    #: its path is not known before `way` was compared with the catalog
     record: FileRecord
-    parent: int | None
+    #: node and name of the file, of its directory and so on upwards; without a name, at the end, what was not told of
+    way: tuple[tuple[int, str], ...]
 
 
 @dataclass(slots=True)
@@ -85,40 +86,48 @@ class LostLife:
             except msgspec.ValidationError:
                 continue
 
+    def highest_file(self) -> int:
+        """Of all that was told, whatever became of it; 0 without any."""
+        return max((id for kind, id in self._told if kind == "file"), default=0)
+
     def replicas(self) -> Iterator[LostReplica]:
-        """Of files that were live at the end, the oldest first; Capstan's own files are none of them."""
-        for (kind, replica_id), (_, told) in sorted(self._told.items()):
-            if kind != "replica" or not isinstance(told, _Replica):
-                continue
+        """Of files that were live at the end, the highest id first; Capstan's own files are none of them."""
+        for replica_id, told in sorted(self._replicas(), key=lambda one: one[1].file, reverse=True):
             file = self._of("file", told.file)
             if not isinstance(file, _File) or file.state != "live" or file.storage_class == STORAGE_CLASS:
                 continue
             way = self._way(file.node)
-            if way is None:
+            if not way:
                 continue
-            parent, components = way
             record = FileRecord(
-                file_id=told.file, path="/" + "/".join(components), size=told.size, adler32=told.adler32,
-                mtime_ns=file.mtime_ns, mode=file.mode, owner=file.owner, group=file.grp,
-                storage_class=file.storage_class, digests=told.digests,
+                file_id=told.file, path="", size=told.size, adler32=told.adler32, mtime_ns=file.mtime_ns,
+                mode=file.mode, owner=file.owner, group=file.grp, storage_class=file.storage_class,
+                digests=told.digests,
             )  # fmt: skip
-            yield LostReplica(replica_id=replica_id, cache_server=told.cache_server, record=record, parent=parent)
+            yield LostReplica(replica_id=replica_id, cache_server=told.cache_server, record=record, way=tuple(way))
+
+    def _replicas(self) -> list[tuple[int, _Replica]]:
+        return [
+            (id, told)
+            for (kind, id), (_, told) in self._told.items()
+            if kind == "replica" and isinstance(told, _Replica)
+        ]
 
     def _of(self, kind: str, id: int) -> msgspec.Struct | None:
         return self._told.get((kind, id), (0, None))[1]
 
-    def _way(self, node: int | None) -> tuple[int | None, list[str]] | None:
-        """The directory that was made before the backup, or none, and the names from there; None: it has no name."""
-        names: list[str] = []
-        while node is not None and len(names) < _DEPTH_MAX:
+    def _way(self, node: int | None) -> list[tuple[int, str]] | None:
+        """From this node to the root, or to one that was made before the backup; None: it is cut off."""
+        way: list[tuple[int, str]] = []
+        while node is not None and len(way) < _DEPTH_MAX:
             told = self._of("node", node)
             if not isinstance(told, _Node):
-                return (node, names) if names and ("node", node) not in self._told else None
+                return None if ("node", node) in self._told else [*way, (node, "")]
             if told.parent is None:
-                break
-            names.insert(0, told.name)
+                return way
+            way.append((node, told.name))
             node = told.parent
-        return (None, names) if names else None
+        return None
 
 
 async def bring_back(connection: AsyncConnection, lost: LostLife) -> int:
@@ -135,13 +144,13 @@ async def bring_back(connection: AsyncConnection, lost: LostLife) -> int:
 
 
 async def _bring_back(connection: AsyncConnection, lost: Sequence[LostReplica]) -> int:
-    parents = sorted({one.parent for one in lost if one.parent is not None})
-    paths = {row.id: row.path for row in await connection.execute(_SQL["paths_of"], {"nodes": parents})}
+    nodes = sorted({node for one in lost for node, _ in one.way})
+    known = {row.id: row.path for row in await connection.execute(_SQL["paths_of"], {"nodes": nodes})}
     servers = set((await connection.scalars(_SQL["cache_servers"])).all())
     fitting = [
-        (one, replace(one.record, path=paths.get(one.parent, "").rstrip("/") + one.record.path))
+        (one, replace(one.record, path=path))
         for one in lost
-        if one.cache_server in servers and (one.parent is None or one.parent in paths)
+        if one.cache_server in servers and (path := _path(one.way, known)) is not None
     ]
     made = set(await adoption.make_unknown(connection, [record for _, record in fitting]))
     rows = [one for one, record in fitting if record.file_id in made]
@@ -154,3 +163,18 @@ async def _bring_back(connection: AsyncConnection, lost: Sequence[LostReplica]) 
     await connection.execute(_SQL["replicas_back"], arguments)
     await enqueue_archives(connection, made)
     return len(made)
+
+
+def _path(way: Sequence[tuple[int, str]], known: Mapping[int, str]) -> str | None:
+    """Below the first directory that the backup knows, where the backup has it; None: there is none.
+
+    The file's own node counts only without a name: then the file took over the name of one that the backup has there.
+    """
+    names: list[str] = []
+    for node, name in way:
+        if node in known and (names or not name):
+            return known[node].rstrip("/") + "".join(f"/{one}" for one in reversed(names))
+        if not name:
+            return None
+        names.append(name)
+    return "".join(f"/{one}" for one in reversed(names))

@@ -118,7 +118,7 @@ async def restore(
     components = parse_path(to or row.deleted_path)
     target = join_path(components)
     authorize(principal, Action.MODIFY, target)
-    if not row.has_copies:
+    if not row.has_bytes:
         raise Refused(why=f"the copies of {row.deleted_path} were given up with their volumes; nothing can be restored")
     if parents and len(components) > 1:
         await namespace.make_directory(

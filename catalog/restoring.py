@@ -39,6 +39,8 @@ FILE_IDS = frozenset({
 })  # fmt: skip
 #: epochs, which have twelve digits on tape, and ids that people type
 SMALL_LEAP = 10**6
+#: file ids that may be drawn and not committed, or drawn while a dump begins
+IDS_UNDER_WAY_MAX = 2**17
 #: the server's name for a database is no longer
 _NAME_BYTES_MAX = 63
 
@@ -135,7 +137,9 @@ async def begin_new_life(
     """
     incarnation = secrets.token_hex(8)
     catalog_id = str(await connection.scalar(_SQL["new_incarnation"], {"incarnation": incarnation}))
-    await raise_identities(connection, epoch_floor=epoch_floor, segment_floor=segment_floor)
+    await connection.execute(_SQL["puts_under_way"], {"ids": IDS_UNDER_WAY_MAX})
+    passed = lost.highest_file() if lost else 0
+    await raise_identities(connection, epoch_floor=epoch_floor, segment_floor=segment_floor, passed_file=passed)
     ended = list((await connection.scalars(_SQL["live_mounts"])).all())
     for epoch in ended:
         await endings.end_mount(connection, epoch, "the catalog was restored from a backup")
@@ -163,10 +167,13 @@ async def known_segments(connection: AsyncConnection) -> tuple[str, int]:
     return row.id, row.number
 
 
-async def raise_identities(connection: AsyncConnection, *, epoch_floor: int = 0, segment_floor: int = 0) -> None:
+async def raise_identities(
+    connection: AsyncConnection, *, epoch_floor: int = 0, segment_floor: int = 0, passed_file: int = 0
+) -> None:
     """Every identity leaps beyond what a life that is lost can have used; also for a catalog rebuilt from tapes.
 
-    Two lives that began from the same backup leap differently, so that their files do not share ids either.
+    Two lives that began from the same backup leap differently, so that their files do not share ids either. One that
+    is known to have given the id `passed_file` may have leapt further than this one: files leap from there.
     """
     far = FILE_IDS_LEAP + (secrets.randbelow(_FILE_IDS_STEPS) << _FILE_IDS_STEP_BITS)
     near = SMALL_LEAP + secrets.randbelow(SMALL_LEAP)
@@ -175,7 +182,8 @@ async def raise_identities(connection: AsyncConnection, *, epoch_floor: int = 0,
         leap = far if (row.schema, row.table) in FILE_IDS and row.type == "bigint" else near
         floor = floors.get(row.table, 0) if row.schema == "public" else 0
         if (row.schema, row.table) == ("public", "file"):
-            await connection.execute(_SQL["life_lost"], {"sequence": row.sequence, "leap": leap})
+            await connection.execute(_SQL["life_lost"], {"sequence": row.sequence, "leap": leap, "passed": passed_file})
+            floor = passed_file + leap if passed_file else 0
         await connection.execute(_SQL["raise_sequence"], {"sequence": row.sequence, "leap": leap, "floor": floor})
 
 

@@ -25,8 +25,10 @@ order by deleted_at desc, id desc limit 1;
 select vid from volume where vid in (select volume from copy where file = :file) order by vid for share;
 
 -- lock_file --
--- Of a restore and a purge at once the later one finds another state.
-select state, size, deleted_path, exists (select from copy c where c.file = f.id) as has_copies
+-- Of a restore and a purge at once the later one finds another state. After a restore of the catalog there may be files
+-- that came back without a name and are on disk only.
+select state, size, deleted_path, exists (select from copy c where c.file = f.id)
+       or exists (select from replica r where r.file = f.id and r.state = 'on_disk') as has_bytes
 from file f where id = :file for update of f;
 
 -- insert_name --
@@ -52,6 +54,9 @@ with chosen as (
     order by id limit :limit for update skip locked
 ), purged as (
     update file f set state = 'purged' from chosen c where f.id = c.id returning c.size
+), off_disk as (
+    update replica r set state = 'evicting', why = 'file purged' from chosen c
+    where r.file = c.id and r.state in ('on_disk', 'quarantined')
 )
 select count(*) as files, coalesce(sum(size), 0)::bigint as bytes from purged;
 

@@ -21,10 +21,30 @@ SELECT setval(CAST(:sequence AS regclass),
                        CAST(:floor AS bigint)))
 
 -- life_lost --
--- What lies between the last id that this catalog knows of and the first of the new life.
+-- What lies between the last id that this catalog knows of and the first of the new life, which begins behind :passed.
 INSERT INTO lost_life (first_file, last_file)
 SELECT coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 0) + 1,
-       coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 0) + CAST(:leap AS bigint)
+       greatest(coalesce(pg_sequence_last_value(CAST(:sequence AS regclass)), 0), CAST(:passed AS bigint))
+       + CAST(:leap AS bigint)
+ON CONFLICT (first_file) DO UPDATE SET last_file = greatest(lost_life.last_file, excluded.last_file)
+
+-- puts_under_way --
+-- Ids that were drawn and have no row: a dump has a snapshot of the rows, but the sequence as it was later, so puts that
+-- were committed in between or were under way are of the lost life too. So are the ids of some that were removed for
+-- good before: no segment tells that they are live, and no tape has them behind the end that the backup knows.
+WITH last AS (
+    SELECT coalesce(pg_sequence_last_value('file_id_seq'), 0) AS id
+), from_here AS (
+    SELECT greatest(id - CAST(:ids AS bigint), 0) AS id FROM last
+), given AS (
+    SELECT id FROM from_here
+    UNION SELECT f.id FROM file f WHERE f.id > (SELECT id FROM from_here)
+    UNION SELECT j.id FROM journal j WHERE j.kind = 'file' AND j.id > (SELECT id FROM from_here)
+), gap AS (
+    SELECT id + 1 AS first, lead(id, 1, (SELECT id FROM last) + 1) OVER (ORDER BY id) - 1 AS last FROM given
+)
+INSERT INTO lost_life (first_file, last_file)
+SELECT first, last FROM gap WHERE first <= last
 ON CONFLICT (first_file) DO UPDATE SET last_file = greatest(lost_life.last_file, excluded.last_file)
 
 -- volumes_unverified --
@@ -49,8 +69,8 @@ SELECT id, coalesce((SELECT max(number) FROM journal_segment WHERE closed_at IS 
 FROM catalog_identity
 
 -- paths_of --
--- Of directories that were there at the backup.
-SELECT id, node_path(id) AS path FROM node WHERE id = ANY(CAST(:nodes AS bigint[])) AND kind = 'directory'
+-- Of what was there at the backup.
+SELECT id, node_path(id) AS path FROM node WHERE id = ANY(CAST(:nodes AS bigint[]))
 
 -- cache_servers --
 -- Those of which the backup knows.

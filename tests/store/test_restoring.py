@@ -11,11 +11,24 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from catalog import backups, events, journal, mounts, queues, replicas, restoring
+from catalog import (
+    adoption,
+    backups,
+    events,
+    journal,
+    lostfiles,
+    mounts,
+    namespace,
+    queues,
+    recycle,
+    replicas,
+    restoring,
+)
 from catalog.database import Database
 from catalog.errors import Damaged, Refused
 from catalog.journalformat import Entry, counting, decode_segment
 from catalog.lostfiles import LostLife
+from catalog.model import Action, Grant, Principal
 from catalog.mounts import NewMount
 from catalog.postgresql_programs import database_name, plain_connection, url_of
 from catalog.states import MountState
@@ -311,6 +324,88 @@ async def test_a_name_that_is_taken_sends_a_file_of_the_lost_life_to_the_recycle
     await lived_on(database, *put(10, 501, 601, root, "f"), *put(20, 502, 602, root, "f"))
     assert await scalar(database, "select node_path(node) from file where id = 502") == "/f"
     assert await scalar(database, "select state || deleted_path from file where id = 501") == "deleted/f"
+    async with database.transaction() as connection:
+        await recycle.purge(connection, who="ann", reason="not wanted", file_ids=[501])
+    assert await scalar(database, "select state from replica where file = 501") == "evicting", "its bytes go too"
+
+
+async def test_what_overwrote_a_file_that_the_backup_knows_can_be_had_from_the_recycle_bin(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        [known] = await make_files(connection, 1)
+        node = await connection.scalar(sa.text(
+            "insert into node (parent, name, kind) select id, 'f', 'file' from node where parent is null returning id"
+        ))  # fmt: skip
+        await connection.execute(sa.text("update file set node = :node where id = :id"), {"node": node, "id": known})
+    # A put that replaces a file takes its node over: of that nothing is told.
+    [_, *told] = put(10, 501, node, 0, "f")
+    life = await lived_on(database, change(9, "file", known, state="purged"), *told)
+    assert life.files_back == 1
+    assert await scalar(database, "select node_path(node) from file where id = :id", id=known) == "/f"
+    ann = Principal(token_id=0, owner="ann", groups=("hall",), grants=(Grant(action=Action.MODIFY, prefix="/"),))
+    async with database.transaction() as connection:
+        back = await recycle.restore(connection, principal=ann, path="/f", to="/f.newer")
+    assert (back.file_id, back.queued) == (501, 1)
+    assert await scalar(database, "select count(*) from replica where file = 501 and state = 'on_disk'") == 1
+
+
+async def test_a_directory_that_the_backup_knows_is_where_the_backup_has_it(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        run = (await namespace.make_directory(
+            connection, ("old",), owner="ann", group="hall", mode=0o755, mtime_ns=0
+        )).id  # fmt: skip
+    root = await root_of(database)
+    await lived_on(
+        database,
+        change(5, "node", run, parent=root, name="new", kind="directory"),
+        change(6, "node", 1000, parent=run, name="deep", kind="directory"),
+        *put(10, 501, 601, 1000, "f"),
+    )
+    assert await scalar(database, "select node_path(node) from file where id = 501") == "/old/deep/f"
+
+
+async def test_files_of_a_life_that_leapt_further_come_back_and_their_ids_are_passed(database: Database) -> None:
+    """The second restore of one backup: the life between the two leapt too, perhaps by more."""
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    far = 2**50
+    life = await lived_on(database, *put(10, far, 601, await root_of(database), "f"))
+    assert life.files_back == 1
+    async with database.transaction() as connection:
+        [later] = await make_files(connection, 1)
+        assert later > far + 2**40, "what that life stored and did not tell has its ids for itself"
+        assert await adoption.make_unknown(connection, []) == []
+        assert await scalar(database, "select count(*) from lost_life where :id between first_file and last_file",
+                            id=far + 1000) == 1  # fmt: skip
+
+
+async def test_a_put_that_was_under_way_at_the_backup_is_of_the_lost_life(database: Database) -> None:
+    """Its id is drawn, and its row is not in the snapshot."""
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        await make_files(connection, 2)
+        [removed] = await make_files(connection, 1, on_disk=False)
+        await connection.execute(sa.text("delete from file where id = :id"), {"id": removed})
+        under_way = int(await connection.scalar(sa.text("select nextval('file_id_seq')")) or 0)
+        await make_files(connection, 1)
+    root = await root_of(database)
+    life = await lived_on(
+        database, *put(10**6, under_way, 601, root, "under-way"), *put(10**6 + 10, removed, 602, root, "removed")
+    )
+    assert life.files_back == 1
+    assert await scalar(database, "select node_path(node) from file where id = :id", id=under_way) == "/under-way"
+
+
+async def test_the_highest_id_has_a_name_however_many_files_there_are(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lostfiles, "FILES_A_STEP", 1)
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    root = await root_of(database)
+    await lived_on(database, *put(10, 501, 601, root, "f"), *put(20, 502, 602, root, "f"))
+    assert await scalar(database, "select node_path(node) from file where id = 502") == "/f"
 
 
 async def test_the_journal_tells_of_the_replicas_of_puts_and_of_no_others(database: Database) -> None:
