@@ -111,8 +111,6 @@ def _carry_out(parsed: argparse.Namespace) -> int:
     except BadTrace as problem:
         print(f"capstan: {parsed.trace or parsed.generate}: {problem}", file=sys.stderr)
         return USAGE
-    if trace.archives:
-        print(f"capstan: {trace.archives} archives of the trace are left out: only reads are simulated", file=sys.stderr)
     title = _title(parsed, trace)
     if parsed.svg:
         parsed.svg.write_text(chart(runs, title), encoding="utf-8")

@@ -7,12 +7,12 @@ volumes, the cache's room and the changer's queue are not simulated (docs/simula
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 import numpy as np
 
 from tapeserver.drivemodel import Geometry
+from tapeserver.simulator.agenda import Agenda, Event
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.parts import Parts, has_repeats, parts_of
 from tapeserver.simulator.passes import Reader
@@ -20,6 +20,7 @@ from tapeserver.simulator.policy import Listener, Policy, Settings
 from tapeserver.simulator.stations import FREE_STATES, MountRecord, Phase, State, Station
 from tapeserver.simulator.trace import Floats, Integers, Trace
 from tapeserver.simulator.waiting import Waiting
+from tapeserver.simulator.writing import Writing
 
 LOADED, JOIN, DONE, UNLOADED, KEPT_LONG, LONG, ASK = range(7)
 
@@ -37,29 +38,27 @@ class Simulation:
         """`geometries`: one a volume."""
         self.trace, self.geometries, self.policy, self.settings = trace, geometries, policy, settings
         self.parts: Parts = parts_of(trace)
-        self.waiting = Waiting(len(trace.volumes))
+        self.waiting = Waiting(len(trace.volumes), len(trace.pools))
+        self.writing = Writing(trace)
         self.stations = [Station(number) for number in range(settings.drives)]
         self.mounts: list[MountRecord] = []
         self.decisions = 0
         self._listener = policy if isinstance(policy, Listener) else Listener()
         self._listens = isinstance(policy, Listener)
-        self._reader = Reader(
-            starts=trace.file_starts,
-            lengths=trace.file_bytes,
-            draw=np.random.default_rng(seed),
-            noise=settings.noise,
-            repeats=has_repeats(trace),
-        )
+        draw = np.random.default_rng(seed)
+        self._reader = Reader(trace.file_starts, trace.file_bytes, draw, settings.noise, has_repeats(trace))
         self._queues: list[list[int]] = [[] for _ in trace.volumes]
         #: rows that a mount gave back before it read them
         self._left: dict[int, Integers] = {}
         self._station_of = [-1] * len(trace.volumes)
-        self._done: Floats = np.full(trace.files, np.nan)
-        self._events: list[tuple[float, int, int, int, int]] = []
-        self._sequence = 0
+        #: of the trace's files, and behind them of its archives
+        self._sizes = np.concatenate([trace.file_bytes, trace.archive_bytes])
+        self._done: Floats = np.full(len(self._sizes), np.nan)
+        #: by pool: the drive that writes it
+        self._writer = [-1] * len(trace.pools)
+        self._agenda = Agenda()
         self._expected: list[tuple[int, float]] = []
-        self._asks = False
-        self._asks_at = np.inf
+        self._asks, self._asks_at = False, np.inf
         self._free = settings.drives
         #: mounts that have lasted long
         self._long = 0
@@ -68,25 +67,29 @@ class Simulation:
             JOIN: self._join,
             DONE: self._finish,
             UNLOADED: self._unloaded,
-            KEPT_LONG: self._kept_long,
+            KEPT_LONG: self._unload,
         }
 
     def run(self) -> Outcome:
-        times = self.trace.request_times.tolist()
+        all_times = np.concatenate([self.trace.request_times, self.trace.archive_times])
+        arrivals = np.argsort(all_times, kind="stable").tolist()
+        times, requests = np.sort(all_times).tolist(), self.trace.requests
         arrived, number = 0, len(times)
         now = times[0] if times else 0.0
         began = now
         for station in self.stations:
             station.kept_since = began
         while True:
-            event = self._events[0] if self._events else None
-            if arrived < number and (event is None or times[arrived] <= event[0]):
+            if arrived < number and times[arrived] <= self._agenda.next_at:
                 now = times[arrived]
-                self._arrive(arrived, now)
+                if arrivals[arrived] < requests:
+                    self._arrive(arrivals[arrived], now)
+                else:
+                    self._arrive_archive(arrivals[arrived] - requests, now)
                 arrived += 1
-            elif event is not None:
-                now = event[0]
-                heapq.heappop(self._events)
+            elif self._agenda:
+                event = self._agenda.pop()
+                now = event.at
                 self._happen(event)
             elif self.waiting.files.any():
                 raise Stuck(f"{int(self.waiting.files.sum())} files wait and {self.policy.name} mounts nothing")
@@ -98,7 +101,7 @@ class Simulation:
                 raise Stuck(f"{int(self.waiting.files.sum())} files wait long after the last under {self.policy.name}")
         return self._outcome(began, now)
 
-    def _happen(self, event: tuple[float, int, int, int, int]) -> None:
+    def _happen(self, event: Event) -> None:
         now, _, kind, number, turn = event
         if kind == ASK:
             if now >= self._asks_at:
@@ -120,35 +123,52 @@ class Simulation:
                 self._listener.wanted(part, now)
             number = self._station_of[volume]
             if number < 0:
-                if self._free:
-                    self._ask_at(now + self.settings.gather_seconds)
-                elif self._long:
-                    self._ask_at(now + self.settings.ask_again_seconds)
+                self._ask_soon(now)
                 continue
             station = self.stations[number]
             if station.state is State.KEPT:
-                self._listener.resumes(number, volume, now)
-                self._set_free(station, now, state=State.WORKING)
-                self._work(station, now)
+                self._resume(station, now)
             elif station.state is State.WORKING and not station.joins:
                 self._join_later(station, now)
         every = self.settings.estimate_every
         if every and request % every == 0:
             self._expected.append((request, self._listener.expected(request, now)))
 
+    def _arrive_archive(self, archive: int, now: float) -> None:
+        pool = self.writing.pools[archive]
+        self.writing.queues[pool].append(archive)
+        self.waiting.add(len(self.trace.volumes) + pool, 1, self.writing.size(archive), now)
+        self._tell_pool(pool)
+        number = self._writer[pool]
+        if number < 0:
+            self._ask_soon(now)
+        elif self.stations[number].state is State.KEPT:
+            self._resume(self.stations[number], now)
+
+    def _tell_pool(self, pool: int) -> None:
+        if self._listens:
+            self._listener.collects(pool, self.waiting, self.writing.writable(pool, self._station_of))
+
+    def _resume(self, station: Station, now: float) -> None:
+        self._listener.resumes(station.number, station.volume, now)
+        self._free += station.move(State.WORKING, now)
+        self._work(station, now)
+
+    def _ask_soon(self, now: float) -> None:
+        if self._free:
+            self._ask_at(now + self.settings.gather_seconds)
+        elif self._long:
+            self._ask_at(now + self.settings.ask_again_seconds)
+
     def _ask_at(self, at: float) -> None:
         if at < self._asks_at:
             self._asks_at = at
-            self._schedule(at, ASK, -1, 0)
-
-    def _schedule(self, at: float, kind: int, number: int, turn: int) -> None:
-        self._sequence += 1
-        heapq.heappush(self._events, (at, self._sequence, kind, number, turn))
+            self._agenda.add(at, ASK)
 
     def _next(self, station: Station, at: float, kind: int) -> None:
         """The one thing that comes next for a drive; what was to come is void."""
         station.turn += 1
-        self._schedule(at, kind, station.number, station.turn)
+        self._agenda.add(at, kind, station.number, station.turn)
 
     # --- deciding
 
@@ -165,22 +185,30 @@ class Simulation:
         choice = self.policy.choose(self.waiting, free, now)
         for number in choice.give_way:
             self._give_way(self.stations[number], now)
-        for number, volume in choice.mounts:
-            self._mount(self.stations[number], volume, now)
+        for number, need in choice.mounts:
+            self._mount(self.stations[number], need, now)
         if self._free and self.waiting.files.any():
             self._ask_at(now + self.settings.ask_again_seconds)
 
-    def _mount(self, station: Station, volume: int, now: float) -> None:
+    def _mount(self, station: Station, need: int, now: float) -> None:
+        volume, pool = need, need - len(self.trace.volumes)
+        if pool >= 0:
+            writable = self.writing.writable(pool, self._station_of)
+            if not writable:
+                return
+            volume = writable[0]
+            self._writer[pool] = station.number
+            self.waiting.mounted[need] = True
         if not station.free or self._station_of[volume] >= 0:
             raise ValueError(f"{self.policy.name} mounts volume {volume} in drive {station.number}: one is in use")
         self._station_of[volume] = station.number
         self.waiting.mounted[volume] = True
-        self._listener.mounts(station.number, volume, -1, now)
+        self._listener.mounts(station.number, volume, max(pool, -1), now)
+        station.next_volume, station.next_pool = volume, max(pool, -1)
         if station.state is State.KEPT:
-            station.next_volume = volume
             self._unload(station, now)
         else:
-            self._load(station, volume, now)
+            self._load(station, now)
 
     def _give_way(self, station: Station, now: float) -> None:
         """It stops behind what is handed out; an idle one at once."""
@@ -197,33 +225,24 @@ class Simulation:
             self._long += 1
             self._asks = True
 
-    def _set_free(self, station: Station, now: float, *, state: State) -> None:
-        """Moves a drive between states, counting free ones and idle seconds."""
-        was = station.free
-        if was:
-            station.seconds[Phase.IDLE] += now - station.kept_since
-        station.state = state
-        if station.free:
-            station.kept_since = now
-        self._free += station.free - was
-
     # --- one mount
 
-    def _load(self, station: Station, volume: int, now: float) -> None:
-        geometry = self.geometries[volume]
-        self._set_free(station, now, state=State.LOADING)
-        station.volume, station.next_volume = volume, -1
+    def _load(self, station: Station, now: float) -> None:
+        geometry = self.geometries[station.next_volume]
+        self._free += station.move(State.LOADING, now)
+        station.volume, station.next_volume = station.next_volume, -1
+        station.pool, station.next_pool = station.next_pool, -1
         station.head = station.moved = station.files = 0
         station.mounted_at = now
         station.mount += 1
         if self.policy.long_mount_seconds < np.inf:
-            self._schedule(now + self.policy.long_mount_seconds, LONG, station.number, station.mount)
+            self._agenda.add(now + self.policy.long_mount_seconds, LONG, station.number, station.mount)
         seconds = geometry.model.robot_seconds + geometry.load_seconds()
         station.seconds[Phase.LOAD] += seconds
         self._next(station, now + seconds, LOADED)
 
     def _loaded(self, station: Station, now: float) -> None:
-        self._set_free(station, now, state=State.WORKING)
+        self._free += station.move(State.WORKING, now)
         self._work(station, now)
 
     def _take(self, volume: int) -> Integers:
@@ -238,8 +257,31 @@ class Simulation:
         return np.concatenate(rows) if len(rows) != 1 else rows[0]
 
     def _work(self, station: Station, now: float) -> None:
-        """All that waits for the mounted volume is read from here on."""
-        self._begin(station, self._take(station.volume), now)
+        """All that waits for the mounted volume is read from here on, then what is to be written on it."""
+        if self._queues[station.volume] or station.volume in self._left:
+            self._begin(station, self._take(station.volume), now)
+        elif station.pool >= 0 and self.writing.queues[station.pool]:
+            self._write(station, now)
+        else:
+            self._free += station.move(State.KEPT, now)
+            self._listener.kept(station.number, station.volume, now)
+            self._next(station, now + self.policy.keep_seconds, KEPT_LONG)
+            self._asks = True
+
+    def _write(self, station: Station, now: float) -> None:
+        archives = self.writing.take(station.pool, station.volume)
+        if not archives:
+            # Full: another volume of the pool is next.
+            self._unload(station, now)
+            return
+        queue, size = self.writing.queues[station.pool], sum(map(self.writing.size, archives))
+        oldest = self.writing.times[queue[0]] if queue else np.inf
+        self.waiting.take(len(self.trace.volumes) + station.pool, len(archives), size, oldest)
+        self._tell_pool(station.pool)
+        geometry = self.geometries[station.volume]
+        station.work = self.writing.write(geometry, archives, station.volume, station.head, now)
+        station.joins = False
+        self._next(station, float(station.work.ends[-1]), DONE)
 
     def _begin(self, station: Station, rows: Integers, now: float) -> None:
         station.work = self._reader.read(self.geometries[station.volume], rows, station.head, now)
@@ -250,6 +292,8 @@ class Simulation:
         """Late arrivals join behind what is handed out; if that is all there is, at its end by themselves."""
         work = station.work
         assert work is not None
+        if work.writes:
+            return
         step = self.settings.handed_out_files
         last = -(-work.begun(now) // step) * step
         if last < len(work.rows):
@@ -282,7 +326,7 @@ class Simulation:
         station.seconds[Phase.LOCATE] += locate
         station.seconds[Phase.TRANSFER] += now - work.begins - locate
         station.head = int(work.heads[done - 1])
-        station.moved += int(self.trace.file_bytes[work.rows[:done]].sum())
+        station.moved += int(self._sizes[work.rows[:done]].sum())
         station.work = None
         return work.rows[done:]
 
@@ -296,7 +340,7 @@ class Simulation:
         self._done[rows] = work.ends[work.told : done]
         station.files += done - work.told
         work.told = done
-        if self._listens:
+        if self._listens and not work.writes:
             for part, files, size in self.parts.share_out(rows, self.trace.file_bytes):
                 self._listener.served(part, files, size, station.number, now)
 
@@ -304,21 +348,12 @@ class Simulation:
         self._cut(station, now)
         if station.stops:
             self._unload(station, now)
-            return
-        if self._queues[station.volume]:
+        else:
             self._work(station, now)
-            return
-        self._set_free(station, now, state=State.KEPT)
-        self._listener.kept(station.number, station.volume, now)
-        self._next(station, now + self.policy.keep_seconds, KEPT_LONG)
-        self._asks = True
-
-    def _kept_long(self, station: Station, now: float) -> None:
-        self._unload(station, now)
 
     def _unload(self, station: Station, now: float) -> None:
         geometry = self.geometries[station.volume]
-        self._set_free(station, now, state=State.UNLOADING)
+        self._free += station.move(State.UNLOADING, now)
         seconds = geometry.unload_seconds(station.moved, station.head)
         station.seconds[Phase.UNLOAD] += seconds
         self._next(station, now + seconds, UNLOADED)
@@ -331,24 +366,26 @@ class Simulation:
         self.waiting.ended[volume] = now
         self._listener.dismounts(station.number, volume, station.stops, now)
         self._long -= station.long
-        station.volume = -1
+        if station.pool >= 0:
+            need = len(self.trace.volumes) + station.pool
+            self._writer[station.pool], self.waiting.mounted[need], self.waiting.ended[need] = -1, False, now
+            self._tell_pool(station.pool)
+        station.volume = station.pool = -1
         station.stops = station.long = station.joins = False
         self._asks = True
-        self._set_free(station, now, state=State.EMPTY)
+        self._free += station.move(State.EMPTY, now)
         if station.next_volume >= 0:
-            self._load(station, station.next_volume, now)
+            self._load(station, now)
 
     def _outcome(self, began: float, ended: float) -> Outcome:
         for station in self.stations:
-            self._set_free(station, ended, state=station.state)
+            self._free += station.move(station.state, ended)
         return Outcome(
-            policy=self.policy.name,
-            trace=self.trace,
-            began=began,
-            ended=ended,
-            file_done=self._done,
+            policy=self.policy.name, trace=self.trace, began=began, ended=ended,
+            file_done=self._done[: self.trace.files],
+            archive_done=self._done[self.trace.files :],
             mounts=self.mounts,
             seconds=[station.seconds for station in self.stations],
             decisions=self.decisions,
             expected=self._expected,
-        )
+        )  # fmt: skip

@@ -78,6 +78,8 @@ class Outcome:
     ended: float
     #: when each file was read
     file_done: Floats
+    #: when each archive was on tape
+    archive_done: Floats
     mounts: Sequence[MountRecord]
     #: by drive
     seconds: Sequence[Mapping[Phase, float]]
@@ -87,12 +89,19 @@ class Outcome:
 
     @property
     def request_done(self) -> Floats:
+        if not self.trace.requests:
+            return self.trace.request_times
         done: Floats = np.maximum.reduceat(self.file_done, self.trace.file_offsets[:-1])
         return done
 
     @property
     def request_waits(self) -> Floats:
         waits: Floats = self.request_done - self.trace.request_times
+        return waits
+
+    @property
+    def archive_waits(self) -> Floats:
+        waits: Floats = self.archive_done - self.trace.archive_times
         return waits
 
     @property
@@ -155,5 +164,6 @@ class Outcome:
             "job_waits": Waits.of(self.job_waits).as_json(),
             "drive_seconds": {str(phase): round(value, 3) for phase, value in self.phase_seconds.items()},
             "busy": round(self.busy, 4),
+            **({"archive_waits": Waits.of(self.archive_waits).as_json()} if self.trace.archives else {}),
             **({"estimates": errors.as_json()} if (errors := self.estimate_errors) else {}),
         }

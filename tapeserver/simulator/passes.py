@@ -30,6 +30,7 @@ class Pass:
     heads: Integers
     #: so many are told to the rest of the simulation as done
     told: int = 0
+    writes: bool = False
 
     def begun(self, now: float) -> int:
         """How many are done or being read."""

@@ -12,7 +12,7 @@ from tapeserver.estimates import estimate
 from tapeserver.nextvolume.deciding import plan
 from tapeserver.nextvolume.picture import Picture
 from tapeserver.nextvolume.policy import Policy
-from tapeserver.nextvolume.views import DriveView, EndView, MountView, Share, VolumeView
+from tapeserver.nextvolume.views import ArchiveNeed, DriveView, EndView, MountView, PlannedMount, Share, VolumeView
 from tapeserver.simulator.choice import Choice
 from tapeserver.simulator.parts import Parts, parts_of
 from tapeserver.simulator.policy import Listener
@@ -48,6 +48,8 @@ class Planned(Listener):
                 )
             )
         self._numbers = {volume.name: number for number, volume in enumerate(trace.volumes)}
+        self._pool_names = list(trace.pools)
+        self._pools = {name: number for number, name in enumerate(trace.pools)}
         self._names = [volume.name for volume in trace.volumes]
         self._shares = [Share(who.owner, who.group, who.activity, who.priority) for who in trace.who]
         self._parts: Parts = parts_of(trace)
@@ -65,8 +67,28 @@ class Planned(Listener):
         for one in decision.give_way:
             self._change(one.drive, ending=True)
         return Choice(
-            mounts=[(self._drives[one.drive], self._numbers[one.volume]) for one in decision.mounts],
+            mounts=[(self._drives[one.drive], self._need(one)) for one in decision.mounts],
             give_way=[self._drives[one.drive] for one in decision.give_way],
+        )
+
+    def _need(self, mount: PlannedMount) -> int:
+        """A pool's volume is the first that can be written, for the planner and for the engine."""
+        writes = mount.purpose == "archive" and mount.pool is not None
+        return len(self._names) + self._pools[mount.pool or ""] if writes else self._numbers[mount.volume]
+
+    def collects(self, pool: int, waiting: Waiting, writable: Sequence[int]) -> None:
+        need = len(self._names) + pool
+        files = int(waiting.files[need])
+        self.picture.set_archives(
+            ArchiveNeed(
+                pool=self._pool_names[pool],
+                files=files,
+                bytes=int(waiting.bytes[need]),
+                urgent=0,
+                oldest_at=float(waiting.oldest[need]) if files else None,
+                newest_at=float(waiting.newest[need]) if files else None,
+                writable=[self._names[volume] for volume in writable],
+            )
         )
 
     def wanted(self, part: int, now: float) -> None:
@@ -94,8 +116,8 @@ class Planned(Listener):
             MountView(
                 volume=self._names[volume],
                 drive=_drive(drive),
-                pool=None,
-                purpose="recall",
+                pool=self._pool_names[pool] if pool >= 0 else None,
+                purpose="archive" if pool >= 0 else "recall",
                 began_at=now,
                 epoch=self._epoch,
             )

@@ -43,6 +43,9 @@ class Listener:
     def resumes(self, drive: int, volume: int, now: float) -> None:
         """A kept volume has work again."""
 
+    def collects(self, pool: int, waiting: Waiting, writable: Sequence[int]) -> None:
+        """What waits for a pool has changed, or the volumes, best first, that could take it."""
+
     def expected(self, request: int, now: float) -> float:
         """When it is expected to be done; nan: no estimate."""
         return math.nan

@@ -70,6 +70,16 @@ class Station:
     def free(self) -> bool:
         return self.state in FREE_STATES
 
+    def move(self, state: State, now: float) -> int:
+        """To another state, with its idle seconds counted; 1 when it comes free by that, -1 when it is taken."""
+        was = self.free
+        if was:
+            self.seconds[Phase.IDLE] += now - self.kept_since
+        self.state = state
+        if self.free:
+            self.kept_since = now
+        return self.free - was
+
 
 @dataclass(frozen=True, slots=True)
 class MountRecord:

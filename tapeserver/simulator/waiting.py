@@ -33,6 +33,14 @@ class Waiting:
         if at > self.newest[need]:
             self.newest[need] = at
 
+    def take(self, need: int, files: int, size: int, oldest: float) -> None:
+        """So much is handed to a mount; `oldest` of the rest, inf if there is none."""
+        self.files[need] -= files
+        self.bytes[need] -= size
+        self.oldest[need] = oldest
+        if not self.files[need]:
+            self.newest[need] = -np.inf
+
     def clear(self, need: int) -> None:
         """All that waited is handed to a mount."""
         self.files[need] = 0

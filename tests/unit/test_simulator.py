@@ -179,3 +179,35 @@ def test_another_medium_keeps_every_file_within_its_volume() -> None:
     assert (trace.file_starts >= 0).all()
     assert (trace.file_starts + trace.file_bytes <= 6_000 * GB).all()
     check(answer(trace, Question(policy="oldest-first", drives=3)), 3)
+
+
+def test_what_is_to_be_written_is_written_once_and_reads_go_on() -> None:
+    lines = [
+        HEAD,
+        '{"type": "volume", "name": "A", "medium": "LTO-9", "capacity": 18000000000000, "written": 17000000000000}',
+        '{"type": "volume", "name": "W", "medium": "LTO-9", "capacity": 1000000000000, "pool": "raw"}',
+        '{"type": "volume", "name": "X", "medium": "LTO-9", "capacity": 18000000000000, "pool": "raw"}',
+        *(f'{{"type": "archive", "time": {100 * n}, "pool": "raw", "bytes": {300 * GB}}}' for n in range(10)),
+        f'{{"type": "request", "time": 200, "files": [["A", {9_000 * GB}, {GB}]]}}',
+    ]
+    trace = parse_trace(line.encode() for line in lines)
+    for policy in POLICIES:
+        outcome = answer(trace, Question(policy=policy, drives=2))
+        assert (outcome.archive_waits > 0).all(), policy
+        assert (outcome.request_waits > 0).all(), policy
+        by_volume = [sum(mount.files for mount in outcome.mounts if mount.volume == volume) for volume in range(3)]
+        # Three of them fill the small volume.
+        assert by_volume == [1, 3, 7], policy
+        assert outcome.phase_seconds[Phase.TRANSFER] >= 3_001 * GB / LTO9.native_rate
+
+
+def test_a_trace_of_nothing_is_a_run_of_nothing() -> None:
+    outcome = answer(trace_of(), Question(policy="capstan", drives=2))
+    assert outcome.as_json()["job_waits"]["mean_seconds"] == 0.0
+    assert outcome.mounts == []
+
+
+def test_a_pool_without_room_is_said() -> None:
+    lines = [HEAD, VOLUME % "A", f'{{"type": "archive", "time": 1, "pool": "raw", "bytes": {GB}}}']
+    with pytest.raises(Stuck, match="wait"):
+        answer(parse_trace(line.encode() for line in lines), Question(policy="oldest-first", drives=1))
