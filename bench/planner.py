@@ -95,7 +95,7 @@ def run_trickle(*, quick: bool) -> list[Row]:
     """One request a minute for one volume for a day: alone, and while all drives are wanted."""
     seconds = DAY // 12 if quick else DAY
     alone = simulate(with_trickle(None, seconds), "capstan", Settings(drives=8))
-    crowd = generate(KINDS["farm"], seed=0, requests=max(20, seconds // 100), drives=8, load=1.3)
+    crowd = generate(KINDS["farm"], seed=0, requests=max(20, seconds // 70), drives=8, load=1.3)
     crowd = replace(crowd, request_times=crowd.request_times * (seconds / crowd.request_times[-1]))
     wanted = simulate(with_trickle(crowd, seconds), "capstan", Settings(drives=8))
     mounts = _mounts_of_trickle(wanted)
