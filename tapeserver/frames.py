@@ -186,6 +186,14 @@ class IndexPart(_Message, frozen=True):
     last: bool = False
 
 
+class Arrange(_Message, frozen=True):
+    """Ask the drive in which order it would read these segments: (first block, number of blocks), as they stand behind
+    what was told. Answered by Arranged, between two files; the newest question replaces one that waits."""
+
+    number: int
+    segments: list[tuple[int, int]]
+
+
 class Drop(_Message, frozen=True):
     """Forget these files. One that is under way ends as failed with the code `dropped`; the others say nothing."""
 
@@ -194,8 +202,8 @@ class Drop(_Message, frozen=True):
 
 
 class Flush(_Message, frozen=True):
-    """Flush after the present file, whatever the policy says; with `last` only when nothing is left to write, but then at
-    once: nothing more comes."""
+    """Flush after the present file, whatever the policy says; with `last` only when nothing is left to write, but then
+    at once: nothing more comes."""
 
     last: bool = False
 
@@ -234,6 +242,13 @@ class Loaded(_Message, frozen=True):
     end_block: int
     remaining_bytes: int | None
     dead: list[DeadExtent] = []
+
+
+class Arranged(_Message, frozen=True):
+    """What the drive recommends: the index of each segment once; None: it does not say, and need not be asked again."""
+
+    number: int
+    order: list[int] | None
 
 
 class Found(_Message, frozen=True):
@@ -360,8 +375,8 @@ class Fault(_Message, frozen=True):
     text: str
 
 
-ToMover = Ping | Load | Read | Write | Verify | IndexPart | Drop | Flush | Committed | Stop
+ToMover = Ping | Load | Read | Arrange | Write | Verify | IndexPart | Drop | Flush | Committed | Stop
 FromMover = (
-    Pong | Found | Loaded | LoadFailed | ReadDone | ReadFailed | Written | WriteFailed | Verified | VerifyFailed
-    | IndexWritten | IndexFailed | Alerts | Idle | Progress | Unloaded | Fault
+    Pong | Found | Loaded | LoadFailed | ReadDone | ReadFailed | Arranged | Written | WriteFailed | Verified
+    | VerifyFailed | IndexWritten | IndexFailed | Alerts | Idle | Progress | Unloaded | Fault
 )  # fmt: skip

@@ -78,6 +78,35 @@ class ReadingList:
             self._rest = self._rest[: -len(taken)]
         return taken
 
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """The pieces of the rest in their present order, for the drive: (first block, number of blocks)."""
+        pieces = self._pieces_in_order()
+        return [
+            (self._first_byte(piece[0]) // self._block_size,
+             (self._end_byte(piece[-1]) - self._first_byte(piece[0])) // self._block_size)
+            for piece in pieces
+        ]  # fmt: skip
+
+    def rearrange(self, pieces: Sequence[Sequence[int]], order: Sequence[int]) -> None:
+        """Read `pieces` (files, as `pieces` gave them) in this order; what has been taken since is passed over.
+
+        What has come since stays behind them. An order that does not name each piece once is no order: nothing is done.
+        """
+        if sorted(order) != list(range(len(pieces))):
+            return
+        waiting = {one.file_id: one for one in reversed(self._rest)}
+        told = [waiting.pop(file_id) for index in order for file_id in pieces[index] if file_id in waiting]
+        self._rest = [*told, *waiting.values()][::-1]
+
+    @property
+    def pieces(self) -> list[list[int]]:
+        """The files of each of `segments`."""
+        return [[one.file_id for one in piece] for piece in self._pieces_in_order()]
+
+    def _pieces_in_order(self) -> list[list[WantedRecall]]:
+        return self._joined(self._rest[::-1], self._geometry) if self._geometry is not None else []
+
     def _seconds_of(self, one: WantedRecall) -> float:
         if self._geometry is None:
             return 0.0
@@ -88,20 +117,25 @@ class ReadingList:
         return self._geometry.locate_seconds(self._head_byte, first) + self._geometry.transfer_seconds(one.bytes)
 
     def _ordered(self, by_place: Sequence[WantedRecall], geometry: Geometry) -> list[WantedRecall]:
-        """Files that it is cheaper to read on to than to search for are one piece."""
-        pieces = [[one] for one in by_place[:1]]
-        for before, one in pairwise(by_place):
-            gap = self._first_byte(one) - self._end_byte(before)
-            if gap * geometry.gap_seconds_per_byte <= LOCATE_SECONDS_MIN:
-                pieces[-1].append(one)
-            else:
-                pieces.append([one])
+        pieces = self._joined(by_place, geometry)
         starts = np.array([self._first_byte(piece[0]) for piece in pieces], dtype=np.int64)
         ends = np.array([self._end_byte(piece[-1]) for piece in pieces], dtype=np.int64)
         if len(pieces) > EXACT_MAX:
             _warm_up_once()
         order = order_reads(geometry, starts, np.maximum(ends - starts, 0), head=self._head_byte)
         return [one for index in order.indices.tolist() for one in pieces[index]]
+
+    def _joined(self, files: Sequence[WantedRecall], geometry: Geometry) -> list[list[WantedRecall]]:
+        """Files that it is cheaper to read on to than to search for are one piece."""
+        pieces = [[one] for one in files[:1]]
+        for before, one in pairwise(files):
+            gap = self._first_byte(one) - self._end_byte(before)
+            # Small ones begin in the block in which the one before ends.
+            if -self._block_size <= gap <= LOCATE_SECONDS_MIN / geometry.gap_seconds_per_byte:
+                pieces[-1].append(one)
+            else:
+                pieces.append([one])
+        return pieces
 
     def _first_byte(self, one: WantedRecall) -> int:
         return locate_member(one.first_block, one.byte_offset, self._block_size)[0] * self._block_size

@@ -17,7 +17,7 @@ from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry
 from catalog.queues import ClaimedRecall, WantedRecall
 from catalog.replicas import Recalled, Reservation
-from tapeserver.frames import Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
+from tapeserver.frames import Arrange, Arranged, Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
 from tapeserver.mountcontext import MountContext, geometry_in
 from tapeserver.readinglist import WANTED_MAX, ReadingList
 from tapeserver.turns import Turn
@@ -33,6 +33,9 @@ SPACE_TRY_SECONDS = 0.5
 #: failures in a row that are the cache's, after which the drive is given back
 CACHE_FAILURES_MAX = 50
 
+#: what was claimed, the space for it, and what reading it takes as far as is known
+_Given = tuple[ClaimedRecall, Reservation, float]
+
 
 class ReadTurn(Turn):
     purpose: ClassVar[Literal["recall", "archive", "verify"]] = "recall"
@@ -42,12 +45,16 @@ class ReadTurn(Turn):
         super().__init__(context)
         self._seconds_max = seconds_max
         self._began_at = context.now
-        #: what the mover has: the space it goes to, and what reading it takes as far as is known
-        self._out: dict[int, tuple[ClaimedRecall, Reservation, float]] = {}
+        #: what the mover has
+        self._out: dict[int, _Given] = {}
         self._arrived: list[Recalled] = []
         self._arrived_at = 0.0
         self._list = ReadingList(geometry_in(context.work), context.work.block_size)
         self._look_at = 0.0
+        #: whether the drive may have an order of its own; the last question after it, and the files of its segments
+        self._drive_answers = True
+        self._question = 0
+        self._asked: list[list[int]] = []
         self._space_since: float | None = None
         self._space_tried_at = -SPACE_TRY_SECONDS
         self._cache_failures = 0
@@ -90,9 +97,7 @@ class ReadTurn(Turn):
             return
         if len(self._list) < room or self.context.now >= self._look_at:
             await self._look()
-        given, refused = await self.context.commit(
-            lambda connection: self._claim(connection, room, room_bytes, room_seconds)
-        )
+        given, refused = await self._claim(room, room_bytes, room_seconds)
         if refused:
             self.context.database.wake(CACHE)
             self._space_tried_at = self.context.now
@@ -105,29 +110,36 @@ class ReadTurn(Turn):
             self._idle_since = None
             await self._hand_over(given)
 
-    async def _claim(
-        self, connection: AsyncConnection, room: int, room_bytes: int, room_seconds: float
-    ) -> tuple[list[tuple[ClaimedRecall, Reservation, float]], int]:
+    async def _claim(self, room: int, room_bytes: int, room_seconds: float) -> tuple[list[_Given], int]:
         """Claims and space for them, in one transaction; and how many went back for want of space."""
         epoch, volume = self.context.work.epoch, self.context.work.volume
-        # A copy: this transaction may have to be repeated.
-        planned = copy(self._list)
-        wanted = planned.take(room, room_bytes, room_seconds)
-        claimed = await queues.claim_recalls(connection, volume, epoch, list(wanted))
-        reserved = await replicas.reserve_recalls(
-            connection,
-            [(one.file_id, one.size) for one in claimed],
-            epoch,
-            self.context.config.reservation_seconds,
-        )
-        spaces = {one.file_id: one for one in reserved}
-        refused = [one.file_id for one in claimed if one.file_id not in spaces]
-        await endings.unclaim_recalls(connection, epoch, refused)
+        attempt = copy(self._list)
+        wanted = attempt.take(room, room_bytes, room_seconds)
+        again = False
+
+        async def claim(connection: AsyncConnection) -> tuple[list[_Given], list[int]]:
+            nonlocal again
+            if again:
+                # What was claimed by a commit whose answer was lost would wait for the end of this mount.
+                known = [*self._out, *(one.file_id for one in self._arrived)]
+                await endings.unclaim_unknown(connection, epoch, known)
+            again = True
+            claimed = await queues.claim_recalls(connection, volume, epoch, list(wanted))
+            sizes = [(one.file_id, one.size) for one in claimed]
+            seconds = self.context.config.reservation_seconds
+            reserved = await replicas.reserve_recalls(connection, sizes, epoch, seconds)
+            spaces = {one.file_id: one for one in reserved}
+            refused = [one.file_id for one in claimed if one.file_id not in spaces]
+            await endings.unclaim_recalls(connection, epoch, refused)
+            given = [(one, spaces[one.file_id], wanted[one.file_id]) for one in claimed if one.file_id in spaces]
+            return given, refused
+
+        given, refused = await self.context.commit(claim)
         if refused:
-            self._look_at = 0.0
-        if len(refused) < len(wanted):
-            self._list = planned
-        given = [(one, spaces[one.file_id], wanted[one.file_id]) for one in claimed if one.file_id in spaces]
+            # They keep their place in the order, and the head goes no further than it does.
+            attempt = copy(self._list)
+            attempt.take(list(wanted).index(refused[0]), room_bytes, room_seconds)
+        self._list = attempt
         return given, len(refused)
 
     async def _look(self) -> None:
@@ -147,8 +159,17 @@ class ReadTurn(Turn):
         else:
             self._list.refresh(wanted)
         self._look_at = self.context.now + max(LIST_SECONDS, LIST_SHARE * (self.context.now - began_at))
+        await self._ask_the_drive()
 
-    async def _hand_over(self, given: Sequence[tuple[ClaimedRecall, Reservation, float]]) -> None:
+    async def _ask_the_drive(self) -> None:
+        """It knows its tape better than any model: when much is to be put in order it is asked, if it ever answers."""
+        pieces = self._list.pieces if self._drive_answers else []
+        if len(pieces) > 2 and pieces != self._asked:
+            self._question, self._asked = self._question + 1, pieces
+            segments = self._list.segments
+            await self.context.link.send(Arrange(number=self._question, segments=segments))
+
+    async def _hand_over(self, given: Sequence[_Given]) -> None:
         items = []
         for recall, space, seconds in given:
             self._out[recall.file_id] = (recall, space, seconds)
@@ -191,6 +212,11 @@ class ReadTurn(Turn):
                 self._arrived += [Recalled(reservation_id=reservation, file_id=file) for file, reservation in over]
                 self._cache_failures = 0
                 await self.record()
+        elif isinstance(message, Arranged):
+            if message.order is None:
+                self._drive_answers = False
+            elif message.number == self._question:
+                self._list.rearrange(self._asked, message.order)
         elif isinstance(message, ReadFailed) and self._is_over(message.file_id, message.reservation_id):
             await self._failed(message)
 

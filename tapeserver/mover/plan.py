@@ -11,6 +11,7 @@ from collections import deque
 
 from catalog.errors import Retry
 from tapeserver.frames import (
+    Arrange,
     Committed,
     Drop,
     Flush,
@@ -57,6 +58,7 @@ class Plan:
 
     def _reset(self) -> None:
         self._reads: deque[ReadItem] = deque()
+        self._arrange: Arrange | None = None
         self._writes: deque[WriteItem] = deque()
         self._verifies: deque[VerifyItem] = deque()
         self._dropped_files: set[int] = set()
@@ -86,6 +88,8 @@ class Plan:
                 self._load, self._mounted = message, True
             case Read():
                 return self._add_reads(message)
+            case Arrange():
+                self._arrange = message
             case Write():
                 return self._add_writes(message)
             case Verify():
@@ -194,6 +198,12 @@ class Plan:
                 if item.file_id not in self._dropped_files:
                     return item
             return None
+
+    def next_question(self) -> Arrange | None:
+        """Take the question after the drive's own order; None when there is none."""
+        with self._changed:
+            question, self._arrange = self._arrange, None
+            return question
 
     def next_writes(self, files_max: int) -> list[WriteItem]:
         """Take what goes into the next tape file: a file, or the neighbours of one bundle, at most so many.

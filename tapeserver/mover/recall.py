@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from catalog.errors import CapstanError, Retry, TapeError
 from tapeserver import paxformat
-from tapeserver.frames import Idle, Load, Progress, ReadDone, ReadFailed, ReadItem
+from tapeserver.frames import Arranged, Idle, Load, Progress, ReadDone, ReadFailed, ReadItem
 from tapeserver.library import Drive, MediumError
 from tapeserver.mover.blockreader import OF_ONE_COPY
 from tapeserver.mover.bulkhttp import place_of
@@ -37,7 +37,7 @@ class Recall:
     """The reading part of one mount."""
 
     def __init__(self, drive: Drive, load: Load, plan: Plan, outbox: Outbox) -> None:
-        self._load, self._plan, self._outbox = load, plan, outbox
+        self._drive, self._load, self._plan, self._outbox = drive, load, plan, outbox
         self._blocks = HeldBlocks(drive, load, plan)
         self._senders: dict[str, CacheSender] = {}
         self._places: dict[str, str] = {}  # URL -> whose stream
@@ -47,6 +47,10 @@ class Recall:
     def run(self) -> None:
         """Until the session says Stop. Raises what the drive raises when it can do no more."""
         while not self._plan.stopping:
+            question = self._plan.next_question()
+            if question is not None:
+                order = self._drive.recommended_order(question.segments)
+                self._outbox.send(Arranged(number=question.number, order=None if order is None else list(order)))
             item = self._plan.next_read()
             if item is not None:
                 self._read(item)

@@ -112,3 +112,23 @@ def test_small_files_that_share_blocks_cost_no_search_so_that_many_are_taken_at_
     found = reading.take(4000, 10**12, 300.0)
     assert list(found) == list(range(4000))
     assert sum(found.values()) < 60
+
+
+def test_a_drive_that_knows_better_arranges_the_rest() -> None:
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh(on_tape(5, 1000, 2000, 3000))
+    asked, segments = reading.pieces, reading.segments
+    assert [first for first, _ in segments] == [file_id * 10**9 // BLOCK + 4 for [file_id] in asked]
+    [first] = taken(reading, 1)
+    reading.refresh(on_tape(*(one for [one] in asked if one != first), 4000))
+    reading.rearrange(asked, [3, 2, 1, 0])
+    assert taken(reading) == [one for [one] in asked[::-1] if one != first] + [4000]
+
+
+def test_an_order_that_does_not_name_each_piece_once_changes_nothing() -> None:
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh(on_tape(5, 1000, 2000))
+    before = reading.pieces
+    for nonsense in ([0, 0, 1], [0, 1], [3, 1, 2], [-1, 0, 1]):
+        reading.rearrange(before, nonsense)
+    assert reading.pieces == before

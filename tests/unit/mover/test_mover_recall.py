@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tapeserver.frames import Idle, Loaded, Read, ReadDone, ReadFailed, ReadItem, Write, Written
+from tapeserver.frames import Arrange, Arranged, Idle, Loaded, Read, ReadDone, ReadFailed, ReadItem, Write, Written
 from tapeserver.library.faults import Fault as DriveFaultOnDemand
 from tapeserver.library.faults import clear, inject
 from tapeserver.library.virtual import add_cartridge, create_virtual_library
@@ -74,6 +74,20 @@ def test_a_cache_server_that_is_not_there_fails_the_files_for_later(mover, east,
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/bulk/write?sig=x"
         mover.send(Read(items=items_of(cache, archived, cache_url=url)))
         assert {retry for _, retry in failed_with(mover.until(Idle)).values()} == {"later"}
+
+
+def test_a_drive_is_asked_for_its_own_order_and_one_without_says_so(mover, east, cache, archived):
+    segments = [(item.first_block + 4, 1) for item in archived.items]
+    mover.send(Arrange(number=1, segments=segments))
+    assert mover.until(Arranged)[-1] == Arranged(number=1, order=None)
+    stop(mover)
+    mount(east, 4)
+    spec = {"kind": "virtual", "name": "east", "path": str(east), "medium": "LTO-9"}
+    assert isinstance(mover.load(4, "recall", library_spec=spec), Loaded)
+    mover.send(Arrange(number=2, segments=segments))
+    answer = mover.until(Arranged)[-1]
+    assert answer.number == 2
+    assert sorted(answer.order) == list(range(len(segments)))
 
 
 def test_a_replaced_plan_and_dropped_files_are_not_read(mover, east, cache, archived):
