@@ -80,6 +80,39 @@ class ReasonBody(OurRequest):
     reason: str
 
 
+class ShareBody(OurRequest):
+    """shares: what is not there stays as it is; None takes a bound away. No owner: the group among groups"""
+
+    reason: str
+    group: str
+    owner: str = ""
+    weight: float | msgspec.UnsetType = msgspec.UNSET
+    drive_seconds: float | msgspec.UnsetType | None = msgspec.UNSET
+    reading_drives: int | msgspec.UnsetType | None = msgspec.UNSET
+    writing_drives: int | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class ShareRemoval(OurRequest):
+    """shares/remove: back to the weight 1 and no bounds"""
+
+    reason: str
+    group: str
+    owner: str = ""
+
+
+class RuleBody(OurRequest):
+    """rules: a new one before that of the place `before`, else last; patterns as in a shell"""
+
+    reason: str
+    weight: float
+    activity: str = "*"
+    group: str = "*"
+    owner: str = "*"
+    priority_min: int = -32768
+    priority_max: int = 32767
+    before: int | None = None
+
+
 class RetryBody(OurRequest):
     """queue/retry; kind: archives or recalls"""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from client.messages import OurRequest, TokenBody, TokenMade
 from client.operatormessages import (
@@ -16,6 +17,9 @@ from client.operatormessages import (
     ReasonBody,
     RetryBody,
     Row,
+    RuleBody,
+    ShareBody,
+    ShareRemoval,
     StateBody,
     Status,
     StorageClassBody,
@@ -50,7 +54,7 @@ class Operators:
         return await self._post(f"{_API}/queue/retry", RetryBody(kind=kind, reason=reason))
 
     async def items(self, what: str) -> list[Row]:
-        """drives, libraries, volumes, pools, storage-classes, requests, cache, tokens, alerts"""
+        """drives, libraries, volumes, pools, storage-classes, requests, cache, tokens, alerts, shares, rules"""
         return (await self._transport.call("GET", f"{_API}/{what}", Items)).items
 
     async def item(self, what: str, name: str) -> Row:
@@ -99,6 +103,27 @@ class Operators:
         """Copies that are missing then are made by an audit, whose number is in the answer."""
         body = StorageClassChange(reason=reason, copies=copies, pools=None if pools is None else list(pools))
         return await self._post(f"{_API}/storage-classes/{name}", body)
+
+    async def usage(self, *, by: str, since_seconds: float) -> list[Row]:
+        """What the drives did in these days, by user, group or day; all of it for an administrator, else one's own."""
+        query = {"by": by, "since": f"{since_seconds:.0f}"}
+        return (await self._transport.call("GET", f"{_API}/usage", Items, query=query)).items
+
+    async def set_share(self, group: str, owner: str = "", *, changes: Mapping[str, Any], reason: str) -> Row:
+        """`changes`: any of weight, drive_seconds, reading_drives, writing_drives; None takes a bound away."""
+        return await self._post(f"{_API}/shares", ShareBody(group=group, owner=owner, reason=reason, **changes))
+
+    async def remove_share(self, group: str, owner: str = "", *, reason: str) -> Row:
+        return await self._post(f"{_API}/shares/remove", ShareRemoval(group=group, owner=owner, reason=reason))
+
+    async def add_rule(self, *, reason: str, weight: float, before: int | None = None, **patterns: Any) -> Row:
+        """`patterns`: any of activity, group, owner, priority_min, priority_max. Its place is in the answer."""
+        body = RuleBody(reason=reason, weight=weight, before=before, **patterns)
+        return await self._transport.call("POST", f"{_API}/rules", Row, body=body, repeatable=False)
+
+    async def remove_rule(self, place: int, *, reason: str) -> Row:
+        body = ReasonBody(reason=reason)
+        return await self._transport.call("POST", f"{_API}/rules/{place}/remove", Row, body=body, repeatable=False)
 
     async def clear_alert(self, number: int) -> Row:
         return await self._transport.call("POST", f"{_API}/alerts/{number}/clear", Row)

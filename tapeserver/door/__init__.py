@@ -13,6 +13,7 @@ from aiohttp import web
 from catalog.errors import NotFound
 from client.serving import problem_middleware
 from tapeserver.door import (
+    accounts,
     events,
     files,
     information,
@@ -127,6 +128,13 @@ def _own_routes() -> list[web.RouteDef]:
         (web.post, "/audits", volumes.audit_begun),
         (web.post, "/storage-classes/{name}", volumes.storage_class_changed),
         (web.post, "/pools/{name}", volumes.pool_changed),
+        (web.get, "/usage", accounts.usage_told),
+        (web.get, "/shares", accounts.shares_listed),
+        (web.post, "/shares", accounts.share_set),
+        (web.post, "/shares/remove", accounts.share_removed),
+        (web.get, "/rules", accounts.rules_listed),
+        (web.post, "/rules", accounts.rule_added),
+        (web.post, "/rules/{place}/remove", accounts.rule_removed),
         (web.get, "/alerts", volumes.alerts_listed),
         (web.post, "/alerts/{id}/clear", volumes.alert_cleared),
         (web.post, named, operators.set_state),
