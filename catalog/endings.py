@@ -130,6 +130,17 @@ async def unclaim_recalls(
     await give_up(connection, [(file_id, "lost", recalls.NO_COPY_TEXT) for file_id in stranded])
 
 
+async def unclaim_unknown(connection: AsyncConnection, epoch: int, known: Collection[int]) -> None:
+    """What a mount has beside these files and does not know of goes back: the answer of its claim's commit was lost."""
+    recall, reservation = tables.recall, tables.reservation
+    taken = set((await connection.scalars(sa.select(recall.c.file).where(recall.c.epoch == epoch))).all())
+    if not (unknown := sorted(taken - set(known))):
+        return
+    spaces = sa.select(reservation.c.id).where(reservation.c.epoch == epoch, reservation.c.file.in_(unknown))
+    held = (await connection.scalars(spaces.order_by(reservation.c.id))).all()
+    await unclaim_recalls(connection, epoch, unknown, held)
+
+
 async def requeue_orphans(connection: AsyncConnection) -> int:
     """Claims of mounts that are over go back; how many epochs. None should exist: the net below `end_mount`."""
     epochs = (await connection.scalars(_QUEUES["orphaned_epochs"])).all()

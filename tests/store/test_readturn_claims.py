@@ -1,0 +1,132 @@
+"""What a reading turn claims: each file once, all that is claimed handed over, in the order of its list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import mounts, queues, replicas
+from catalog.database import Database
+from catalog.errors import CatalogUnreachable
+from tapeserver.config import Config
+from tapeserver.frames import Read
+from tapeserver.mountcontext import MountContext
+from tapeserver.readturn import ReadTurn
+from tests.store.media import drop_replicas, make_copies, make_files, two_libraries, wait_for
+
+PROMISED = "select count(*) from reservation where expires_at > capstan_now()"
+
+
+@dataclass
+class Link:
+    """The mover's end: which files it was given, in their order."""
+
+    files: list[int] = field(default_factory=list)
+
+    async def send(self, message: Any) -> None:
+        if isinstance(message, Read):
+            self.files += [item.file_id for item in message.items]
+
+
+@dataclass
+class Reading:
+    turn: ReadTurn
+    link: Link
+    files: list[int]
+
+
+@pytest.fixture
+async def reading(database: Database) -> Reading:
+    """A mount of a volume of which four files are wanted."""
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        await connection.execute(sa.text("update cache_server set heartbeat_at = capstan_now()"))
+        files = await make_files(connection, 4)
+        await make_copies(connection, files, "E00001")
+        await drop_replicas(connection, files)
+        await wait_for(connection, files)
+        await queues.request_recalls(connection, files, owner="o", group="g")
+        mount = mounts.NewMount(drive="east1", volume="E00001", purpose="recall", reason_code="test")
+        epoch = await mounts.plan_mount(connection, mount)
+        assert epoch is not None
+        work = await mounts.work_of(connection, epoch)
+        assert work is not None
+    link = Link()
+    context = MountContext(
+        database=database,
+        config=Config(name="ts"),
+        link=link,  # type: ignore[arg-type]  # of the mover's link it uses `send` alone
+        work=work,
+        bell=asyncio.Event(),
+        closing=asyncio.Event(),
+    )
+    return Reading(turn=ReadTurn(context, seconds_max=None), link=link, files=files)
+
+
+def claim_goes_wrong(monkeypatch: pytest.MonkeyPatch, database: Database, *, is_made: bool) -> None:
+    """The first commit of a claim fails; or it is made, and nobody hears of it."""
+    reserve, begin = replicas.reserve_recalls, database.transaction
+    claims = 0
+
+    async def reserve_recalls(*arguments: Any, **more: Any) -> Any:
+        nonlocal claims
+        claims += 1
+        return await reserve(*arguments, **more)
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[AsyncConnection]:
+        before = claims
+        async with begin() as connection:
+            yield connection
+            if (before, claims, is_made) == (0, 1, False):
+                raise CatalogUnreachable(why="the connection is lost")
+        if (before, claims) == (0, 1):
+            raise CatalogUnreachable(why="the answer of a commit is lost")
+
+    monkeypatch.setattr(replicas, "reserve_recalls", reserve_recalls)
+    monkeypatch.setattr(database, "transaction", transaction)
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+async def test_a_claim_that_is_repeated_gives_the_mover_every_file_once_and_in_order(
+    database: Database, reading: Reading, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    claim_goes_wrong(monkeypatch, database, is_made=is_made)
+    await reading.turn.top_up()
+    assert reading.link.files == reading.files
+    async with database.connection() as connection:
+        assert await connection.scalar(sa.text("select count(*) from recall where state = 'claimed'")) == 4
+        assert await connection.scalar(sa.text(PROMISED)) == 4
+        assert await queues.drift(connection) == []
+    await reading.turn.give_back()
+    async with database.connection() as connection:
+        assert await connection.scalar(sa.text("select count(*) from recall where state = 'queued'")) == 4
+        assert await connection.scalar(sa.text(PROMISED)) == 0
+
+
+async def test_what_the_cache_has_no_space_for_stays_where_it_is_in_the_order(
+    database: Database, reading: Reading
+) -> None:
+    turn, files = reading.turn, reading.files
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("update cache_server set capacity_bytes = 150"))
+        # At the end of the tape, where a head that had gone on without them would be by now.
+        more = await make_files(connection, 2)
+        await make_copies(connection, more, "E00001")
+        await drop_replicas(connection, more)
+        await wait_for(connection, more)
+    await turn.top_up()
+    assert reading.link.files == files[:1]
+    async with database.transaction() as connection:
+        await queues.request_recalls(connection, more, owner="o", group="g")
+        await connection.execute(sa.text("update cache_server set capacity_bytes = 10^9"))
+    turn._look_at = 0.0
+    await turn.top_up()
+    assert reading.link.files == files + more
