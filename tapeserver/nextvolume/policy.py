@@ -72,7 +72,7 @@ class Policy:
     ageing_factor: float = 0.2
     ageing_seconds_min: float = 60.0
     #: who has waited for so much of the drain time comes first, but not before this
-    deadline_factor: float = 1.8
+    deadline_factor: float = 1.5
     deadline_seconds_min: float = 1800.0
     #: who has waited so long comes before all others, whosever share it is
     deadline_seconds_max: float = 48 * HOUR
