@@ -174,6 +174,9 @@ class Simulation:
 
     def _decide(self, now: float) -> None:
         self._asks = False
+        if not (self.waiting.files[~self.waiting.mounted] > 0).any():
+            # Nothing waits outside of the drives; what is kept for long leaves by itself.
+            return
         free = [station.number for station in self.stations if station.state in FREE_STATES]
         # An empty drive is taken before one whose volume may be wanted again; of those the one that waits longest.
         free.sort(key=lambda n: (self.stations[n].state is State.KEPT, self.stations[n].kept_since, n))
