@@ -176,21 +176,25 @@ async def end_volume(connection: AsyncConnection, volume: Volume) -> None:
 async def add_segment(
     connection: AsyncConnection, head: Head, entries: Sequence[Entry], *, bytes: int, adler32: str, path: str
 ) -> bool:
-    """Stage a segment of the journal; False when it is there already. The fuller one of the same number is kept."""
+    """Stage a segment of the journal; False when it is there already.
+
+    Of one number the fuller one is kept, for each catalog.
+    """
     # Copies of one segment lie in several libraries, which are read side by side.
     await connection.execute(sa.text("LOCK TABLE rebuild.segment IN SHARE ROW EXCLUSIVE MODE"))
-    known = await connection.scalar(
-        sa.text("SELECT last_seq FROM rebuild.segment WHERE number = :number"), {"number": head.number}
-    )
+    catalog_id = head.catalog_id.lower()
+    which = {"catalog_id": catalog_id, "number": head.number}
+    statement = "SELECT last_seq FROM rebuild.segment WHERE catalog_id = :catalog_id AND number = :number"
+    known = await connection.scalar(sa.text(statement), which)
     if known is not None and known >= head.last_seq:
         return False
     for table, column in (("journal", "segment"), ("segment", "number")):
         await connection.execute(
-            sa.text(f"DELETE FROM rebuild.{table} WHERE {column} = :number"),  # noqa: S608 - names of our own
-            {"number": head.number},
+            sa.text(f"DELETE FROM rebuild.{table} WHERE catalog_id = :catalog_id AND {column} = :number"),  # noqa: S608 - names of our own
+            which,
         )
     row = (
-        head.number, head.catalog_id, head.incarnation, head.previous, head.first_seq, head.last_seq, len(entries),
+        head.number, catalog_id, head.incarnation, head.previous, head.first_seq, head.last_seq, len(entries),
         bytes, adler32, path,
     )  # fmt: skip
     columns = (
@@ -198,8 +202,9 @@ async def add_segment(
         "path",
     )  # fmt: skip
     await copy_rows(connection, "segment", columns, [row], schema=SCHEMA)
-    rows = ((head.number, one.seq, one.kind, one.id, one.removed, bytes_text(one.entry)) for one in entries)
-    await copy_rows(connection, "journal", ("segment", "seq", "kind", "id", "removed", "entry"), rows, schema=SCHEMA)
+    rows = ((catalog_id, head.number, one.seq, one.kind, one.id, one.removed, bytes_text(one.entry)) for one in entries)
+    columns = ("catalog_id", "segment", "seq", "kind", "id", "removed", "entry")
+    await copy_rows(connection, "journal", columns, rows, schema=SCHEMA)
     return True
 
 

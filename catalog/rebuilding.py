@@ -114,11 +114,11 @@ async def _journal(connection: AsyncConnection, catalog_id: str) -> list[tuple[s
     """Which segments count; what is missing of them."""
     query = sa.text(
         "SELECT number, catalog_id, incarnation, previous, first_seq, last_seq FROM rebuild.segment"
-        " WHERE lower(catalog_id) = :catalog_id"
+        " WHERE catalog_id = :catalog_id"
     )
     heads = {row.number: Head(**row._mapping) for row in await connection.execute(query, {"catalog_id": catalog_id})}
     numbers, problems = segments_that_count(heads)
-    await connection.execute(_SQL["count_segments"], {"numbers": numbers})
+    await connection.execute(_SQL["count_segments"], {"catalog_id": catalog_id, "numbers": numbers})
     await _work_table(connection, "told")
     await connection.execute(_SQL["told_key"])
     return [("", problem) for problem in problems]

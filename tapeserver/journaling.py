@@ -96,6 +96,9 @@ async def write_segment(database: Database, directory: Path, config: Config, *, 
             # By itself, so that this transaction, which waits for the disk, holds nobody's horizon back.
             async with database.transaction() as other:
                 number = await journal.draw_number(other)
+                while await asyncio.to_thread((directory / segment_name(number)).exists):
+                    # Another catalog's, perhaps one that is to be restored: it needs what lies there.
+                    number = await journal.draw_number(other)
         else:
             number = growing.number
         head = await journal.head_of(connection, number, before, page.entries)

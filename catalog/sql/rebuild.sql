@@ -40,17 +40,18 @@ CREATE TABLE rebuild.dead (
 CREATE TABLE rebuild.problem (volume text NOT NULL, what text NOT NULL)
 
 -- stage_segment --
--- Segments of the journal; `counts` is set at the end, when all are known.
+-- Segments of the journal, of every catalog that was met; `counts` is set at the end, when all are known.
 CREATE TABLE rebuild.segment (
-    number bigint PRIMARY KEY, catalog_id text NOT NULL, incarnation text NOT NULL, previous bigint NOT NULL,
+    number bigint NOT NULL, catalog_id text NOT NULL, incarnation text NOT NULL, previous bigint NOT NULL,
     first_seq bigint NOT NULL, last_seq bigint NOT NULL, entries bigint NOT NULL, bytes bigint NOT NULL,
-    adler32 text NOT NULL, path text NOT NULL, counts boolean NOT NULL DEFAULT false
+    adler32 text NOT NULL, path text NOT NULL, counts boolean NOT NULL DEFAULT false,
+    PRIMARY KEY (catalog_id, number)
 )
 
 -- stage_journal --
 -- Their changes.
 CREATE TABLE rebuild.journal (
-    segment bigint NOT NULL, seq bigint NOT NULL, kind text NOT NULL, id bigint NOT NULL, removed boolean NOT NULL,
+    catalog_id text NOT NULL, segment bigint NOT NULL, seq bigint NOT NULL, kind text NOT NULL, id bigint NOT NULL, removed boolean NOT NULL,
     entry jsonb NOT NULL
 )
 

@@ -70,13 +70,13 @@ ALTER TABLE file ENABLE TRIGGER file_comes
 
 -- count_segments --
 -- The segments that are on the way from the newest one.
-UPDATE rebuild.segment SET counts = number = ANY(CAST(:numbers AS bigint[]))
+UPDATE rebuild.segment SET counts = catalog_id = :catalog_id AND number = ANY(CAST(:numbers AS bigint[]))
 
 -- told --
 -- Of each object the change with the highest seq is all that is true of it. Replicas are on disks, not on tapes.
 CREATE TEMP TABLE told ON COMMIT DROP AS
 SELECT DISTINCT ON (j.kind, j.id) j.kind, j.id, j.removed, j.entry, j.seq
-FROM rebuild.journal j JOIN rebuild.segment s ON s.number = j.segment AND s.counts
+FROM rebuild.journal j JOIN rebuild.segment s ON s.catalog_id = j.catalog_id AND s.number = j.segment AND s.counts
 WHERE j.kind <> 'replica'
 ORDER BY j.kind, j.id, j.seq DESC
 

@@ -78,7 +78,8 @@ class Rescan:
     catalog_id: str | None = None
     tell: Callable[[Progress], None] = lambda _: None
     progress: Progress = field(default_factory=Progress)
-    _segments: dict[str, int] = field(default_factory=dict)
+    #: by catalog and name
+    _segments: dict[tuple[str, str], int] = field(default_factory=dict)
     _tried: dict[str, set[str]] = field(default_factory=dict)
     #: copies of each volume, to be taken back when it is read once more
     _staged: dict[str, int] = field(default_factory=dict)
@@ -254,7 +255,7 @@ class Rescan:
                 adler32=adler32_text(adler32(segment.data)),
                 path=segment.path,
             )
-        self._segments[Path(segment.path).name] = len(segment.data)
+        self._segments[head.catalog_id.lower(), Path(segment.path).name] = len(segment.data)
 
     async def _epoch(self) -> int:
         async with self.database.transaction() as connection:
@@ -296,7 +297,7 @@ class _Events:
 
 
 def _tell_volume(
-    drive: Drive, vid: str, catalog_id: str | None, known: dict[str, int], put: Callable[[Event], None]
+    drive: Drive, vid: str, catalog_id: str | None, known: dict[tuple[str, str], int], put: Callable[[Event], None]
 ) -> None:
     """Everything of one volume, in the thread of its drive."""
     try:
@@ -322,7 +323,8 @@ def _tell_volume(
         put(event)
     for entry in segments:
         name = entry.path.removeprefix(JOURNAL)
-        if number_of(name) is None or known.get(name) == entry.size or entry.size > SEGMENT_BYTES_MAX:
+        staged = known.get((label.catalog_id.lower(), name))
+        if number_of(name) is None or staged == entry.size or entry.size > SEGMENT_BYTES_MAX:
             continue
         try:
             put(Segment(entry.path, read_copy(drive, label, entry)))

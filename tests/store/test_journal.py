@@ -140,6 +140,21 @@ async def test_a_crash_between_the_file_and_its_record_loses_and_doubles_nothing
     assert {("node", a), ("node", b)} <= told(tmp_path).keys()
 
 
+async def test_what_another_catalog_has_written_to_the_directory_is_not_overwritten(
+    database: Database, tmp_path: Path
+) -> None:
+    """An empty catalog that was begun where the journal of a lost one lies must not destroy what that needs."""
+    theirs = {tmp_path / segment_name(number): b"another catalog's" for number in (1, 2, 3)}
+    for path, data in theirs.items():
+        path.write_bytes(data)
+    await make_directory(database, "a")
+    written = await write_segment(database, tmp_path, config(), now=True)
+    assert written is not None
+    assert Path(written.path) not in theirs
+    assert {path: path.read_bytes() for path in theirs} == theirs
+    assert decode_segment(Path(written.path).read_bytes())[0].number == written.number
+
+
 async def test_two_writers_at_once_write_one_after_the_other(database: Database, tmp_path: Path) -> None:
     await make_directory(database, "a")
     written = await asyncio.gather(*(write_segment(database, tmp_path, config(), now=True) for _ in range(3)))

@@ -62,9 +62,11 @@ class Stage:
             }  # fmt: skip
             await rebuild.end_volume(connection, rebuild.Volume(vid=vid, **{**facts, **changes}))
 
-    async def journal(self, *entries: Entry, number: int = 1, previous: int = 0, incarnation: str = "a") -> None:
+    async def journal(
+        self, *entries: Entry, number: int = 1, previous: int = 0, incarnation: str = "a", catalog_id: str = CATALOG
+    ) -> None:
         head = Head(
-            catalog_id=CATALOG, incarnation=incarnation, number=number, previous=previous,
+            catalog_id=catalog_id, incarnation=incarnation, number=number, previous=previous,
             first_seq=entries[0].seq, last_seq=entries[-1].seq,
         )  # fmt: skip
         async with self.database.transaction() as connection:
@@ -230,6 +232,18 @@ async def test_segments_of_a_life_that_a_restore_ended_do_not_count(stage: Stage
     await stage.volume("E00001", [entry(1, "/f")])
     await stage.finish()
     assert await names(database) == {"/second": 1}
+
+
+async def test_a_segment_of_another_catalog_does_not_stand_in_the_way_of_one_of_the_same_number(
+    stage: Stage, database: Database
+) -> None:
+    ours = [node(1, 1, None, "", "directory"), node(2, 10, 1, "ours"), told(3, 1, 10)]
+    await stage.journal(node(8, 10, 1, "theirs"), told(9, 1, 10), catalog_id="ffffffff")
+    await stage.journal(*ours)
+    await stage.journal(node(18, 10, 1, "theirs"), told(19, 1, 10), catalog_id="ffffffff")
+    await stage.volume("E00001", [entry(1, "/f")])
+    await stage.finish()
+    assert await names(database) == {"/ours": 1}
 
 
 async def test_behind_a_missing_segment_the_same_life_is_believed_and_it_is_said(
