@@ -53,6 +53,8 @@ DRIVE_CODES = frozenset(
     error.code
     for error in (TapeError, DriveFault, MediumError, WriteError, HardwareError, VolumeOverflow, NotReady, Fenced)
 )
+#: what the mover says of an index that no mount could write either
+NO_ROOM = "volume_full"
 #: failures that are the cache's, after which the drive is given back
 CACHE_FAILURES_MAX = 50
 #: archives that go back to the queue in one transaction
@@ -190,9 +192,10 @@ class WriteTurn(Turn):
             return
         wanted = await send_index(context, full=True if closed else None)
         failed = await self._index_failed() if wanted is not None else None
-        if wanted is None or not wanted.full or failed is None or not self.working():
-            return
-        await record_missing(context, failed.text)
+        if wanted is None or not wanted.full or failed is None or not self.working() or failed.code in DRIVE_CODES:
+            return  # what the drive's word is followed by may not have been heard yet
+        if failed.code == NO_ROOM:
+            await record_missing(context, failed.text)
         # What is new since the last index is less, if there was one; together they tell as much.
         if wanted.previous_index and await send_index(context, full=False) is not None:
             await self._index_failed()

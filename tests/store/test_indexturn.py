@@ -29,6 +29,8 @@ class Link:
     """A mover that has room for indexes with at most so many entries."""
 
     entries_max: int
+    #: what it says of those that it has no room for
+    code: str = "volume_full"
     parts: list[IndexPart] = field(default_factory=list)
     indexes: list[tuple[str, int]] = field(default_factory=list)
     answers: deque[Any] = field(default_factory=deque)
@@ -44,7 +46,7 @@ class Link:
         count = sum(isinstance(one, IndexEntry) for one in entries)
         self.indexes.append((head.kind, count))
         self.answers.append(
-            IndexFailed(code="volume_full", text="no room")
+            IndexFailed(code=self.code, text="no room")
             if count > self.entries_max
             else IndexWritten(index_block=700, tape_files=head.last_tape_file + 1, end_block=710, written_bytes=9)
         )
@@ -117,6 +119,19 @@ async def test_a_mount_that_was_made_for_the_full_index_ends_it_as_failed_when_t
     await turn.finish()
     assert link.indexes == [("full", 5)], "nothing shorter would tell of less"
     assert [row.state for row in await index_rows(database)] == [MaintenanceState.FAILED]
+
+
+@pytest.mark.parametrize(
+    ("code", "tried"), [("write_error", ["full"]), ("hardware_error", ["full"]), ("index_refused", ["full", "session"])]
+)
+async def test_an_index_that_failed_for_want_of_anything_but_room_is_not_given_up_for_good(
+    database: Database, code: str, tried: list[str]
+) -> None:
+    """The drive's fault comes behind the word on the index, and may not have been heard yet."""
+    link = Link(entries_max=2, code=code)
+    await (await closed_turn(database, link, indexed=True)).finish()
+    assert [kind for kind, _ in link.indexes] == tried
+    assert await index_rows(database) == []
 
 
 async def test_a_full_index_that_has_room_is_the_only_one(database: Database) -> None:
