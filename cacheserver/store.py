@@ -177,7 +177,8 @@ class Store:
     def claim(self, known_identity: str | None) -> str:
         """The identity of this root, which must be the one that the catalog knows for the server (None: no server).
 
-        It is made only for an empty root of a server that the catalog does not know. Raises BadConfig.
+        It is made only for an empty root of a server that the catalog does not know. An empty one is none that could be
+        compared, but there is one: a restored catalog has heard of the server's files. Raises BadConfig.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         path = self.root / "identity"
@@ -185,7 +186,7 @@ class Store:
             found = path.read_text().strip()
         except FileNotFoundError:
             found = self._new_identity(path, known_identity)
-        if known_identity is not None and found != known_identity:
+        if known_identity and found != known_identity:
             why = f"its identity is {found!r}, but the catalog knows this server with {known_identity!r}: a wrong disk?"
             raise BadConfig(source=str(self.root), why=why)
         for name in ("incoming", "replicas", "quarantine"):

@@ -133,8 +133,7 @@ class LostLife:
 async def bring_back(connection: AsyncConnection, lost: LostLife) -> int:
     """Make files and replicas of what the journal told, archives queued; how many. The caller's transaction.
 
-    Only ids of a lost life that the catalog lacks, whose cache server it knows. Live under their name if it is free,
-    else in the recycle bin.
+    Only ids of a lost life that the catalog lacks. Live under their name if it is free, else in the recycle bin.
     """
     count = 0
     found = lost.replicas()
@@ -146,12 +145,7 @@ async def bring_back(connection: AsyncConnection, lost: LostLife) -> int:
 async def _bring_back(connection: AsyncConnection, lost: Sequence[LostReplica]) -> int:
     nodes = sorted({node for one in lost for node, _ in one.way})
     known = {row.id: row.path for row in await connection.execute(_SQL["paths_of"], {"nodes": nodes})}
-    servers = set((await connection.scalars(_SQL["cache_servers"])).all())
-    fitting = [
-        (one, replace(one.record, path=path))
-        for one in lost
-        if one.cache_server in servers and (path := _path(one.way, known)) is not None
-    ]
+    fitting = [(one, replace(one.record, path=path)) for one in lost if (path := _path(one.way, known)) is not None]
     made = set(await adoption.make_unknown(connection, [record for _, record in fitting]))
     rows = [one for one, record in fitting if record.file_id in made]
     arguments: dict[str, Any] = {
@@ -160,6 +154,7 @@ async def _bring_back(connection: AsyncConnection, lost: Sequence[LostReplica]) 
         "servers": [one.cache_server for one in rows],
         "sizes": [one.record.size for one in rows],
     }
+    await connection.execute(_SQL["cache_servers_back"], {"servers": sorted({one.cache_server for one in rows})})
     await connection.execute(_SQL["replicas_back"], arguments)
     await enqueue_archives(connection, made)
     return len(made)

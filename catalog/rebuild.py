@@ -203,8 +203,8 @@ async def add_segment(
     )  # fmt: skip
     await copy_rows(connection, "segment", columns, [row], schema=SCHEMA)
     rows = ((catalog_id, head.number, one.seq, one.kind, one.id, one.removed, bytes_text(one.entry)) for one in entries)
-    columns = ("catalog_id", "segment", "seq", "kind", "id", "removed", "entry")
-    await copy_rows(connection, "journal", columns, rows, schema=SCHEMA)
+    fields = ("catalog_id", "segment", "seq", "kind", "id", "removed", "entry")
+    await copy_rows(connection, "journal", fields, rows, schema=SCHEMA)
     return True
 
 

@@ -1,11 +1,12 @@
 -- register_server --
 -- The root's identity is part of the condition: a server that lost its disk must not take over the rows of the old one.
+-- One that the journal alone told of, after a restore, has none yet.
 INSERT INTO cache_server (name, url, root_id, host, root, capacity_bytes, high_watermark, low_watermark, heartbeat_at)
 VALUES (:name, :url, :root_id, :host, :root, :capacity_bytes, CAST(:high AS real), CAST(:low AS real), capstan_now())
 ON CONFLICT (name) DO UPDATE SET
-    url = excluded.url, host = excluded.host, root = excluded.root, capacity_bytes = excluded.capacity_bytes,
+    url = excluded.url, root_id = excluded.root_id, host = excluded.host, root = excluded.root, capacity_bytes = excluded.capacity_bytes,
     high_watermark = excluded.high_watermark, low_watermark = excluded.low_watermark, heartbeat_at = excluded.heartbeat_at
-WHERE cache_server.root_id = excluded.root_id
+WHERE cache_server.root_id IN (excluded.root_id, '')
 RETURNING name
 
 -- heartbeat_server --

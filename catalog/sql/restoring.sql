@@ -72,9 +72,11 @@ FROM catalog_identity
 -- Of what was there at the backup.
 SELECT id, node_path(id) AS path FROM node WHERE id = ANY(CAST(:nodes AS bigint[]))
 
--- cache_servers --
--- Those of which the backup knows.
-SELECT name FROM cache_server
+-- cache_servers_back --
+-- Those that registered after the backup, as far as the journal tells: by their name. The rest they say when they come.
+INSERT INTO cache_server (name, url, root_id, host, root, capacity_bytes, heartbeat_at)
+SELECT name, '', '', '', '', 0, '-infinity' FROM unnest(CAST(:servers AS text[])) AS t (name)
+ON CONFLICT DO NOTHING
 
 -- replicas_back --
 -- The journal's word is not the disk's: they count once their cache server has compared and checksummed them.

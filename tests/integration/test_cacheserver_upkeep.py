@@ -87,6 +87,27 @@ async def test_a_disk_that_is_not_mounted_or_another_one_is_refused(database: Da
     assert issubclass(WrongRoot, Exception)
 
 
+async def test_a_server_of_which_a_restored_catalog_has_only_heard_comes_with_its_own_disk(
+    database: Database, tmp_path: Path
+) -> None:
+    site = await make_site(database, tmp_path / "cache")
+    async with running(site):
+        claims, _ = await site.store("/exp/f", BODY)
+    async with database.transaction() as connection:
+        heard = "update cache_server set root_id = '', url = '', root = '', capacity_bytes = 0"
+        await connection.execute(sa.text(heard))
+    identity = (site.root / "identity").read_text()
+    (site.root / "identity").unlink()
+    with pytest.raises(BadConfig, match="not mounted"):
+        async with running(site):
+            pass
+    (site.root / "identity").write_text(identity)
+    async with running(site):
+        assert (await site.get(site.get_url(claims.replica_id, BODY)))[1] == BODY
+    async with database.connection() as connection:
+        assert await connection.scalar(sa.text("select root_id from cache_server")) == identity.strip()
+
+
 async def test_everything_is_there_after_a_stop_of_either_kind(database: Database, tmp_path: Path) -> None:
     site = await make_site(database, tmp_path / "cache")
     async with running(site, orderly=False):

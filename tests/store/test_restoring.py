@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from catalog import (
     replicas,
     restoring,
 )
+from catalog.cacheservers import WrongRoot
 from catalog.database import Database
 from catalog.errors import Damaged, Refused
 from catalog.journalformat import Entry, counting, decode_segment
@@ -395,6 +397,25 @@ async def test_a_put_that_was_under_way_at_the_backup_is_of_the_lost_life(databa
     )
     assert life.files_back == 1
     assert await scalar(database, "select node_path(node) from file where id = :id", id=under_way) == "/under-way"
+
+
+async def test_files_on_a_cache_server_that_registered_after_the_backup_come_back_with_it(database: Database) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    [*told, replica] = put(10, 501, 601, await root_of(database), "f")
+    fields = msgspec.json.decode(replica.entry)
+    life = await lived_on(database, *told, change(12, "replica", 5501, **{**fields, "cache_server": "later"}))
+    assert life.files_back == 1
+    async with database.transaction() as connection:
+        register = partial(
+            replicas.register_server, connection, name="later", url="http://127.0.0.1:2", host="h", root="/later",
+            capacity_bytes=10**9, high=0.9, low=0.8,
+        )  # fmt: skip
+        await register(root_id="of-its-disk")
+        with pytest.raises(WrongRoot):
+            await register(root_id="of-another")
+        assert (await replicas.recount(connection, "later")).taken_bytes == 0
+        assert [one.id for one in await replicas.catalogued(connection, "later", after=0, limit=9)] == [5501]
 
 
 async def test_the_highest_id_has_a_name_however_many_files_there_are(
