@@ -35,6 +35,8 @@ CHUNK_ITEMS = 10_000
 #: the files of a request that are fewer are wanted together; a bulk request uses what comes first
 COHORT_FILES_MAX = 1000
 DEFAULT_PRIORITY = 50
+#: what anybody may ask for lies within these; what is below is Capstan's own
+PRIORITY_MIN, PRIORITY_MAX = 11, 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 from catalog.errors import CapstanError, NotFound, TimedOut, Unavailable
 from client.messages import (
@@ -65,15 +65,29 @@ class Staging:
         self._transport = transport
 
     async def request(
-        self, paths: Sequence[str], *, lifetime_seconds: float | None = None, activity: str | None = None
+        self,
+        paths: Sequence[str],
+        *,
+        lifetime_seconds: float | None = None,
+        activity: str | None = None,
+        priority: int | None = None,
+        cohorts: Mapping[str, str] | None = None,
     ) -> str:
         """Ask for files on disk, pinned for their lifetime; the request's id. Errors are per file: see `progress`.
 
+        `cohorts` (path -> label): files that are of use only together have the same label, in whatever requests of
+        this owner; those without one are a request's own. `priority` is bounded by what the server grants.
         Repeated after a lost answer: a request that nobody knows of only holds pins until they run out.
         """
         lifetime = None if lifetime_seconds is None else f"PT{max(1, round(lifetime_seconds))}S"
-        metadata = None if activity is None else {"default": {"activity": activity}}
-        files = [StageFile(path=path, disk_lifetime=lifetime, targeted_metadata=metadata) for path in paths]
+        whole = {} if activity is None else {"default": {"activity": activity}}
+        ours = {} if priority is None else {"priority": priority}
+        files = []
+        for path in paths:
+            label = cohorts.get(path) if cohorts else None
+            own = ours if label is None else {**ours, "cohort": label}
+            metadata = {**whole, "capstan": own} if own else whole
+            files.append(StageFile(path=path, disk_lifetime=lifetime, targeted_metadata=metadata or None))
         accepted = await self._transport.call("POST", "/api/v1/stage", StageAccepted, body=StageBody(files=files))
         return accepted.request_id
 

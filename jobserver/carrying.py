@@ -28,6 +28,7 @@ from jobserver.jobfiles import JobFiles
 from jobserver.knowledge import Knowledge
 from jobserver.states import JobState
 from jobserver.store import Input, JobRow, OpenStaging
+from jobserver.volumechoice import oldest_waiting
 
 log = structlog.get_logger(__name__)
 
@@ -176,8 +177,12 @@ class Carrier:
             paths = [item.path for item in files]
             if wanted.whole_volume:
                 paths += await self._rest_of(wanted.volume, set(paths), snapshot)
+            oldest = oldest_waiting(snapshot.jobs, wanted.files)
             request = await self._doors.stage(
-                paths, lifetime_seconds=self._config.stage_lifetime_seconds, activity="jobs"
+                paths,
+                lifetime_seconds=self._config.stage_lifetime_seconds,
+                activity="jobs",
+                cohorts={view.path: pin_owner(oldest[view.file]) for view in views if view.file in oldest},
             )
         except CapstanError as error:
             unavailable = isinstance(error, Unavailable)

@@ -8,7 +8,7 @@ is the repetition.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -81,10 +81,14 @@ class Doors:
 
     # ------------------------------------------------------------------ staging and pins
 
-    async def stage(self, paths: Sequence[str], *, lifetime_seconds: float, activity: str) -> str:
-        """The id of the request. Made twice, the files are still read from tape once."""
+    async def stage(
+        self, paths: Sequence[str], *, lifetime_seconds: float, activity: str, cohorts: Mapping[str, str]
+    ) -> str:
+        """The id of the request. Made twice, the files are still read from tape once. `cohorts`: path -> label."""
         staging = self._own().staging
-        return await self._bounded(staging.request(paths, lifetime_seconds=lifetime_seconds, activity=activity))
+        return await self._bounded(
+            staging.request(paths, lifetime_seconds=lifetime_seconds, activity=activity, cohorts=cohorts)
+        )
 
     async def stage_progress(self, request: str) -> StageProgress | None:
         """None when there is no such request (any more)."""

@@ -1,11 +1,13 @@
-"""From which volume each file is best asked for. Pure; which copy is read in the end is the planner's choice."""
+"""From which volume each file is best asked for, and for which job. Pure; which copy is read in the end, and when, is
+the planner's choice."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 
-from jobserver.holdmodel import FileView
+from jobserver.holdmodel import FileView, JobView
+from jobserver.states import WAITING_STATES
 
 
 def choose_volumes(files: Iterable[FileView]) -> dict[int, str]:
@@ -31,3 +33,17 @@ def choose_volumes(files: Iterable[FileView]) -> dict[int, str]:
             counts.subtract(open_files.pop(file_id))
         counts = +counts
     return chosen
+
+
+def oldest_waiting(jobs: Iterable[JobView], files: Iterable[int]) -> dict[int, int]:
+    """For each file that a job waits for, the job that has waited longest: with its other inputs it is of use."""
+    wanted = set(files)
+    found: dict[int, int] = {}
+    for job in sorted(jobs, key=lambda job: (-job.waited_seconds, job.job)):
+        if job.state in WAITING_STATES:
+            for file in wanted.intersection(job.inputs):
+                found[file] = job.job
+                wanted.remove(file)
+        if not wanted:
+            break
+    return found

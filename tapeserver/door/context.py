@@ -14,6 +14,7 @@ from catalog.database import Database
 from catalog.model import Principal
 from catalog.replicas import DrawnIds
 from catalog.signing import SigningKey
+from catalog.staging import DEFAULT_PRIORITY
 
 #: keys rotate by the week, so a minute-old list is as good as new
 KEYS_SECONDS_MAX = 60.0
@@ -41,6 +42,8 @@ class DoorContext:
     reclaim_needs_backup: bool = True
     stage_files_max: int = 1_000_000
     stage_bytes_max: int = 512 << 20
+    #: the highest priority that a request of a user's own may have
+    stage_priority_max: int = DEFAULT_PRIORITY
     paths_max: int = 10_000
     json_bytes_max: int = 64 << 20
     event_readers_max: int = 100

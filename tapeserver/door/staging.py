@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 
 import msgspec
@@ -37,6 +40,11 @@ from tapeserver.door.context import DoorContext, context_of, principal_of
 ARCHIVEINFO_PATHS_MAX = 10_000
 #: larger bodies are decoded beside the event loop
 _INLINE_BYTES_MAX = 1 << 20
+_INLINE_FILES_MAX = 10_000
+#: in targetedMetadata beside the site's own name: what is meant for any Capstan, and what is meant for any site
+OWN_METADATA, ANY_SITE = "capstan", "default"
+#: of an activity, or of the label of a cohort; what is longer is cut
+METADATA_TEXT_MAX = 200
 _SLASHES = re.compile("/{2,}")
 _NOT_ACCESSIBLE = "USER ERROR: file does not exist or is not accessible to you"
 _ENCODER = msgspec.json.Encoder()
@@ -63,10 +71,18 @@ async def submit(request: web.Request) -> web.Response:
         raise BadJson(why="files - Field does not exist or is not a valid non-empty array")
     if len(body.files) > context.stage_files_max:
         raise TooLarge(what="the number of files", actual=len(body.files), limit=context.stage_files_max)
-    items = [(_collapsed(file.path), _lifetime(file, context)) for file in body.files]
-    activity = _activity(body.files[0], context.site_name)
+    # A large one is read beside the event loop.
+    read = partial(_wanted, body.files, principal, context)
+    wanted = await asyncio.to_thread(read) if len(body.files) > _INLINE_FILES_MAX else read()
     request_id = await context.database.run(
-        lambda connection: staging.create_request(connection, principal, items, activity=activity)
+        lambda connection: staging.create_request(
+            connection,
+            principal,
+            wanted.items,
+            activity=wanted.activity,
+            priority=wanted.priority,
+            cohorts=wanted.cohorts,
+        )
     )
     context.database.wake(PLANNER)
     location = f"{request.scheme}://{request.host}/api/v1/stage/{request_id}"
@@ -224,14 +240,58 @@ def _lifetime(file: StageFile, context: DoorContext) -> float:
         return context.default_pin_seconds
 
 
-def _activity(file: StageFile, site_name: str) -> str:
-    """The activity for this site, else the one for any ("default"); entries for other sites mean nothing here."""
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a body asks for, in the catalog's words."""
+
+    items: list[tuple[str, float]]
+    cohorts: dict[str, int]
+    activity: str
+    priority: int
+
+
+def _wanted(files: Sequence[StageFile], principal: Principal, context: DoorContext) -> _Wanted:
+    """Activity and priority are the request's, and taken from its first file; cohorts are each file's own."""
+    sites = (context.site_name, OWN_METADATA, ANY_SITE)
+    numbers: dict[str, int] = {}
+    items, cohorts = [], {}
+    for file in files:
+        path = _collapsed(file.path)
+        items.append((path, _lifetime(file, context)))
+        label = _text(_told(file, sites, "cohort"))
+        if label:
+            if label not in numbers:
+                numbers[label] = staging.cohort_of(principal.owner, label)
+            cohorts[path] = numbers[label]
+    return _Wanted(
+        items=items,
+        cohorts=cohorts,
+        activity=_text(_told(files[0], (context.site_name, ANY_SITE), "activity")),
+        priority=_priority(_told(files[0], sites, "priority"), principal, context),
+    )
+
+
+def _told(file: StageFile, sites: Sequence[str], name: str) -> object:
+    """What the metadata for one of these sites say, the first that says it; entries for others mean nothing here."""
     metadata = file.targeted_metadata or {}
-    for name in (site_name, "default"):
-        entry = metadata.get(name)
-        if isinstance(entry, dict) and isinstance(entry.get("activity"), str):
-            return str(entry["activity"])[:200].replace("\0", "")
-    return ""
+    for site in sites:
+        entry = metadata.get(site)
+        if isinstance(entry, dict) and name in entry:
+            return entry[name]
+    return None
+
+
+def _text(told: object) -> str:
+    """What is no text is no error: the standard allows anything in metadata."""
+    return told[:METADATA_TEXT_MAX].replace("\0", "") if isinstance(told, str) else ""
+
+
+def _priority(told: object, principal: Principal, context: DoorContext) -> int:
+    """As asked for, as far as this principal may: up to that of everybody, and never among what is Capstan's own."""
+    if not isinstance(told, int) or isinstance(told, bool):
+        return staging.DEFAULT_PRIORITY
+    highest = staging.PRIORITY_MAX if principal.is_admin else context.stage_priority_max
+    return max(staging.PRIORITY_MIN, min(told, highest))
 
 
 def _is_visible(principal: Principal, path: str) -> bool:

@@ -474,6 +474,36 @@ async def test_what_the_standard_allows_beside_the_known_fields_is_no_error(door
     assert 3500 < seconds <= 3600
 
 
+async def test_files_that_are_wanted_together_are_one_cohort_in_all_requests_of_their_owner(door: Door) -> None:
+    def wanted(path: str, site: str, label: object) -> dict[str, object]:
+        return {"path": path, "targetedMetadata": {site: {"cohort": label}}}
+
+    first = [wanted("/d/a", "capstan", "job:17"), wanted("/d/b", "test-site", "job:18"), {"path": "/d/c"}]
+    second = [wanted("/d/e", "capstan", "job:17"), wanted("/d/f", "elsewhere", "job:17"), wanted("/d/g", "capstan", 5)]
+    for files, token in ((first, "ann"), (second, "ann"), (first, "op")):
+        assert (await door.ask("POST", "/api/v1/stage", json={"files": files}, token=token)).status == 201
+    cohorts = dict(
+        await door.sql("select r.owner || i.path, i.cohort from stage_item i join stage_request r on r.id = i.request")
+    )
+    assert cohorts["ann/d/a"] == cohorts["ann/d/e"] < 0
+    assert len({cohorts["ann/d/a"], cohorts["ann/d/b"], cohorts["op/d/a"], cohorts["op/d/b"]}) == 4
+    # What has no label of its own is wanted with the rest of its request.
+    assert (cohorts["ann/d/c"], cohorts["ann/d/f"], cohorts["ann/d/g"]) == (1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "token", "given"),
+    [(20, "ann", 20), (99, "ann", 50), (-5, "ann", 11), (99, "op", 99), (10**9, "op", 100), ("high", "ann", 50),
+     (True, "ann", 50), (None, "ann", 50)],
+)  # fmt: skip
+async def test_a_priority_is_granted_as_far_as_the_principal_may(
+    door: Door, asked: object, token: str, given: int
+) -> None:
+    file = {"path": "/d/f", "targetedMetadata": {"capstan": {"priority": asked}}}
+    assert (await door.ask("POST", "/api/v1/stage", json={"files": [file]}, token=token)).status == 201
+    assert await door.sql("select priority from stage_request") == [(given,)]
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b"[]", b'{"files": []}', b'{"files": "x"}', b'{"files": [{}]}', b'{"files": [{"path": 5}]}',

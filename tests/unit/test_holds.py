@@ -19,7 +19,7 @@ from jobserver.holdmodel import (
 )
 from jobserver.holds import plan
 from jobserver.states import JobState
-from jobserver.volumechoice import choose_volumes
+from jobserver.volumechoice import choose_volumes, oldest_waiting
 
 ROOMY = Policy(staged_bytes_max=10_000)
 
@@ -242,3 +242,13 @@ def test_only_readable_copies_count() -> None:
         file=1, path="/exp/1", size=1, places=(place("A1", readable=False), place("B1", readable=True))
     )
     assert choose_volumes([unreadable]) == {1: "B1"}
+
+
+def test_a_file_is_asked_for_in_the_name_of_the_job_that_has_waited_longest_for_it() -> None:
+    jobs = [
+        job(1, 1, 2, waited=10),
+        job(2, 2, 3, waited=30, state=JobState.STAGING),
+        job(3, 3, 4, waited=30),
+        job(4, 4, 5, waited=99, state=JobState.RUNNING),
+    ]
+    assert oldest_waiting(jobs, [1, 2, 3, 4, 5, 6]) == {1: 1, 2: 2, 3: 2, 4: 3}
