@@ -19,7 +19,7 @@ from tapeserver.simulator.running import Question, geometries_of, policy_of
 
 DRIVES = 8
 #: offered load -> about so much of the drives' time in use, with mounts that are shared
-LOAD_FULL, LOAD_EIGHTY = 1.2, 0.92
+LOAD_FULL, LOAD_EIGHTY = 1.2, 0.87
 JOBS, JOBS_QUICK = 8_000, 300
 ESTIMATED_JOBS, ESTIMATED_JOBS_QUICK = 1_500, 200
 SEEDS, SEEDS_QUICK = 3, 1

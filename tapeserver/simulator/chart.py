@@ -28,6 +28,8 @@ _LABEL_WIDTH, _WAITS_WIDTH, _USE_WIDTH, _MOUNTS_WIDTH = 230, 330, 270, 110
 #: room for the value beside a bar
 _VALUE_WIDTH = 62
 _CHARACTER = 6.6
+#: times the largest 95th percentile: where the waits' axis ends
+CUT_FACTOR = 1.6
 
 
 def chart(runs: Sequence[Run], title: str) -> str:
@@ -46,7 +48,7 @@ def chart(runs: Sequence[Run], title: str) -> str:
         _text(mounts_at, 58, "mounts", weight="bold"),
     ]
     waits = [Waits.of(run.outcome.job_waits) for run in runs]
-    longest = max([one.longest for one in waits], default=0.0) or 1.0
+    longest = _axis_end(waits)
     most = max([len(run.outcome.mounts) for run in runs], default=0) or 1
     for number, (run, wait) in enumerate(zip(runs, waits, strict=True)):
         top = _TOP + _ROW * number
@@ -60,15 +62,24 @@ def chart(runs: Sequence[Run], title: str) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _waits(left: float, top: float, waits: Waits, longest: float) -> list[str]:
+def _axis_end(waits: Sequence[Waits]) -> float:
+    """One extreme must not flatten all the others: what is far beyond all 95th percentiles is drawn with a gap."""
+    longest = max([one.longest for one in waits], default=0.0)
+    return min(longest, CUT_FACTOR * max([one.p95 for one in waits], default=0.0)) or longest or 1.0
+
+
+def _waits(left: float, top: float, waits: Waits, end: float) -> list[str]:
     """Three bars from one zero, the longest behind."""
-    scale = (_WAITS_WIDTH - _VALUE_WIDTH) / longest
+    scale = (_WAITS_WIDTH - _VALUE_WIDTH) / end
+    wide = min(waits.longest, end) * scale
     found = [
-        _bar(left, top, waits.longest * scale, _MAX, height=_BAR),
+        _bar(left, top, wide, _MAX, height=_BAR),
         _bar(left, top + 4, waits.p95 * scale, _P95, height=_BAR - 8),
         _bar(left, top + 7, waits.mean * scale, _MEAN, height=_BAR - 14),
-        _text(left + waits.longest * scale + 6, top + 15, show_seconds(waits.longest), colour=_FAINT),
+        _text(left + wide + 6, top + 15, show_seconds(waits.longest), colour=_FAINT),
     ]
+    if waits.longest > end:
+        found += [_bar(left + wide - at, top, 3, "#ffffff", height=_BAR) for at in (10, 17)]
     note = f"mean {show_seconds(waits.mean)}, p95 {show_seconds(waits.p95)}"
     return [*found, _text(left, top + _BAR + 13, note, colour=_FAINT, size=11)]
 

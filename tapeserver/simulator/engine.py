@@ -99,7 +99,8 @@ class Simulation:
                 self._decide(now)
             if arrived == number and number and now > times[-1] + self.settings.stuck_seconds:
                 raise Stuck(f"{int(self.waiting.files.sum())} files wait long after the last under {self.policy.name}")
-        return self._outcome(began, now)
+        # Not the last event: that may be one that was void when it came.
+        return self._outcome(began, max([began, *times[-1:], *(mount.ends for mount in self.mounts)]))
 
     def _happen(self, event: Event) -> None:
         now, _, kind, number, turn = event
