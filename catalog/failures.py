@@ -21,10 +21,10 @@ from catalog.sql import load
 _SQL = {name: sa.text(statement) for name, statement in load("failures").items()}
 _LOCKS = {name: sa.text(statement) for name, statement in load("queues").items()}
 
-Kind = Literal["load", "read", "write", "stuck"]
+Kind = Literal["load", "readback", "read", "write", "stuck"]
 #: kinds that say something of reading from a volume, and of writing to it
-READING: tuple[Kind, ...] = ("load", "read", "stuck")
-WRITING: tuple[Kind, ...] = ("load", "write", "stuck")
+READING: tuple[Kind, ...] = ("load", "readback", "read", "stuck")
+WRITING: tuple[Kind, ...] = ("load", "readback", "write", "stuck")
 DAY_SECONDS = 86_400.0
 #: a row stays so long after it has ceased to count
 KEEP_SECONDS = 90 * DAY_SECONDS

@@ -96,7 +96,7 @@ failure = Table(
     identity(), now("at"), *columns(Text, "library", "drive", "volume", "kind"), column("epoch", BigInteger),
     optional("file", BigInteger), flag("copy_is_good"), column("why", Text),
     column("expires_at", TIME), optional("cleared_at", TIME),
-    CheckConstraint("kind in ('load', 'read', 'write', 'stuck')", name="failure_kind_check"),
+    CheckConstraint("kind in ('load', 'readback', 'read', 'write', 'stuck')", name="failure_kind_check"),
     Index("failure_volume", "volume", "expires_at", postgresql_where=text("cleared_at is null")),
     Index("failure_drive", "drive", "expires_at", postgresql_where=text("cleared_at is null")),
 )

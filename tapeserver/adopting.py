@@ -16,11 +16,12 @@ from tapeserver.mountcontext import MountContext
 async def tried_elsewhere(context: MountContext) -> bool:
     """Whether what this drive cannot read behind the catalog's end is to be believed unreadable.
 
-    That is when the volume was refused by another drive before; or, because no other took it, often enough by this one.
+    That is when another drive could not read it back either; or, because no other took it, often enough this one. What
+    else went wrong with a load says nothing of it.
     """
     work = context.work
     before = await context.commit(
-        lambda connection: failures.evidence(connection, drive=work.drive, volume=work.volume, kinds=["load"])
+        lambda connection: failures.evidence(connection, drive=work.drive, volume=work.volume, kinds=["readback"])
     )
     enough = context.config.read_failures_max
     return bool(before.drives_of_volume - {work.drive}) or before.mounts_of_volume >= enough

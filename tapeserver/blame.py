@@ -105,7 +105,7 @@ class Blame:
             return
         verdict = judge(failure, before, drive=work.drive, volume=work.volume, limits=self._limits)
         # What never got as far as its files was not read: its label, say, could not be written.
-        doing = "loading" if kind == "load" else _DOING[failure]
+        doing = "loading" if kind in ("load", "readback") else _DOING[failure]
         if verdict is Verdict.DRIVE and failure is not Failure.STUCK:
             await self._drive_down(work.drive, before.volumes_in_drive | {work.volume}, doing, why)
         elif verdict is Verdict.VOLUME:
@@ -121,6 +121,9 @@ class Blame:
     async def mount_went_well(self, work: MountWork, *, read: bool, wrote: bool) -> None:
         """Something was read, or written, and nothing failed: what was held against the pair is taken back."""
         kinds = {*(READING if read else ()), *(WRITING if wrote else ())}
+        if not wrote:
+            # Behind the catalog's end nobody looked.
+            kinds.discard("readback")
         if kinds:
             await say(
                 self._database,

@@ -275,7 +275,7 @@ class LoadFailed(_Message, frozen=True):
 
     code: str
     text: str
-    verdict: Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "fenced", "io"]
+    verdict: Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "not_read_back", "fenced", "io"]
 
 
 class ReadDone(_Message, frozen=True):

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import alerts, endings, mounts, volumes
 from catalog.database import EVENTS, PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError, StaleEpoch, TapeError, TimedOut
+from catalog.failures import Kind
 from catalog.mounts import Mount, MountWork
 from catalog.states import MountState, VolumeState
 from tapeserver import alerting, changer
@@ -210,8 +211,9 @@ class Session:
             await distrust(self._database, work.volume, f"{error.verdict}: {error.why}")
         elif state is not None:
             await set_state(self._database, "volume", work.volume, state.value, f"{error.verdict}: {error.why}")
-        elif error.verdict == "io":
-            await self._blame.mount_failed(work, Failure.READ, error.why, kind="load")
+        elif error.verdict in ("io", "not_read_back"):
+            kind: Kind = "load" if error.verdict == "io" else "readback"
+            await self._blame.mount_failed(work, Failure.READ, error.why, kind=kind)
             return f"{Failure.READ}: {error.why}"
         return f"{error.verdict}: {error.why}"
 

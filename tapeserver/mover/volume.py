@@ -16,11 +16,11 @@ from tapeserver import labels
 from tapeserver.frames import DeadExtent, Found, Load
 from tapeserver.labels import BadLabel, FileLabel, Status, VolumeLabel
 from tapeserver.library import Drive, EndOfData, Fenced, Filemark
-from tapeserver.mover.readback import read_back
+from tapeserver.mover.readback import NotReadBack, read_back
 from tapeserver.scan.tapereader import expect_mark, read_labels
 from tapeserver.tapeformat import TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent
 
-Verdict = Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "fenced", "io"]
+Verdict = Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "not_read_back", "fenced", "io"]
 _T = TypeVar("_T")
 
 
@@ -66,6 +66,8 @@ def prepare(
         raise LoadRefused("fenced", volume=load.volume, why=str(exc)) from exc
     except LoadRefused:
         raise
+    except NotReadBack as exc:
+        raise LoadRefused("not_read_back", volume=load.volume, why=str(exc)) from exc
     except TapeError as exc:
         raise LoadRefused("io", volume=load.volume, why=str(exc)) from exc
 

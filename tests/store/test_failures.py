@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import sqlalchemy as sa
@@ -15,8 +15,10 @@ from catalog import endings, failures, mounts, queues, volumes
 from catalog.database import Database
 from catalog.failures import READING, WRITING, Kind
 from catalog.mounts import MountWork
+from tapeserver.adopting import tried_elsewhere
 from tapeserver.blame import Blame
 from tapeserver.config import Config
+from tapeserver.mountcontext import MountContext
 from tests.store.media import claim_first, drop_replicas, make_copies, make_files, two_libraries, wait_for
 
 WHY = "medium_error: block 7"
@@ -141,6 +143,35 @@ async def test_a_mount_that_went_well_takes_back_its_pair_and_no_other_and_readi
         )
         await failures.take_back(connection, drive="east1", volume="E00001", kinds=WRITING)
         assert [one.drive for one in await failures.matrix(connection, volume="E00001")] == ["east2"]
+
+
+async def test_only_what_another_drive_could_not_read_back_either_is_believed_unreadable(media: Database) -> None:
+    work = cast(MountWork, SimpleNamespace(drive="east1", volume="E00001", library="east", epoch=9))
+    config = Config(name="ts")
+
+    async def commit(function: Callable[[AsyncConnection], Awaitable[Any]]) -> Any:
+        async with media.transaction() as connection:
+            return await function(connection)
+
+    context = cast(MountContext, SimpleNamespace(work=work, config=config, commit=commit))
+    async with media.transaction() as connection:
+        # It did not even get as far.
+        await failed(connection, "east2", "E00001", kind="load")
+        await failed(connection, "east2", "E00001", kind="read")
+        await failed(connection, "east1", "E00001", kind="readback", epoch=2)
+    assert not await tried_elsewhere(context)
+    async with media.transaction() as connection:
+        await failed(connection, "east2", "E00001", kind="readback", epoch=3)
+    # A recall that goes well in that drive reads something else.
+    elsewhere = cast(MountWork, SimpleNamespace(drive="east2", volume="E00001"))
+    await Blame(media, config).mount_went_well(elsewhere, read=True, wrote=False)
+    assert await tried_elsewhere(context)
+    await Blame(media, config).mount_went_well(elsewhere, read=False, wrote=True)
+    assert not await tried_elsewhere(context)
+    async with media.transaction() as connection:
+        for epoch in range(4, 3 + config.read_failures_max):
+            await failed(connection, "east1", "E00001", kind="readback", epoch=epoch)
+    assert await tried_elsewhere(context)
 
 
 async def test_an_operator_clears_a_drive_or_a_volume(media: Database) -> None:

@@ -91,7 +91,7 @@ $$ select state in ('active', 'full', 'closed', 'repacking', 'suspect') $$;
 create table failure (
     id bigint generated always as identity primary key, at timestamptz not null default capstan_now(),
     library text not null, drive text not null, volume text not null,
-    kind text not null check (kind in ('load', 'read', 'write', 'stuck')), epoch bigint not null, file bigint,
+    kind text not null check (kind in ('load', 'readback', 'read', 'write', 'stuck')), epoch bigint not null, file bigint,
     copy_is_good boolean not null default false,   -- of a file: its copy was read well elsewhere, so it was the drive
     why text not null, expires_at timestamptz not null, cleared_at timestamptz
 );

@@ -79,7 +79,7 @@ def test_wrong_bytes_are_not_good(writer):
     writer.file(stored, damaged=b"\0" * stored.size)
     with pytest.raises(LoadRefused) as refused:
         loaded(writer.drive)
-    assert refused.value.verdict == "io"
+    assert refused.value.verdict == "not_read_back"
     _, found = loaded(writer.drive, believed=True)
     assert told(found) == {1: False}
 
@@ -117,7 +117,7 @@ def test_what_one_drive_cannot_read_condemns_nothing_and_the_next_drive_finds_it
         inject(tmp_path / "east", Fault(kind="unreadable", volume="A00001", block=extent.data_start + number))
         with pytest.raises(LoadRefused, match="Tape file 2") as refused:
             loaded(writer.drive, found=before)
-        assert refused.value.verdict == "io"
+        assert refused.value.verdict == "not_read_back"
         clear(tmp_path / "east")
     assert set(told(before)) == {1}, "what was read back before is told, nothing of what could not be read"
     _, found = loaded(writer.drive)
