@@ -4,8 +4,8 @@ The index of volume v is the sum over the bundles b that wait for it, m_b being 
 
     w_b / m_b^2 x (c + wait_b) / (change + pass seconds of v)
 
-so it prefers what ends many jobs in little drive time, and ages. Waits count by themselves; 1 and their squares gave the
-same mean of the jobs' waits, and a longer tail (docs/design/0014-which-volume-next.md). Fair share is in w.
+so it prefers what ends many jobs in little drive time, and ages. Waits count by themselves; 1 and their squares gave
+the same mean of the jobs' waits, and a longer tail (docs/design/0014-which-volume-next.md). Fair share is in w.
 
 The index wins the mean and loses the tail, so a deadline stands above it: a multiple of the *drain time*, in which the
 drives would have read all that waits now. That is about what the youngest would wait if the oldest always went first;
