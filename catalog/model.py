@@ -168,3 +168,33 @@ class FileRecord:
     storage_class: str
     #: algorithm ("sha-256") -> base64 as in RFC 9530
     digests: dict[str, str] = field(default_factory=dict)
+
+
+#: files that a mover has in hand while it reads
+HANDED_OUT_FILES = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingTime:
+    """When what waits on one volume is expected to be read; seconds of any one clock. An expectation, no promise."""
+
+    #: when the first file may come from it: it is in a drive and ready
+    begins: float
+    #: what reading all that waits for it takes from there
+    reading: float
+    #: so many wait
+    files: float
+    #: it is being read
+    mounted: bool = False
+
+    def done(self, files: float) -> float:
+        """When the last of `files` of those that wait is expected to be read: they lie anywhere among them.
+
+        On a volume that is being read they are taken for the newest: what the mover has in hand comes before them.
+        """
+        waiting = max(self.files, files, 1.0)
+        in_hand = min(HANDED_OUT_FILES, waiting - files) if self.mounted else 0.0
+        rest = waiting - in_hand
+        # The mean of the largest of `files` places among the rest.
+        place = in_hand + (files * (rest + 1) / (files + 1) if files else rest)
+        return self.begins + place / waiting * self.reading

@@ -1,6 +1,6 @@
-"""The tables of what an operator tells the planner, and of who has used the drives; like `catalog.tables`, a mirror.
+"""The tables of what an operator tells the planner, of who has used the drives, and of what the planner expects.
 
-Read through `catalog.shares` and `catalog.usage`.
+Like `catalog.tables`, a mirror. Read through `catalog.shares`, `catalog.usage` and `catalog.estimates`.
 """
 
 from __future__ import annotations
@@ -63,4 +63,16 @@ weight_rule = Table(
     number("priority_min", -32768, SmallInteger), number("priority_max", 32767, SmallInteger),
     CheckConstraint("weight > 0", name="weight_rule_weight_check"),
     CheckConstraint("priority_min <= priority_max", name="weight_rule_check"),
+)
+
+estimate = Table(
+    "estimate", metadata,
+    column("volume", Text, ForeignKey("volume.vid", ondelete="CASCADE"), primary_key=True),
+    column("library", Text, ForeignKey("library.name")), column("begins_at", TIME), column("reading_seconds", Double),
+    column("files", BigInteger), column("mounted", Boolean),
+)
+
+estimate_look = Table(
+    "estimate_look", metadata,
+    column("library", Text, ForeignKey("library.name"), primary_key=True), column("at", TIME),
 )

@@ -61,3 +61,16 @@ def show_seconds(seconds: float) -> str:
             rest = whole % size // lower_size
             return f"{whole // size} {unit}" + (f" {rest} {lower}" if rest else "")
     return f"{whole} s"
+
+
+def show_about(seconds: float) -> str:
+    """700 -> `about 12 min`: what is only expected, in one unit and with no more figures than anybody can know."""
+    if seconds < 5:
+        return "a few seconds"
+    if seconds < 55:
+        return f"about {max(1, round(seconds / 10)) * 10} s"
+    for unit, size, most in (("min", 60, 90), ("h", 3600, 36)):
+        count = max(1, round(seconds / size))
+        if count <= most:
+            return f"about {count} {unit}"
+    return f"about {round(seconds / 86400)} days"

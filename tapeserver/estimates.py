@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from catalog.model import ReadingTime
 from tapeserver.nextvolume.picture import Picture
 from tapeserver.nextvolume.policy import Policy
 from tapeserver.nextvolume.volumes import MOVED_BYTES_TYPICAL
@@ -27,8 +28,6 @@ Booleans = NDArray[np.bool_]
 ROUND_PART, ROUND_PER_DRIVE = 0.25, 2
 #: and after so many rounds the rest keeps the order it has
 ROUNDS_MAX = 16
-#: files that a mover has in hand while it reads
-HANDED_OUT_FILES = 16.0
 #: a volume's turn comes so much later than by what waits now, for what arrives meanwhile and comes first (measured in
 #: the simulation at eight tenths of the drives' time, `python -m bench --only simulator`)
 LATER_ARRIVALS = 1.15
@@ -47,17 +46,14 @@ class Estimates:
     #: it is being read
     mounted: Booleans
 
-    def done(self, slot: int, files: int) -> float:
-        """When the last of `files` of those that wait there is expected to be read: they lie anywhere among them.
+    def of(self, slot: int) -> ReadingTime:
+        return ReadingTime(
+            float(self.begins[slot]), float(self.reading[slot]), float(self.files[slot]), bool(self.mounted[slot])
+        )
 
-        On a volume that is being read they are taken for the newest: what the mover has in hand comes before them.
-        """
-        waiting = max(float(self.files[slot]), files, 1.0)
-        in_hand = min(HANDED_OUT_FILES, waiting - files) if self.mounted[slot] else 0.0
-        rest = waiting - in_hand
-        # The mean of the largest of `files` places among the rest.
-        place = in_hand + (files * (rest + 1) / (files + 1) if files else rest)
-        return float(self.begins[slot] + place / waiting * self.reading[slot])
+    def done(self, slot: int, files: int) -> float:
+        """When the last of `files` of those that wait there is expected to be read."""
+        return self.of(slot).done(files)
 
     def all_done(self, wanted: Iterable[tuple[int, int]]) -> float:
         """When files on several volumes, as (slot, files), are expected to be there, all of them."""

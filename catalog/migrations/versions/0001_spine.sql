@@ -388,6 +388,15 @@ create table weight_rule (
     check (priority_min <= priority_max)
 );
 
+-- When what waits on a volume is expected to be read: the planner's picture run forward, rewritten where it has changed.
+-- What one library's planner says is believed while it has looked lately.
+create table estimate (
+    volume text primary key references volume on delete cascade, library text not null references library,
+    begins_at timestamptz not null, reading_seconds double precision not null, files bigint not null,
+    mounted boolean not null
+);
+create table estimate_look (library text primary key references library, at timestamptz not null);
+
 create table mount_history (
     epoch bigint not null, drive text not null, volume text not null, library text not null, pool text, purpose text not null,
     reason_code text not null, files bigint not null, bytes bigint not null, outcome text not null,

@@ -1,0 +1,120 @@
+"""When is it expected? What the planners say of volumes, and what follows for files and requests.
+
+The planner of a library publishes under its lease; everybody reads. Nothing is told of what no planner has looked at
+lately, nor of files that a mount has taken already, and what is told is an expectation. How it is worked out is
+`tapeserver.estimates`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import tables
+from catalog.model import ReadingTime
+from catalog.sql import load
+
+_SQL = {name: sa.text(statement) for name, statement in load("estimates").items()}
+
+#: what no planner has confirmed for so long is not told
+LOOK_SECONDS_MAX = 30.0
+#: of a request with more files waiting nothing is told: its files would be looked through at each question
+REQUEST_FILES_MAX = 100_000
+#: what has moved by less than this part of the time that is left, or by less than these seconds, is not written anew
+TOLERANCE_PART, TOLERANCE_SECONDS = 0.1, 5.0
+#: who asks again and again does so after this part of the time that is left, and after so long at most
+AGAIN_PART, AGAIN_SECONDS_MAX = 0.1, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """Of a file that is to be read: its recall's state, and the seconds until it is expected; None: not known."""
+
+    state: str
+    seconds: float | None
+
+
+async def said(connection: AsyncConnection, library: str) -> dict[str, ReadingTime]:
+    """What stands there now for a library's volumes, old or not; seconds since 1970."""
+    rows = await connection.execute(_SQL["said"], {"library": library})
+    return {row.volume: ReadingTime(row.begins, row.reading, row.files, row.mounted) for row in rows}
+
+
+def changed(before: Mapping[str, ReadingTime], found: Mapping[str, ReadingTime], now: float) -> dict[str, ReadingTime]:
+    """Of what is found, what differs from before by more than anybody would care about."""
+    return {volume: one for volume, one in found.items() if _differs(before.get(volume), one, now)}
+
+
+def _differs(before: ReadingTime | None, found: ReadingTime, now: float) -> bool:
+    if before is None or before.mounted is not found.mounted:
+        return True
+    for old, new in ((before.begins, found.begins), (before.begins + before.reading, found.begins + found.reading)):
+        if abs(new - old) > max(TOLERANCE_PART * (new - now), TOLERANCE_SECONDS):
+            return True
+    return False
+
+
+async def publish(
+    connection: AsyncConnection, library: str, changes: Mapping[str, ReadingTime], *, gone: Collection[str]
+) -> None:
+    """What has changed, what is expected no more, and that the rest still holds. Under the lease of the planner."""
+    if changes:
+        times = list(changes.values())
+        values = {
+            "library": library,
+            "volumes": list(changes),
+            "begins": [one.begins for one in times],
+            "readings": [one.reading for one in times],
+            "files": [int(one.files) for one in times],
+            "mounted": [one.mounted for one in times],
+        }
+        await connection.execute(_SQL["publish"], values)
+    if gone:
+        await connection.execute(_SQL["withdraw"], {"library": library, "volumes": sorted(gone)})
+    await connection.execute(_SQL["looked"], {"library": library})
+
+
+async def of_volumes(connection: AsyncConnection, vids: Collection[str] | None = None) -> dict[str, ReadingTime]:
+    """What is known of these volumes, or of all; seconds from now."""
+    values = {"volumes": None if vids is None else sorted(vids), "seconds": LOOK_SECONDS_MAX}
+    rows = await connection.execute(_SQL["of_volumes"], values)
+    return {row.volume: ReadingTime(row.begins, row.reading, row.files, row.mounted) for row in rows}
+
+
+async def of_files(connection: AsyncConnection, file_ids: Collection[int]) -> dict[int, Expectation]:
+    """What is known of those that wait to be read, or are being read."""
+    if not file_ids:
+        return {}
+    rows = await connection.execute(_SQL["of_files"], {"files": sorted(file_ids), "seconds": LOOK_SECONDS_MAX})
+    return {row.file: Expectation(row.state, _seconds(row, 1)) for row in rows}
+
+
+async def of_request(connection: AsyncConnection, request_id: int) -> float | None:
+    """Seconds until the last file of a request is expected; None when of any that waits nothing is known."""
+    request = tables.stage_request
+    state, live = (
+        await connection.execute(sa.select(request.c.state, request.c.items_live).where(request.c.id == request_id))
+    ).one_or_none() or ("", 0)
+    if state != "started" or not 0 < live <= REQUEST_FILES_MAX:
+        return None
+    values = {"request": request_id, "seconds": LOOK_SECONDS_MAX}
+    times = [_seconds(row, row.wanted) for row in await connection.execute(_SQL["of_request"], values)]
+    known = [seconds for seconds in times if seconds is not None]
+    return max(known) if known and len(known) == len(times) else None
+
+
+def again_after(seconds: float, expected: float | None) -> float:
+    """When to ask again for what would else be asked for in `seconds`: a small part of the wait is lost at most."""
+    if expected is None:
+        return seconds
+    return max(1.0, min(seconds, expected), min(AGAIN_PART * expected, AGAIN_SECONDS_MAX))
+
+
+def _seconds(row: sa.Row[Any], files: int) -> float | None:
+    if row.begins is None:
+        return None
+    return max(0.0, ReadingTime(row.begins, row.reading, row.files, row.mounted).done(files))
