@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import copy
+from itertools import chain
 from typing import ClassVar, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -162,9 +163,12 @@ class ReadTurn(Turn):
         await self._ask_the_drive()
 
     async def _ask_the_drive(self) -> None:
-        """It knows its tape better than any model: when much is to be put in order it is asked, if it ever answers."""
+        """It knows its tape better than any model: what is new is put in order by it, if it ever answers.
+
+        Only then: it stands still while it thinks, and what is left of its last order is in order.
+        """
         pieces = self._list.pieces if self._drive_answers else []
-        if len(pieces) > 2 and pieces != self._asked:
+        if len(pieces) > 2 and not set(chain(*pieces)) <= set(chain(*self._asked)):
             self._question, self._asked = self._question + 1, pieces
             segments = self._list.segments
             await self.context.link.send(Arrange(number=self._question, segments=segments))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from catalog import mounts, queues, replicas
 from catalog.database import Database
 from catalog.errors import CatalogUnreachable
 from tapeserver.config import Config
-from tapeserver.frames import Read
+from tapeserver.frames import Arrange, Arranged, Read
 from tapeserver.mountcontext import MountContext
 from tapeserver.readturn import ReadTurn
 from tests.store.media import drop_replicas, make_copies, make_files, two_libraries, wait_for
@@ -26,13 +26,16 @@ PROMISED = "select count(*) from reservation where expires_at > capstan_now()"
 
 @dataclass
 class Link:
-    """The mover's end: which files it was given, in their order."""
+    """The mover's end: which files it was given, in their order, and what it was asked."""
 
     files: list[int] = field(default_factory=list)
+    questions: list[Arrange] = field(default_factory=list)
 
     async def send(self, message: Any) -> None:
         if isinstance(message, Read):
             self.files += [item.file_id for item in message.items]
+        elif isinstance(message, Arrange):
+            self.questions.append(message)
 
 
 @dataclass
@@ -130,3 +133,39 @@ async def test_what_the_cache_has_no_space_for_stays_where_it_is_in_the_order(
     turn._look_at = 0.0
     await turn.top_up()
     assert reading.link.files == files + more
+
+
+async def test_a_drive_is_asked_for_its_order_of_what_is_new_and_not_again_for_what_is_left_of_it(
+    database: Database, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still while it thinks."""
+    monkeypatch.setattr("tapeserver.readturn.LIST_SECONDS", 0.0)
+    monkeypatch.setattr("tapeserver.readturn.LIST_SHARE", 0.0)
+
+    async def more_wanted(count: int) -> None:
+        async with database.transaction() as connection:
+            files = await make_files(connection, count)
+            await make_copies(connection, files, "E00001")
+            await drop_replicas(connection, files)
+            await wait_for(connection, files)
+            # Far apart.
+            far = "update copy set first_block = first_block * 100000 where first_block < 10000"
+            await connection.execute(sa.text(far))
+            await queues.request_recalls(connection, files, owner="o", group="g")
+
+    await more_wanted(8)
+    context = reading.turn.context
+    context.work = replace(context.work, library_spec={**context.work.library_spec, "medium": "LTO-9"})
+    context.config = Config(name="ts", recalls_files_max=2)
+    turn = ReadTurn(context, seconds_max=None)
+    for answers in range(3):
+        await turn.top_up()
+        if answers == 0:
+            [question] = reading.link.questions
+            order = list(range(len(question.segments)))[::-1]
+            await turn.handle(Arranged(number=question.number, order=order))
+        turn._out.clear()
+    assert len(reading.link.questions) == 1
+    await more_wanted(1)
+    await turn.top_up()
+    assert len(reading.link.questions) == 2
