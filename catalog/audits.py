@@ -102,7 +102,9 @@ async def step(connection: AsyncConnection, id: int, limits: Limits) -> Step:
         wanted.append(one.file)
         room_files, room_bytes = room_files - 1, room_bytes - one.size
     lost = sum(not one.on_disk and not one.on_tape for one in lacking if one.file <= last)
-    seen = int(row.cursor.get("seen", 0)) + int(found[0].seen)
+    cut = {"class": row.key, "after": after, "last": last}
+    looked_at = found[0].seen if last == found[0].last else await connection.scalar(SQL["audit_seen"], cut)
+    seen = int(row.cursor.get("seen", 0)) + int(looked_at)
     await repairs.request(connection, wanted, activity=activity(row.key), lifetime_seconds=limits.lifetime_seconds)
     await maintenancerows.progress(
         connection,

@@ -134,6 +134,10 @@ select lack.id as file, lack.size, lack.on_disk, lack.lacking, reached.last, rea
 from reached left join lack on lack.lacking > 0
 order by lack.id;
 
+-- audit_seen --
+-- How much of its window a step had room for.
+select count(*) from file where storage_class = :class and state = 'live' and id > :after and id <= :last;
+
 -- repair_insert --
 -- A request of Capstan's own, so that one recall serves it and the users' alike.
 insert into stage_request (owner, origin, activity, priority, items, items_live)

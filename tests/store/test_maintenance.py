@@ -351,6 +351,18 @@ async def test_an_audit_of_a_rare_class_passes_a_bounded_number_of_files_in_a_st
         assert (row.state, row.files, row.errors) == ("done", 3, 0)
 
 
+async def test_an_audit_says_how_many_files_it_has_looked_at_however_often_a_window_was_cut(media: Database) -> None:
+    async with media.transaction() as connection:
+        await on_tape(connection, 6, "E00001")
+        made = await volumes.change_storage_class(connection, "one", who="ann", reason="more", copies=2)
+        assert made is not None
+        for _ in range(8):
+            await step(connection, made, Limits(files_ahead=1, bytes_ahead=10**9, window_files=5))
+            await arrive(connection, await recalled(connection))
+        row = await row_of(connection, made)
+        assert (row.state, row.note) == ("done", "6 files looked at, 6 lacked copies, 0 could not be repaired")
+
+
 async def test_an_audit_counts_files_of_which_nothing_is_left(media: Database) -> None:
     async with media.transaction() as connection:
         await on_tape(connection, 2, "E00001")
