@@ -49,6 +49,7 @@ class Recall:
         while not self._plan.stopping:
             question = self._plan.next_question()
             if question is not None:
+                self._plan.enter("locate")
                 order = self._drive.recommended_order(question.segments)
                 self._outbox.send(Arranged(number=question.number, order=None if order is None else list(order)))
             item = self._plan.next_read()

@@ -90,6 +90,15 @@ def test_a_drive_is_asked_for_its_own_order_and_one_without_says_so(mover, east,
     assert sorted(answer.order) == list(range(len(segments)))
 
 
+def test_while_a_drive_thinks_of_an_order_it_is_seen_to_be_busy(mover, east, cache, archived, monkeypatch):
+    phases: list[str] = []
+    monkeypatch.setattr(VirtualDrive, "recommended_order", lambda *_: phases.append(mover.plan.phase()[0]))
+    mover.send(Arrange(number=1, segments=[(6, 1), (9, 1)]))
+    mover.until(Arranged)
+    # One that never answers must be found out.
+    assert phases == ["locate"]
+
+
 def test_a_replaced_plan_and_dropped_files_are_not_read(mover, east, cache, archived):
     items = items_of(cache, archived)
     mover.plan.apply(Read(items=[]))
