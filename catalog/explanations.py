@@ -15,13 +15,24 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import candidates, localities, maintenance, mounts, namespace, reading, recycle, staging, volumes
+from catalog import (
+    candidates,
+    estimates,
+    localities,
+    maintenance,
+    mounts,
+    namespace,
+    reading,
+    recycle,
+    staging,
+    volumes,
+)
 from catalog.errors import NotFound
 from catalog.localities import Copy, Places
 from catalog.model import FileRecord, join_path
 from catalog.recalls import HEARTBEAT_SECONDS_MAX
 from catalog.sql import load
-from catalog.units import show_bytes, show_seconds
+from catalog.units import show_about, show_bytes, show_seconds
 
 SQL = load("reading")
 VOLUMES_MAX = 20
@@ -104,6 +115,9 @@ async def explain_request(connection: AsyncConnection, request_id: int) -> Expla
         f"{_files_are(row.files)} being read from volume {row.volume} in drive {row.drive}."
         for row in await connection.execute(sa.text(SQL["request_mounts"]), values)
     ]
+    expected = await estimates.of_request(connection, request_id)
+    if expected is not None:
+        sentences.append(f"All of it is expected on disk in {show_about(expected)}.")
     wanted = (await connection.execute(sa.text(SQL["request_volumes"]), values)).all()
     said = await _said(connection, [row.volume for row in wanted])
     sentences += [f"{_files_are(row.files)} wanted from volume {row.volume}{said[row.volume]}." for row in wanted]
@@ -116,7 +130,11 @@ async def explain_request(connection: AsyncConnection, request_id: int) -> Expla
     elif states.get("submitted"):
         sentences.append(f"{_files_are(states['submitted'])} not looked up yet.")
     return Explanation(
-        object=f"request:{request_id}", kind="request", state=request.state, sentences=sentences, detail=dict(states)
+        object=f"request:{request_id}",
+        kind="request",
+        state=request.state,
+        sentences=sentences,
+        detail={**states, **({} if expected is None else {"expected_seconds": expected})},
     )
 
 
@@ -146,6 +164,7 @@ async def explain_volume(connection: AsyncConnection, vid: str) -> Explanation:
     said = (await _said(connection, [vid]))[vid]
     if holds.wanted:
         sentences.append(f"{_files_are(holds.wanted)} wanted from it{said}.")
+        sentences += await _expected_of_volume(connection, vid)
     elif not mounted and not work:
         sentences.append("Nothing is wanted from it now: it waits for nothing.")
     return Explanation(
@@ -209,7 +228,19 @@ async def _recall(connection: AsyncConnection, file: FileRecord) -> list[str]:
     choices = " or ".join(f"volume {volume}{said[volume]}" for volume in row.volumes)
     pause = " after a pause" if row.backing_off else ""
     place = f"from {choices}" if choices else "from a copy that cannot be reached now"
-    return [f"It waits to be read{pause} {place}; {_requests_wait(row.waiters)} for it.{failed}"]
+    known = (await estimates.of_files(connection, [file.file_id])).get(file.file_id)
+    when = "" if known is None or known.seconds is None else f" It is expected on disk in {show_about(known.seconds)}."
+    return [f"It waits to be read{pause} {place}; {_requests_wait(row.waiters)} for it.{when}{failed}"]
+
+
+async def _expected_of_volume(connection: AsyncConnection, vid: str) -> list[str]:
+    known = (await estimates.of_volumes(connection, [vid])).get(vid)
+    if known is None:
+        return []
+    end = f"all of it is expected on disk in {show_about(known.begins + known.reading)}"
+    if known.mounted or known.begins <= 0:
+        return [f"{end.capitalize()}."]
+    return [f"It is expected in a drive in {show_about(known.begins)}; {end}."]
 
 
 async def _pins(connection: AsyncConnection, file: FileRecord) -> list[str]:

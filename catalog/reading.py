@@ -13,7 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import candidates, counters, leases, mounts, replicas, tables, volumes
+from catalog import candidates, counters, estimates, leases, mounts, replicas, tables, volumes
+from catalog.model import ReadingTime
 from catalog.sql import load
 
 SQL = load("reading")
@@ -46,9 +47,11 @@ async def queue_view(connection: AsyncConnection) -> dict[str, Any]:
     said = {(one.kind, one.key): one for one in await mounts.list_candidates(connection)}
     backlog = await counters.backlog(connection)
     oldest = await oldest_unsafe_seconds(connection)
+    expected = await estimates.of_volumes(connection)
+    recalls = [_waiting(one, "volume", said) for one in backlog if one.kind == "recall"]
     return {
         "archives": [_waiting(one, "pool", said) for one in backlog if one.kind == "archive"],
-        "recalls": [_waiting(one, "volume", said) for one in backlog if one.kind == "recall"],
+        "recalls": [row | _expected(expected.get(row["volume"])) for row in recalls],
         "mounts": [_mount(one) for one in await mounts.list_mounts(connection)],
         "drives": [row_of(one) for one in await volumes.list_drives(connection)],
         "requests": await requests(connection, live_only=True, limit=100),
@@ -132,6 +135,13 @@ def _waiting(one: counters.Backlog, name: str, said: Mapping[tuple[str, str], mo
         "code": candidate.code if candidate else "",
         "why": candidates.render(candidate.code, candidate.arguments) if candidate else "",
     }
+
+
+def _expected(one: ReadingTime | None) -> Row:
+    """Seconds until the first may come, and until all that waits is read; None: not known."""
+    if one is None:
+        return {"begins_seconds": None, "expected_seconds": None}
+    return {"begins_seconds": max(0.0, one.begins), "expected_seconds": max(0.0, one.begins + one.reading)}
 
 
 def _mount(one: mounts.Mount) -> Row:

@@ -26,8 +26,8 @@ from catalog.states import ItemState
 
 __all__ = [
     "CHUNK_ITEMS", "DEFAULT_PRIORITY", "Item", "Request", "abandon_all", "cancel", "complete_items", "create_request",
-    "delete", "expected_seconds", "fail_items", "items_of", "lock_requests", "next_unresolved", "reconcile", "release",
-    "request_at", "request_for_get", "resolve_chunk", "start_items",
+    "delete", "fail_items", "items_of", "lock_requests", "look_again_seconds", "next_unresolved", "reconcile",
+    "release", "request_at", "request_for_get", "resolve_chunk", "start_items",
 ]  # fmt: skip
 
 SQL = load("staging")
@@ -174,9 +174,9 @@ async def request_for_get(
     return request_id
 
 
-async def expected_seconds(connection: AsyncConnection, file_id: int) -> float:
+async def look_again_seconds(connection: AsyncConnection, file_id: int) -> float:
     """When it makes sense to ask for a file again whose recall is under way: 1 to 5 s, by how far it has come."""
-    seconds = await connection.scalar(sa.text(SQL["expected_seconds"]), {"file": file_id})
+    seconds = await connection.scalar(sa.text(SQL["look_again_seconds"]), {"file": file_id})
     return float(seconds) if seconds is not None else 1.0
 
 

@@ -58,6 +58,8 @@ class StageProgress(Answer, omit_defaults=True):
     started_at: int = msgspec.field(name="startedAt")
     files: list[StageFileProgress]
     completed_at: int | None = msgspec.field(default=None, name="completedAt")
+    #: beside the standard: seconds until the last file is expected; None: not known
+    expected_seconds: float | None = msgspec.field(default=None, name="expectedSeconds")
 
 
 class Paths(msgspec.Struct, kw_only=True):
@@ -165,6 +167,10 @@ class FileLocation(Answer, omit_defaults=True):
     cache_path: str = ""
     cache_host: str = ""
     copies: list[CopyLocation] = []
+    #: of a file that is to come from tape: queued, or claimed by a mount
+    recall: str = ""
+    #: until it is expected on disk; None: not known
+    expected_seconds: float | None = None
     error: ItemError | None = None
 
 

@@ -38,6 +38,7 @@ TERMINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 _HOPELESS = frozenset({"lost", "not_found", "denied", "bad_path", "is_a_directory"})
 #: what a sentence of an explanation holds that tells of waiting
 _OF_WAITING = (" waits ", " wanted from ", " being read ", " being written ")
+_EXPECTED = " expected on disk in "
 
 OnWaiting = Callable[[str], None]
 
@@ -220,9 +221,10 @@ class Staging:
 
 
 def _the_wait(sentences: Sequence[str]) -> str:
-    """Of an explanation what it waits for, else its beginning."""
+    """Of an explanation what it waits for, and until when; else its beginning."""
     told = [sentence for sentence in sentences if any(word in sentence for word in _OF_WAITING)]
-    return next(iter([*told, *sentences]), "")
+    until = [sentence for sentence in sentences if _EXPECTED in sentence]
+    return " ".join(dict.fromkeys([*[*told, *sentences][:1], *until[:1]]))
 
 
 def _timed_out(what: str, seconds: float, sentence: str) -> TimedOut:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from capstan.commands.common import add_json, ask, guarded, parser_for, print_json, print_table
-from catalog.units import show_seconds
+from catalog.units import show_about, show_seconds
 
 TABLES: dict[str, tuple[str, dict[str, str]]] = {
     "drives": (
@@ -27,7 +27,10 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "recalls": (
         "recalls, by volume",
-        {"volume": "volume", "files": "files", "bytes": "bytes", "oldest_seconds": "oldest", "why": "why not yet"},
+        {
+            "volume": "volume", "files": "files", "bytes": "bytes", "oldest_seconds": "oldest",
+            "expected": "expected in", "why": "why not yet",
+        },
     ),
     "archives": (
         "archives, by pool",
@@ -80,6 +83,9 @@ def _print_view(view: dict[str, Any]) -> None:
     for drive in view["drives"]:
         mount = mounted.get(drive["name"])
         drive |= {"volume": mount["volume"], "doing": mount["state"]} if mount else {"doing": "idle"}
+    for recall in view["recalls"]:
+        if recall.get("expected_seconds") is not None:
+            recall["expected"] = show_about(recall["expected_seconds"])
     for key, (title, columns) in TABLES.items():
         rows = view.get(key, [])
         used = {

@@ -148,7 +148,7 @@ SELECT i.file, bool_or(EXISTS(SELECT FROM recall q WHERE q.file = i.file)) AS ha
 FROM stage_item i WHERE i.file > :after AND i.state IN ('submitted', 'started')
 GROUP BY i.file ORDER BY i.file LIMIT :limit
 
--- expected_seconds --
+-- look_again_seconds --
 -- A mount that has the recall will soon be done with it; one that has waited long may wait longer.
 SELECT CASE WHEN state = 'claimed' THEN 1 WHEN created_at > capstan_now() - interval '10 seconds' THEN 2 ELSE 5 END
 FROM recall WHERE file = :file

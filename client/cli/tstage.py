@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from catalog.errors import CapstanError
-from catalog.units import show_bytes
+from catalog.units import show_about, show_bytes
 from client.cli.common import (
     Results,
     UsageError,
@@ -149,7 +149,9 @@ async def _status(session: Session, arguments: argparse.Namespace) -> int:
         if not arguments.json:
             counts = Counter("failed" if one.error is not None else (one.state or "").lower() for one in progress.files)
             states = ", ".join(f"{count:,} {state}" for state, count in sorted(counts.items()))
-            print(f"request {request_id}: {counted(len(progress.files), 'file')}: {states}")
+            when = progress.expected_seconds
+            until = "" if when is None else f"; the last one is expected in {show_about(when)}"
+            print(f"request {request_id}: {counted(len(progress.files), 'file')}: {states}{until}")
             for one in progress.files:
                 if one.error is not None:
                     print(f"  {plain(one.path)}: {plain(one.error)}")

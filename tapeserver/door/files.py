@@ -16,13 +16,14 @@ import structlog
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import identity, namespace, puts, replicas, staging
+from catalog import estimates, identity, namespace, puts, replicas, staging
 from catalog.database import CACHE, EVENTS, PLANNER, Database
 from catalog.errors import BadRequest, Denied, Lost, NoSpace, NotADirectory, OnTape, Unavailable
 from catalog.localities import places
 from catalog.model import Action, FileRecord, Principal, authorize, grants_cover
 from catalog.replicas import ReplicaPlace
 from catalog.signing import GetClaims, PutClaims, sign
+from catalog.units import show_about
 from client.messages import Stored
 from client.serving import expect_after, json_response
 from tapeserver.door import digests
@@ -100,12 +101,20 @@ async def _recall(context: DoorContext, principal: Principal, file: FileRecord) 
         )
     )
     async with context.database.connection() as connection:
-        seconds = await staging.expected_seconds(connection, file.file_id)
+        seconds = await staging.look_again_seconds(connection, file.file_id)
+        known = (await estimates.of_files(connection, [file.file_id])).get(file.file_id)
         async for item in staging.items_of(connection, request_id):
             if item.error_code is not None:
                 raise Lost(path=file.path, why=item.error)
     context.database.wake(PLANNER)
-    raise OnTape(path=file.path, what=file.path, request=request_id, retry_after_seconds=seconds)
+    expected = None if known is None else known.seconds
+    refusal = OnTape(
+        path=file.path, what=file.path, request=request_id, expected_seconds=expected,
+        retry_after_seconds=estimates.again_after(seconds, expected),
+    )  # fmt: skip
+    if expected is not None:
+        refusal.args = (f"{file.path} is only on tape; it is expected on disk in {show_about(expected)}.",)
+    raise refusal
 
 
 async def put(request: web.Request) -> web.StreamResponse:

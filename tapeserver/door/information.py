@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import explanations, identity, listing, localities, namespace, queues, reading, replicas
+from catalog import estimates, explanations, identity, listing, localities, namespace, queues, reading, replicas
 from catalog.database import CACHE, PLANNER
 from catalog.errors import BadRequest, CapstanError, Denied, IsADirectory, NotFound, TooLarge
 from catalog.listing import Entry
@@ -69,6 +69,7 @@ async def whereis(request: web.Request) -> web.Response:
         places = await localities.places(connection, ids)
         copies = await localities.copies(connection, ids)
         cached = await localities.cache_places(connection, ids)
+        coming = await estimates.of_files(connection, [file_id for file_id in ids if file_id not in cached])
     answers = []
     for path in body.paths:
         file_id = found.get(path)
@@ -78,7 +79,7 @@ async def whereis(request: web.Request) -> web.Response:
             problem = messages.ItemError(code=error.code, detail=str(error))
             answers.append(messages.FileLocation(path=path, error=problem))
             continue
-        place = cached.get(file_id)
+        place, recall = cached.get(file_id), coming.get(file_id)
         answers.append(
             messages.FileLocation(
                 path=path,
@@ -91,6 +92,8 @@ async def whereis(request: web.Request) -> web.Response:
                 cache_path=f"{place.root}/{replicas.path_in_root(place.replica_id)}" if place else "",
                 cache_host=place.host if place else "",
                 copies=[_copy(copy) for copy in copies[file_id]],
+                recall=recall.state if recall else "",
+                expected_seconds=recall.seconds if recall else None,
             )
         )
     return json_response(messages.Whereis(files=answers))

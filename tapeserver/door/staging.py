@@ -17,7 +17,7 @@ from http import HTTPStatus
 import msgspec
 from aiohttp import web
 
-from catalog import localities, namespace, staging
+from catalog import estimates, localities, namespace, staging
 from catalog.database import EVENTS, PLANNER
 from catalog.errors import BadJson, BadPath, Denied, NotFound, TooLarge
 from catalog.model import Action, Principal, grants_cover, join_path, parse_path
@@ -103,6 +103,8 @@ async def progress(request: web.Request) -> web.StreamResponse:
         }
         if found.completed_at is not None:
             head["completedAt"] = _seconds(found.completed_at)
+        elif (expected := await estimates.of_request(connection, found.id)) is not None:
+            head["expectedSeconds"] = round(expected, 1)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         buffer = bytearray(_ENCODER.encode(head)[:-1] + b',"files":[')

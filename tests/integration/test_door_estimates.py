@@ -1,0 +1,90 @@
+"""Promises of the door about what is only expected: every answer about a wait has it, and none is made up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from capstan.commands.queue import _print_view
+from catalog import estimates, leases
+from catalog.database import Database
+from catalog.model import ReadingTime
+from client.staging import _the_wait
+from tests.integration.door import Door, open_door
+
+OURS = "/api/capstan/v1"
+SECONDS = 720.0
+
+
+@pytest.fixture
+async def door(database: Database) -> AsyncIterator[Door]:
+    async with open_door(database) as found:
+        await found.in_catalog(lambda world: world.file("/exp/f", volumes=("E00001",)))
+        yield found
+
+
+async def expect(door: Door) -> None:
+    """The planner has looked: the volume is there in ten minutes, and read for two."""
+    async with door.database.transaction() as connection:
+        now = await leases.clock(connection)
+        await estimates.publish(connection, "east", {"E00001": ReadingTime(now + 600, 120, 1)}, gone=())
+
+
+async def requested(door: Door) -> str:
+    answer = await door.ask("POST", "/api/v1/stage", json={"files": [{"path": "/exp/f"}]})
+    await door.resolve()
+    return str(answer.json["requestId"])
+
+
+async def sentences(door: Door, about: str) -> list[str]:
+    found: list[str] = (await door.ask("GET", f"{OURS}/explain?object={about}", token="op")).json["sentences"]
+    return found
+
+
+async def test_a_get_of_what_is_on_tape_says_when_it_is_expected_and_when_to_ask_again(door: Door) -> None:
+    answer = await door.ask("GET", "/exp/f")
+    assert (answer.status, 1 <= int(answer.headers["Retry-After"]) <= 5) == (503, True)
+    assert "expected" not in answer.json["detail"]
+    await expect(door)
+    answer = await door.ask("GET", "/exp/f")
+    assert answer.json["detail"] == "/exp/f is only on tape; it is expected on disk in about 12 min."
+    assert answer.json["arguments"]["expected_seconds"] == pytest.approx(SECONDS, abs=10)
+    assert int(answer.headers["Retry-After"]) == estimates.AGAIN_SECONDS_MAX
+
+
+async def test_a_request_and_its_files_are_told_when_they_are_expected(door: Door) -> None:
+    request = await requested(door)
+    assert "expectedSeconds" not in (await door.ask("GET", f"/api/v1/stage/{request}")).json
+    await expect(door)
+    progress = (await door.ask("GET", f"/api/v1/stage/{request}")).json
+    assert progress["expectedSeconds"] == pytest.approx(SECONDS, abs=10)
+    [place] = (await door.ask("POST", f"{OURS}/whereis", json={"paths": ["/exp/f"]})).json["files"]
+    assert (place["recall"], place["expected_seconds"]) == ("queued", pytest.approx(SECONDS, abs=10))
+
+
+async def test_explanations_say_it_and_a_waiting_client_shows_it(door: Door) -> None:
+    request = await requested(door)
+    assert not [text for text in await sentences(door, "/exp/f") if "expected" in text]
+    await expect(door)
+    assert "All of it is expected on disk in about 12 min." in await sentences(door, f"request:{request}")
+    assert _the_wait(await sentences(door, f"request:{request}")) == (
+        "1 file is wanted from volume E00001. All of it is expected on disk in about 12 min."
+    )
+    assert _the_wait(await sentences(door, "/exp/f")).endswith("It is expected on disk in about 12 min.")
+    assert (await sentences(door, "E00001"))[-1] == (
+        "It is expected in a drive in about 10 min; all of it is expected on disk in about 12 min."
+    )
+
+
+async def test_the_queue_says_for_each_volume_when_it_is_read(door: Door, capsys: pytest.CaptureFixture[str]) -> None:
+    await requested(door)
+    await door.sql("insert into queue_counter (kind, key, owner, grp, activity, priority, files, bytes, urgent)"
+                   " values ('recall', 'E00001', 'ann', 'users', '', 50, 1, 10, 0)")  # fmt: skip
+    await expect(door)
+    view = (await door.ask("GET", f"{OURS}/queue", token="op")).json
+    [waiting] = view["recalls"]
+    assert waiting["begins_seconds"] == pytest.approx(600, abs=10)
+    assert waiting["expected_seconds"] == pytest.approx(SECONDS, abs=10)
+    _print_view(view)
+    assert "about 12 min" in capsys.readouterr().out
