@@ -150,6 +150,41 @@ class VolumeFiles(Answer):
     next: tuple[int, int] | None = None
 
 
+class WholeVolumeBody(OurRequest):
+    """volumes/VID/stage"""
+
+    #: order: everything; cost: what is worth reading while the volume is mounted
+    by: str = "order"
+    lifetime_seconds: float | None = None
+    activity: str = ""
+    priority: int | None = None
+    #: by cost: that a file which nobody wants now will be wanted; None: as much of the volume as has been of use
+    chance: float | None = None
+    #: the request takes no more than this
+    bytes_max: int | None = None
+    #: behind this (block, offset); None: from the begin
+    after: tuple[int, int] | None = None
+
+
+class WholeVolumePart(Answer):
+    """One request of several; the next one goes on behind `next`."""
+
+    #: None: there was nothing to ask for
+    request_id: str | None
+    files: int
+    bytes: int
+    #: of these files
+    on_disk_files: int
+    #: not worth reading now
+    left_out_files: int
+    #: the token does not grant stage on them
+    denied_files: int
+    #: `bytes_max` is reached, and the volume has more
+    full: bool = False
+    chance: float | None = None
+    next: tuple[int, int] | None = None
+
+
 class DropBody(OurRequest):
     paths: list[str]
     wait: bool = False

@@ -10,6 +10,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
+import msgspec
+
 from catalog.errors import CapstanError, NotFound, TimedOut, Unavailable
 from client.messages import (
     PATHS_MAX,
@@ -25,12 +27,15 @@ from client.messages import (
     StageFileProgress,
     StageProgress,
 )
+from client.operatormessages import WholeVolumeBody, WholeVolumePart
 from client.transport import Transport
 
 POLL_SECONDS_MIN = 0.5
 POLL_SECONDS_MAX = 5.0
 POLL_GROWTH = 1.3
 STAGE_FILES_PER_REQUEST = 100_000
+#: a hundred thousand files are looked up before the answer
+VOLUME_SILENCE_SECONDS = 600.0
 #: the pin of a `tget` outlives a broken connection, and is released when it is done
 GET_PIN_SECONDS = 3600.0
 TERMINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
@@ -91,6 +96,28 @@ class Staging:
             files.append(StageFile(path=path, disk_lifetime=lifetime, targeted_metadata=metadata or None))
         accepted = await self._transport.call("POST", "/api/v1/stage", StageAccepted, body=StageBody(files=files))
         return accepted.request_id
+
+    async def volume(self, volume: str, wanted: WholeVolumeBody) -> AsyncIterator[WholeVolumePart]:
+        """Everything on a volume, or what is worth reading of it, as one request after another; each as it is made.
+
+        `wanted.bytes_max` is for all of them together. Raises NotFound; MaybeDone when an answer was lost: the request
+        it may have made holds pins until they run out.
+        """
+        left = wanted.bytes_max
+        while True:
+            part = await self._transport.call(
+                "POST",
+                f"/api/capstan/v1/volumes/{volume}/stage",
+                WholeVolumePart,
+                body=msgspec.structs.replace(wanted, bytes_max=left),
+                repeatable=False,
+                silence_seconds=VOLUME_SILENCE_SECONDS,
+            )
+            yield part
+            if part.next is None:
+                return
+            left = None if left is None else left - part.bytes
+            wanted = msgspec.structs.replace(wanted, after=part.next, chance=part.chance)
 
     async def progress(self, request_id: str) -> StageProgress:
         return await self._transport.call("GET", f"/api/v1/stage/{request_id}", StageProgress)

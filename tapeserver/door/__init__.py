@@ -25,6 +25,7 @@ from tapeserver.door import (
     status,
     volumes,
     webdav,
+    wholevolumes,
 )
 from tapeserver.door.authentication import authentication_middleware
 from tapeserver.door.context import CONTEXT, DoorContext
@@ -122,6 +123,7 @@ def _own_routes() -> list[web.RouteDef]:
         (web.get, "/libraries/{name}", operators.shown),
         (web.get, "/drives/{name}", volumes.drive_shown),
         (web.get, "/volumes/{name}", volumes.volume_shown),
+        (web.post, "/volumes/{name}/stage", wholevolumes.stage),
         (web.post, "/volumes/{name}/{verb}", volumes.volume_verb),
         (web.get, "/maintenance", volumes.maintenance_listed),
         (web.post, "/maintenance/{id}/cancel", volumes.maintenance_cancelled),

@@ -175,6 +175,14 @@ async def archiveinfo(request: web.Request) -> web.Response:
     return json_response(answers)
 
 
+def priority_granted(told: object, principal: Principal, context: DoorContext) -> int:
+    """As asked for, as far as this principal may: up to that of everybody, and never among what is Capstan's own."""
+    if not isinstance(told, int) or isinstance(told, bool):
+        return staging.DEFAULT_PRIORITY
+    highest = staging.PRIORITY_MAX if principal.is_admin else context.stage_priority_max
+    return max(staging.PRIORITY_MIN, min(told, highest))
+
+
 def _progress(item: staging.Item) -> StageFileProgress:
     if item.error_code == "denied":
         # No state, no times: nothing about a file that the token does not reach.
@@ -269,7 +277,7 @@ def _wanted(files: Sequence[StageFile], principal: Principal, context: DoorConte
         items=items,
         cohorts=cohorts,
         activity=_text(_told(files[0], (context.site_name, ANY_SITE), "activity")),
-        priority=_priority(_told(files[0], sites, "priority"), principal, context),
+        priority=priority_granted(_told(files[0], sites, "priority"), principal, context),
     )
 
 
@@ -286,14 +294,6 @@ def _told(file: StageFile, sites: Sequence[str], name: str) -> object:
 def _text(told: object) -> str:
     """What is no text is no error: the standard allows anything in metadata."""
     return told[:METADATA_TEXT_MAX].replace("\0", "") if isinstance(told, str) else ""
-
-
-def _priority(told: object, principal: Principal, context: DoorContext) -> int:
-    """As asked for, as far as this principal may: up to that of everybody, and never among what is Capstan's own."""
-    if not isinstance(told, int) or isinstance(told, bool):
-        return staging.DEFAULT_PRIORITY
-    highest = staging.PRIORITY_MAX if principal.is_admin else context.stage_priority_max
-    return max(staging.PRIORITY_MIN, min(told, highest))
 
 
 def _is_visible(principal: Principal, path: str) -> bool:
