@@ -14,9 +14,8 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from capstan.config import Configuration
-from capstan.sitecatalog import SiteCatalog
+from capstan.sitecatalog import SiteCatalog, for_all_rows
 from catalog import migrate, rebuild, rebuilding, volumes
-from catalog.database import Database
 from catalog.errors import BadConfig, BadRequest, Refused
 from jobserver.migrations import upgrade as upgrade_jobs
 from tapeserver.library import open_library
@@ -45,14 +44,7 @@ async def rebuild_site(site: SiteCatalog, wish: Wish, tell: Callable[[Progress],
     """
     await migrate.upgrade(site.url)
     await upgrade_jobs(site.url)
-    async with Database(
-        site.url,
-        connections_max=CONNECTIONS_MAX,
-        application_name="capstan db rebuild",
-        # The last step is one transaction, and takes as long as there are files.
-        statement_seconds_max=None,
-        idle_in_transaction_seconds_max=0,
-    ) as database:
+    async with for_all_rows(site.url, "capstan db rebuild", connections_max=CONNECTIONS_MAX) as database:
         async with database.connection() as connection:
             await rebuild.refuse_unless_empty(connection)
         async with database.transaction() as connection:

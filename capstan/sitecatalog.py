@@ -79,6 +79,20 @@ async def site_catalog(
                 await postgres.stop()
 
 
+def for_all_rows(url: str, who: str, *, connections_max: int) -> Database:
+    """For a command that changes every row in one transaction, which takes as long as there are files.
+
+    Only for a catalog that nobody uses: what bounds the steps of servers would make such a command impossible.
+    """
+    return Database(
+        url,
+        connections_max=connections_max,
+        application_name=who,
+        statement_seconds_max=None,
+        idle_in_transaction_seconds_max=0,
+    )
+
+
 async def highest_epoch(database: Database) -> tuple[int, list[str]]:
     """The highest epoch that the catalog's libraries report, and those that do not answer, each with the reason."""
     from catalog import volumes

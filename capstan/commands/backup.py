@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from capstan.commands.common import add_json, guarded, parser_for, print_fields, print_json
-from capstan.sitecatalog import SiteCatalog, highest_epoch, highest_segment, lost_life, site_catalog
+from capstan.sitecatalog import SiteCatalog, for_all_rows, highest_epoch, highest_segment, lost_life, site_catalog
 
 _EXAMPLES = {
     "backup": ("Back up the catalog while it works, and read the backup back.", "--data ~/capstan --to /mnt/backups"),
@@ -77,7 +77,6 @@ async def _backup(site: SiteCatalog, to: Path | None) -> dict[str, Any]:
 
 async def _restore(site: SiteCatalog, dump: Path, *, replace: bool) -> dict[str, Any]:
     from catalog import restoring
-    from catalog.database import Database
     from jobserver.migrations import upgrade as upgrade_jobs
     from jobserver.restored import end_jobs
 
@@ -85,7 +84,7 @@ async def _restore(site: SiteCatalog, dump: Path, *, replace: bool) -> dict[str,
     restored = await restoring.restored_database(site.url, dump, binaries=site.binaries)
     try:
         await upgrade_jobs(restored)
-        async with Database(restored, connections_max=2, application_name="capstan db restore") as database:
+        async with for_all_rows(restored, "capstan db restore", connections_max=2) as database:
             epoch, silent = await highest_epoch(database)
             async with database.connection() as connection:
                 catalog_id, known = await restoring.known_segments(connection)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from capstan.sitecatalog import for_all_rows
 from catalog import (
     adoption,
     backups,
@@ -194,6 +195,17 @@ async def test_a_catalog_is_set_aside_and_never_overwritten(database: Database, 
         async with found.connection() as connection:
             assert await queues.drift(connection) == []
         assert await scalar(found, "select count(*) from journal") > 0
+
+
+async def test_no_limit_of_time_ends_a_step_that_is_as_long_as_the_catalog_is_large(database: Database) -> None:
+    async with (
+        for_all_rows(database.url, "capstan db restore", connections_max=1) as alone,
+        alone.connection() as found,
+    ):
+        assert await found.scalar(sa.text("show idle_in_transaction_session_timeout")) == "0"
+        raw = (await found.get_raw_connection()).driver_connection
+        assert raw is not None
+        assert raw._config.command_timeout is None
 
 
 async def test_what_fails_leaves_nothing_behind(database: Database, tmp_path: Path) -> None:
