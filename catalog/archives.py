@@ -79,6 +79,14 @@ async def make_urgent(connection: AsyncConnection, file_ids: Collection[int]) ->
     return int(await connection.scalar(_SQL["archives_make_urgent"], arguments) or 0)
 
 
+async def any_wait(connection: AsyncConnection, pool: str | None) -> bool:
+    """Whether an archive that may be tried now waits for `pool`."""
+    statement = sa.text(
+        "select exists (select from archive where pool = :pool and state = 'queued' and not_before <= capstan_now())"
+    )
+    return bool(await connection.scalar(statement, {"pool": pool}))
+
+
 async def urgent_archives(connection: AsyncConnection, epoch: int, *, limit: int = 1000) -> set[int]:
     """Archives that this mount has and somebody waits for, at most so many."""
     return set((await connection.scalars(_SQL["archives_urgent"], {"epoch": epoch, "limit": limit})).all())

@@ -55,6 +55,10 @@ class Change:
     urgent: int
     #: the sum of the times at which the recalls were asked for, in whole seconds since 1970
     asked: int
+    #: what has come, without what has gone: the change says the difference
+    came_files: int
+    came_bytes: int
+    came_asked: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,24 +75,39 @@ class Drift:
     asked: int
 
 
+async def lock_folds(connection: AsyncConnection, library: str) -> bool:
+    """Nobody folds deltas of this library until the transaction ends; False when somebody is doing it now."""
+    locks = {"lock": FOLD_LOCK, "library": library}
+    taken = await connection.scalar(sa.text("select pg_try_advisory_xact_lock(:lock, hashtext(:library))"), locks)
+    return bool(taken)
+
+
 async def fold_deltas(connection: AsyncConnection, library: str, limit: int = 20_000) -> list[Change] | None:
     """Add up to `limit` deltas of the library, oldest first, into the counters; what they came to, a row a counter.
 
     None when another is folding them now. Who keeps a picture of the counters adds what he is given once the
     transaction has committed, and begins anew with `counters` when he cannot know whether it has.
     """
-    locks = {"lock": FOLD_LOCK, "library": library}
-    if not await connection.scalar(sa.text("select pg_try_advisory_xact_lock(:lock, hashtext(:library))"), locks):
+    if not await lock_folds(connection, library):
         return None
     folded = _changes(await connection.execute(_SQL["deltas_fold"], {"limit": limit, "library": library}))
-    if folded:
+    if any(one.files < one.came_files for one in folded):
         await connection.execute(_SQL["counters_clear_empty"])
     return folded
 
 
-async def counters(connection: AsyncConnection, library: str) -> list[Change]:
-    """All that is folded of one library."""
-    return _changes(await connection.execute(_SQL["counters"], {"library": library}))
+async def counters(
+    connection: AsyncConnection, library: str, *, after: Change | None = None, limit: int = 10_000_000
+) -> list[Change]:
+    """What is folded of one library, in the order of keys; `after`: the last one of the page before."""
+    key = ("", "", "", "", "", -32768, 0) if after is None else _key(after)
+    names = ("kind", "key", "owner", "grp", "activity", "priority", "cohort")
+    arguments = {"library": library, "limit": limit, **dict(zip(names, key, strict=True))}
+    return _changes(await connection.execute(_SQL["counters"], arguments))
+
+
+def _key(one: Change) -> tuple[str, str, str, str, str, int, int]:
+    return one.kind, one.key, one.owner, one.group, one.activity, one.priority, one.cohort
 
 
 def _changes(rows: Iterable[sa.Row[tuple[object, ...]]]) -> list[Change]:
@@ -106,6 +125,9 @@ def _changes(rows: Iterable[sa.Row[tuple[object, ...]]]) -> list[Change]:
             bytes=row.bytes,
             urgent=row.urgent,
             asked=row.asked,
+            came_files=row.came_files,
+            came_bytes=row.came_bytes,
+            came_asked=row.came_asked,
         )
         for row in rows
     ]

@@ -1,7 +1,7 @@
 """Leases: who may decide about what, by the database's clock.
 
 The row says until when; how long a holder believes in it is the holder's business: by his own monotonic clock, counted
-from before he sent the renewal, with a margin (`tapeserver.planning`).
+from before he sent the renewal, with a margin (`tapeserver.heldlease`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mounts: planned by a planner, taken and ended by a session; and the candidates that explain what is not mounted.
 
 The end of a mount gives back what it had taken, so it is in `catalog.endings`. When to mount what is
-`tapeserver.planner`'s; nothing here touches a library.
+the planner's (`tapeserver.planning`); nothing here touches a library.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from catalog.states import MountState
 _SQL = {name: sa.text(statement) for name, statement in load("mounts").items()}
 #: older mounts are neither evidence nor news
 RECENT_MOUNTS = 500
+#: so begins the reason of a stop that takes nothing from the mount: it has nothing to do, and ends as if by itself
+REST = "nothing to do"
 _mount, _volume, _library, _drive = tables.mount, tables.volume, tables.library, tables.drive
 
 
@@ -193,6 +195,11 @@ async def advance(connection: AsyncConnection, epoch: int, state: MountState) ->
     return await connection.scalar(_SQL["advance"], {"epoch": epoch, "state": state.value}) is not None
 
 
+async def say_idle(connection: AsyncConnection, epoch: int, *, idle: bool) -> None:
+    """Its session has nothing to do from now on; or has something again, and needs not rest. Safe to repeat."""
+    await connection.execute(_SQL["idle"], {"epoch": epoch, "idle": idle, "rest": REST})
+
+
 async def add_progress(connection: AsyncConnection, epoch: int, *, files: int, bytes: int) -> None:
     await connection.execute(_SQL["progress"], {"epoch": epoch, "files": files, "bytes": bytes})
 
@@ -249,19 +256,21 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
     return {row.epoch: row.why for row in await connection.execute(query)}
 
 
-async def background_volumes(connection: AsyncConnection, priority_max: int) -> set[str]:
-    """Volumes from which nothing is wanted but with a priority up to this one: what Capstan does by itself."""
-    return set((await connection.scalars(_SQL["background_volumes"], {"priority_max": priority_max})).all())
-
-
-async def recent_ends(connection: AsyncConnection) -> dict[str, RecentEnd]:
-    """volume -> how its last mount ended, of all volumes among the newest mounts."""
-    rows = await connection.execute(_SQL["recent_ends"], {"limit": RECENT_MOUNTS})
+async def recent_ends(connection: AsyncConnection, library: str | None = None) -> dict[str, RecentEnd]:
+    """volume -> how its last mount ended, of all volumes (of this library) among the newest mounts."""
+    rows = await connection.execute(_SQL["recent_ends"], {"limit": RECENT_MOUNTS, "library": library})
     return {row.volume: RecentEnd(**row) for row in rows.mappings()}
 
 
-async def write_candidates(connection: AsyncConnection, library: str, candidates: Sequence[Candidate]) -> int:
-    """Make these the candidates of `library`; how many rows changed."""
+async def write_candidates(
+    connection: AsyncConnection,
+    library: str,
+    candidates: Sequence[Candidate],
+    *,
+    gone: Sequence[tuple[str, str]] | None,
+) -> int:
+    """Say this of candidates of `library`; how many rows changed. Of those `gone` (kind and key), without that of all
+    others, nothing is to be said any more."""
     kinds, keys = [one.kind for one in candidates], [one.key for one in candidates]
     written = await connection.execute(
         _SQL["candidates_write"],
@@ -273,7 +282,12 @@ async def write_candidates(connection: AsyncConnection, library: str, candidates
             "arguments": [json.dumps(dict(one.arguments), sort_keys=True) for one in candidates],
         },
     )
-    cleared = await connection.execute(_SQL["candidates_clear"], {"library": library, "kinds": kinds, "keys": keys})
+    if gone is None:
+        arguments = {"library": library, "kinds": kinds, "keys": keys}
+        cleared = await connection.execute(_SQL["candidates_clear"], arguments)
+    else:
+        arguments = {"library": library, "kinds": [kind for kind, _ in gone], "keys": [key for _, key in gone]}
+        cleared = await connection.execute(_SQL["candidates_drop"], arguments)
     return written.rowcount + cleared.rowcount
 
 

@@ -21,7 +21,7 @@ from catalog.archives import (
     release_unknown,
     retry_archives,
 )
-from catalog.counters import Backlog, Change, Drift, backlog, counters, drift, fold_deltas
+from catalog.counters import Backlog, Change, Drift, backlog, counters, drift, fold_deltas, lock_folds
 from catalog.recalls import (
     Answer,
     ClaimedRecall,
@@ -71,6 +71,7 @@ __all__ = [
     "finish_recalls",
     "fold_deltas",
     "forget_homes",
+    "lock_folds",
     "make_urgent",
     "release_archives",
     "release_unknown",

@@ -30,9 +30,30 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     drives: list[DriveConfig] | None = None
 
     # ---- when a mount is worth it
+    #: of archives for one pool: any of these, or somebody who waits
     collecting_age_seconds: float = 5.0
     collecting_bytes: int = 10 * 10**9
     collecting_files: int = 10_000
+    #: no arrival for so long; 0: does not count
+    collecting_quiet_seconds: float = 0.0
+    #: of recalls from one volume: any of these; with one file at once
+    recall_files: int = 1
+    recall_bytes: int = 500 * 10**9
+    recall_age_seconds: float = 600.0
+    #: no arrival for so long
+    recall_quiet_seconds: float = 120.0
+    #: so long after a mount its volume is not mounted again while others want the drives
+    remount_seconds: float = 900.0
+    #: drives of a library that read, and that write, at once; null: all
+    reading_drives_max: int | None = None
+    writing_drives_max: int | None = None
+    #: so much room in the cache is enough to begin with a volume of which more is wanted; an eighth of it is, always
+    cache_mount_bytes: int = 500 * 10**9
+    #: who has waited so long comes before all others, whosever share it is
+    deadline_seconds_max: float = 48 * 3600.0
+    #: drive time that was used counts half as much after so long, and a mount counts for so much more of it
+    usage_half_life_seconds: float = 24 * 3600.0
+    mount_charge_seconds: float = 0.0
     #: volumes of one pool that are filled at once
     volumes_open_max: int = 1
     #: another volume of the pool is opened for each further backlog of so many bytes
@@ -41,11 +62,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cooldown_seconds: float = 5.0
     cooldown_seconds_max: float = 300.0
     #: a mount that has had its drive for longer gives it up when another needs it
-    mount_seconds_max: float = 1800.0
-    #: a mount with nothing to do stays so long, while nobody else wants its drive
-    dismount_delay_seconds: float = 1.0
+    mount_seconds_max: float = 4 * 3600.0
+    #: a mount with nothing to do stays so long, while nobody else wants its drive, if anything came since it began
+    dismount_delay_seconds: float = 600.0
+    #: … and is ended at once, if nothing came, while fewer than this part of the library's drives are empty
+    spare_part: float = 1.0
     #: the net below wake-ups
     planning_interval_seconds: float = 1.0
+    #: what the planner is told and decides is written there, a file for each library, to be replayed; empty: nowhere
+    planning_record: str = ""
     lease_seconds: float = 10.0
     #: between rounds of failover, leftovers of dead tape servers, and the other nets
     housekeeping_seconds: float = 5.0

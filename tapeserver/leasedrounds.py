@@ -10,7 +10,7 @@ import structlog
 
 from catalog.database import Database, is_transient
 from catalog.errors import CapstanError
-from tapeserver.planning import HeldLease
+from tapeserver.heldlease import HeldLease
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import identity, leases, mounts, recalls
+from catalog import archives, identity, leases, mounts, recalls
 from catalog.database import Database, is_transient
 from catalog.mounts import MountWork
 from catalog.signing import BulkClaims, sign
@@ -45,9 +45,15 @@ class MountContext:
     closing: asyncio.Event
     #: why this mount must stop; None while it may go on
     stop_why: str | None = None
+    #: it is to end when it has nothing to do
+    rests: bool = False
+    #: the catalog has been told that it has nothing to do
+    told_idle: bool = False
     #: recalls of this mount that nobody waits for any more
     abandoned: list[int] = field(default_factory=list)
     recalls_wait: bool = False
+    #: of a mount that writes: there is something for its pool
+    archives_wait: bool = False
     #: what the drive has said of itself and of the medium
     alerts: list[DriveAlert] = field(default_factory=list)
     _looked_at: float = -1.0
@@ -80,6 +86,8 @@ class MountContext:
                 reasons = await mounts.reasons_to_stop(connection, [epoch])
                 self.abandoned = await recalls.abandoned_of(connection, epoch)
                 self.recalls_wait = await recalls.anybody_waits(connection, volume)
+                if self.work.purpose == "archive":
+                    self.archives_wait = await archives.any_wait(connection, self.work.pool)
         except Exception as error:
             # No news is no reason to stop; what must be committed says so itself when it cannot be.
             if not is_transient(error):
@@ -87,8 +95,11 @@ class MountContext:
             return
         if epoch not in reasons:
             self.stop_why = "the mount is over"
-        else:
-            self.stop_why = reasons[epoch]
+            return
+        why = reasons[epoch]
+        self.rests = why is not None and why.startswith(mounts.REST)
+        if not self.rests:
+            self.stop_why = why
 
     async def commit(self, function: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
         """Run `function` in a transaction of its own, again and again while the catalog does not answer.

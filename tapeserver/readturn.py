@@ -41,9 +41,10 @@ _Given = tuple[ClaimedRecall, Reservation, float]
 class ReadTurn(Turn):
     purpose: ClassVar[Literal["recall", "archive", "verify"]] = "recall"
 
-    def __init__(self, context: MountContext, *, seconds_max: float | None) -> None:
-        """`seconds_max`: after that it gives way, when writes wait; None: it never does."""
+    def __init__(self, context: MountContext, *, seconds_max: float | None, stays: bool = True) -> None:
+        """`seconds_max`: after that it gives way, when writes wait; None: it never does. `stays`: see the method."""
         super().__init__(context)
+        self._stays = stays
         self._seconds_max = seconds_max
         self._began_at = context.now
         #: what the mover has
@@ -77,6 +78,9 @@ class ReadTurn(Turn):
 
     def waiting(self) -> bool:
         return self._space_since is not None
+
+    def stays(self) -> bool:
+        return self._stays and not self.context.archives_wait
 
     def give_way(self) -> bool:
         return self._seconds_max is not None and self.context.now - self._began_at > self._seconds_max

@@ -161,9 +161,9 @@ class Session:
         if purpose == "label" and not closed:
             return LabelTurn(context)
         if context.recalls_wait or closed or purpose == "recall":
-            return ReadTurn(
-                context, seconds_max=config.read_turn_seconds if purpose == "archive" and not closed else None
-            )
+            writes_wait = purpose == "archive" and not closed
+            seconds_max = config.read_turn_seconds if writes_wait else None
+            return ReadTurn(context, seconds_max=seconds_max, stays=purpose == "recall" or writes_wait)
         return VerifyTurn(context) if purpose == "verify" else WriteTurn(context, seconds_min=config.write_turn_seconds)
 
     async def _took_turn(self, work: MountWork, turn: Turn) -> None:

@@ -12,6 +12,8 @@ from typing import ClassVar, Literal
 import msgspec
 import structlog
 
+from catalog import mounts
+from catalog.database import PLANNER
 from catalog.errors import TapeError, TimedOut
 from catalog.states import VolumeState
 from tapeserver.adopting import tried_elsewhere
@@ -31,6 +33,9 @@ from tapeserver.frames import (
 from tapeserver.mountcontext import LOOK_SECONDS, MountContext
 
 log = structlog.get_logger(__name__)
+
+#: a turn that does not stay has nothing to do for so long before it is over
+IDLE_SECONDS = LOOK_SECONDS / 5
 
 
 class LoadRefused(TapeError):
@@ -74,6 +79,7 @@ class Turn(ABC):
         self.problem: str | None = None
         self.files = 0
         self._idle_since: float | None = None
+        self._look_again_at = 0.0
         self._unloaded = False
         self._fault: MoverFault | None = None
 
@@ -82,11 +88,13 @@ class Turn(ABC):
         CatalogUnreachable."""
         await self._load()
         while not self._over():
+            news = self._may_have_news()
+            await self._tell_idle()
             await self.context.look()
-            if not self._ending():
+            if news and not self._ending():
                 await self.top_up()
             await self.record()
-            await self.take_in(LOOK_SECONDS if self.outstanding() else LOOK_SECONDS / 5)
+            await self.take_in(LOOK_SECONDS if self.outstanding() else IDLE_SECONDS)
         if self.working():
             await self.finish()
         await self._stop()
@@ -126,6 +134,10 @@ class Turn(ABC):
     @abstractmethod
     def give_way(self) -> bool:
         """Whether the other direction should have its turn."""
+
+    def stays(self) -> bool:
+        """Whether it waits for more when there is nothing to do, until the planner wants the drive for others."""
+        return True
 
     @abstractmethod
     async def give_back(self) -> None:
@@ -210,12 +222,32 @@ class Turn(ABC):
         if self.give_way():
             return True
         if self.outstanding() or self.waiting():
-            self._idle_since = None
+            self._idle_since, self._look_again_at = None, 0.0
             return False
         if self._idle_since is None:
             self._idle_since = self.context.now
             return False
-        return self.context.now - self._idle_since > self.context.config.dismount_delay_seconds
+        idle_seconds = self.context.now - self._idle_since
+        return self.context.rests if self.stays() else idle_seconds > IDLE_SECONDS
+
+    def _may_have_news(self) -> bool:
+        """Whether to ask for work: at every step while there is some, else when the bell rings, and as a net."""
+        context = self.context
+        if self._idle_since is None or context.bell.is_set() or context.now >= self._look_again_at:
+            self._look_again_at = context.now + LOOK_SECONDS
+            return True
+        return False
+
+    async def _tell_idle(self) -> None:
+        """The planner must know which mounts it may end."""
+        context = self.context
+        since = self._idle_since
+        idle = self.stays() and since is not None and context.now - since >= IDLE_SECONDS
+        if idle != context.told_idle:
+            epoch = context.work.epoch
+            await context.commit(lambda connection: mounts.say_idle(connection, epoch, idle=idle))
+            context.told_idle = idle
+            context.database.wake(PLANNER)
 
     async def take_in(self, seconds: float) -> None:
         """Wait so long for the mover's word, and handle all it has said."""

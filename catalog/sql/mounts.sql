@@ -23,6 +23,12 @@ returning epoch;
 update mount set state = :state, changed_at = capstan_now()
 where epoch = :epoch and state <> :state returning epoch;
 
+-- idle --
+-- Since when stays as it is: the planner counts from there. Who has work again is no longer asked to rest.
+update mount set idle_since = case when :idle then coalesce(idle_since, capstan_now()) end,
+       stop_wanted = case when :idle or not starts_with(stop_wanted, :rest) then stop_wanted end
+where epoch = :epoch and (idle_since is not null) <> :idle;
+
 -- progress --
 -- Added up by the session, at most some times a second: never a hot row.
 update mount set files = files + :files, bytes = bytes + :bytes, changed_at = capstan_now() where epoch = :epoch;
@@ -76,7 +82,8 @@ select epoch from kept;
 -- The newest rows by epoch, which grows: no index on time is needed for what ended just now. What somebody stopped, or
 -- what died with its processes, says nothing of the volume and is not counted in `fruitless`.
 with newest as (
-    select volume, drive, outcome, epoch, ended_at, files from mount_history order by epoch desc limit :limit
+    select volume, drive, outcome, epoch, ended_at, files from mount_history
+    where cast(:library as text) is null or library = :library order by epoch desc limit :limit
 ), last as (select distinct on (volume) * from newest order by volume, epoch desc)
 select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at) as double precision) as ago_seconds,
        cast((select count(*) from newest n where n.volume = last.volume and n.files = 0
@@ -84,13 +91,6 @@ select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at)
              and n.epoch > coalesce((select max(m.epoch) from newest m where m.volume = last.volume and m.files > 0), 0)
             ) as integer) as fruitless
 from last;
-
--- background_volumes --
--- From the counters, folded and not: nothing is counted to schedule.
-select key from (select kind, key, priority, files from queue_counter
-                 union all select kind, key, priority, files from queue_delta) as both_kinds
-where kind = 'recall' group by key
-having sum(files) filter (where priority > :priority_max) is null or sum(files) filter (where priority > :priority_max) <= 0;
 
 -- candidates_write --
 -- Only on change: most rounds write nothing.
@@ -108,3 +108,8 @@ where (c.library, c.code, c.arguments) is distinct from (excluded.library, exclu
 delete from candidate c where c.library = :library and not exists (
     select from unnest(cast(:kinds as text[]), cast(:keys as text[])) as t (kind, key)
     where t.kind = c.kind and t.key = c.key);
+
+-- candidates_drop --
+-- As candidates_clear, by those who know what they have written.
+delete from candidate c using unnest(cast(:kinds as text[]), cast(:keys as text[])) as t (kind, key)
+where c.library = :library and c.kind = t.kind and c.key = t.key;

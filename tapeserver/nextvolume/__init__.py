@@ -5,7 +5,7 @@
 """
 
 from tapeserver.nextvolume.deciding import plan
-from tapeserver.nextvolume.explaining import explanations
+from tapeserver.nextvolume.explaining import explaining, explanations
 from tapeserver.nextvolume.picture import Picture
 from tapeserver.nextvolume.policy import Policy, Rule
 from tapeserver.nextvolume.usage import Allotment
@@ -41,6 +41,7 @@ __all__ = [
     "Rule",
     "Share",
     "VolumeView",
+    "explaining",
     "explanations",
     "plan",
 ]

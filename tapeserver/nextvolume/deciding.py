@@ -54,6 +54,8 @@ class Outcome:
     give_way: list[GiveWay] = field(default_factory=list)
     #: wishes that found no drive, by volume; of recalls only the first of them
     waiting: dict[str, Wish] = field(default_factory=dict)
+    #: volumes that rest, and would be mounted if a drive were empty
+    resting: int = 0
     #: (kind, name) -> bytes missing in the cache
     short: dict[tuple[str, str], float] = field(default_factory=dict)
     #: (kind, name) -> groups that have all the drives they may
@@ -143,9 +145,12 @@ class _Giving:
         recalls = outcome.recalls
         others = [wish for wish in outcome.wishes if wish.tier is not Tier.IDLE]
         self._serve_all(heapq.merge(self._recalls(recalls.worth & ~recalls.resting), others, key=_order))
+        resting = recalls.worth & recalls.resting & ~recalls.asleep
         if outcome.free and not outcome.waiting:
             # Nobody else wants these drives: what was mounted just now may be mounted again.
-            self._serve_all(self._recalls(recalls.worth & recalls.resting & ~recalls.asleep), patient=True)
+            self._serve_all(self._recalls(resting), patient=True)
+        elif not outcome.waiting:
+            outcome.resting = int(resting.sum())
         # A drive that is free in vain now (a limit, a mount that ends) is not idle.
         if not outcome.waiting:
             self._serve_all((wish for wish in outcome.wishes if wish.tier is Tier.IDLE), patient=True)
@@ -276,7 +281,7 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
             ),
         )
 
-    idle = sorted((one for one in live if _is_idle(one, picture)), key=lambda one: (one.idle_since, one.drive))
+    idle = sorted((one for one in live if _is_idle(one, picture, now)), key=lambda one: (one.idle_since, one.drive))
     verifying = sorted(
         (one for one in live if one.purpose == "verify"), key=lambda one: (one.pool not in blocked, one.drive)
     )
@@ -290,8 +295,17 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
             end(mount, "rested")
     for mount in idle:
         # What nobody came back for is taken out before its drive is wanted: the next need not wait for that.
-        if len(found) < missing and picture.volumes.newest[picture.volumes.slot(mount.volume)] <= mount.began_at:
+        if len(found) < missing and _newest(mount, picture) <= mount.began_at:
             end(mount, "rested")
+    for mount in idle:
+        # What has nothing to do is not in the way of what was mounted just now.
+        if len(found) < outcome.resting:
+            end(mount, "idle")
+    wanted_otherwise = {volume for volume, _ in picture.media}
+    for mount in idle:
+        # It is wanted for something that its session does not do, whatever drives are free.
+        if mount.volume in wanted_otherwise or (mount.pool in blocked and mount.purpose != "archive"):
+            end(mount, "idle")
     # A pool whose only volume with room is being verified waits for that volume, whatever drives are free.
     for mount in verifying:
         if mount.pool in blocked:
@@ -304,6 +318,13 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
             break
         end(mount, why)
     return list(found.values())
+
+
+def _newest(mount: MountView, picture: Picture) -> float:
+    """Arrival of the newest that this mount could serve."""
+    reads = float(picture.volumes.newest[picture.volumes.slot(mount.volume)])
+    writes = mount.purpose == "archive" and not mount.full and mount.pool is not None
+    return max(reads, picture.newest_archives.get(mount.pool or "", reads)) if writes else reads
 
 
 def _spare(picture: Picture, policy: Policy) -> int:
@@ -320,6 +341,7 @@ def _could_end(mount: MountView, policy: Policy, now: float) -> bool:
     )
 
 
-def _is_idle(mount: MountView, picture: Picture) -> bool:
-    # What came in the meantime is taken by its session.
-    return mount.idle_since is not None and not picture.volumes.files[picture.volumes.slot(mount.volume)]
+def _is_idle(mount: MountView, picture: Picture, now: float) -> bool:
+    # What came in the meantime is taken by its session; what waits for a pause to end is not.
+    volumes, slot = picture.volumes, picture.volumes.slot(mount.volume)
+    return mount.idle_since is not None and (not volumes.files[slot] or bool(volumes.oldest[slot] > now))

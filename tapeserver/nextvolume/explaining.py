@@ -6,6 +6,7 @@ takes some microseconds for each that waits.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tapeserver.nextvolume.deciding import Outcome, decide
@@ -14,19 +15,33 @@ from tapeserver.nextvolume.policy import Policy
 from tapeserver.nextvolume.views import Explanation, PlannedMount
 from tapeserver.nextvolume.wishes import Tier, Wish, in_steps, library_arguments, rest_seconds
 
+#: so many are worked out between two breaths of `explaining`
+PART = 200
+
 
 def explanations(picture: Picture, policy: Policy, now: float) -> list[Explanation]:
     """One for every volume with recalls or wishes of its own and every pool with archives, in the order of names."""
+    return [one for part in explaining(picture, policy, now) for one in part]
+
+
+def explaining(picture: Picture, policy: Policy, now: float) -> Iterator[list[Explanation]]:
+    """As `explanations`, with empty parts before the whole: whoever has other work does it there.
+
+    The picture may change in between; what is said is then of this moment or of that.
+    """
     outcome = decide(picture, policy, now)
     ready = {mount.volume: mount for mount in outcome.mounts}
     found, no_drive = dict(outcome.explained), _no_drive(picture)
-    for slot in picture.volumes.wanted():
-        one = _of_recall(slot, outcome, ready, picture, policy, now, no_drive)
-        # What waits to be read says more than what a volume wants for its own sake.
-        found[one.kind, one.key] = one
+    for number, slot in enumerate(list(picture.volumes.wanted()), start=1):
+        if picture.volumes.files[slot]:
+            one = _of_recall(slot, outcome, ready, picture, policy, now, no_drive)
+            # What waits to be read says more than what a volume wants for its own sake.
+            found[one.kind, one.key] = one
+        if number % PART == 0:
+            yield []
     for wish in outcome.wishes:
         found.setdefault((wish.kind, wish.name), _of_wish(wish, outcome, ready, picture, policy, no_drive))
-    return [found[key] for key in sorted(found)]
+    yield [found[key] for key in sorted(found)]
 
 
 def _of_recall(

@@ -46,6 +46,8 @@ class Picture:
         self.mounts: dict[str, MountView] = {}
         #: by pool
         self.archives: dict[str, ArchiveNeed] = {}
+        #: by pool: arrival of the newest that was to be written there, as far as it was told
+        self.newest_archives: dict[str, float] = {}
         #: by volume and purpose, the oldest first
         self.media: dict[tuple[str, str], MediaNeed] = {}
         #: volume -> drives in which it failed, as far as that still counts
@@ -91,6 +93,10 @@ class Picture:
         self.volumes.change(slot, -gone.files, -gone.bytes)
         self.volumes.oldest[slot] = self.demand.oldest_of(slot)
         return gone.files == files
+
+    def pause(self, volume: str, until: float) -> None:
+        """All that waits there now waits for a pause to end; what comes later, or goes, ends it before."""
+        self.volumes.oldest[self.volumes.slot(volume)] = until
 
     def share_number(self, share: Share) -> int:
         number = self._number_of.get(share)
@@ -156,6 +162,8 @@ class Picture:
 
     def set_archives(self, need: ArchiveNeed) -> None:
         """What waits for one pool now; nothing: it is forgotten."""
+        if need.newest_at is not None:
+            self.newest_archives[need.pool] = need.newest_at
         if need.files > 0:
             self.archives[need.pool] = need
         else:

@@ -47,6 +47,7 @@ class Site:
                 "flush_idle_seconds": 0.0,
                 "cooldown_seconds": 0.3,
                 "dismount_delay_seconds": 0.1,
+                "spare_part": 0.0,
                 "planning_interval_seconds": 0.2,
                 "backoff_seconds": 0.1,
                 "lease_seconds": 4.0,

@@ -15,7 +15,7 @@ from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, ReasonRequired, WrongState
 from catalog.mounts import Candidate, NewMount
 from catalog.states import MountState, VolumeState
-from tapeserver.planning import end_view
+from tapeserver.picturekeeping import end_kind
 from tests.store.media import two_libraries
 
 SetClock = Callable[[datetime | None], Awaitable[None]]
@@ -125,12 +125,14 @@ async def test_candidates_are_written_on_change_only_and_go_with_their_demand(me
     one = Candidate(kind="volume", key="E00001", code="ready", arguments={"drive": "east1"})
     two = Candidate(kind="pool", key="east", code="collecting", arguments={"wanted_files": 3})
     async with media.transaction() as connection:
-        assert await mounts.write_candidates(connection, "east", [one, two]) == 2
-        assert await mounts.write_candidates(connection, "east", [two, one]) == 0
-        assert await mounts.write_candidates(connection, "west", []) == 0
+        assert await mounts.write_candidates(connection, "east", [one, two], gone=None) == 2
+        assert await mounts.write_candidates(connection, "east", [two, one], gone=None) == 0
+        assert await mounts.write_candidates(connection, "west", [], gone=None) == 0
         assert await mounts.list_candidates(connection) == [two, one]
-        assert await mounts.write_candidates(connection, "east", [one]) == 1
+        assert await mounts.write_candidates(connection, "east", [one], gone=None) == 1
         assert await mounts.list_candidates(connection) == [one]
+        assert await mounts.write_candidates(connection, "east", [two], gone=[("volume", "E00001")]) == 2
+        assert await mounts.list_candidates(connection) == [two]
 
 
 async def test_a_volume_rests_after_a_failed_mount_but_not_after_one_that_somebody_stopped(media: Database) -> None:
@@ -143,8 +145,8 @@ async def test_a_volume_rests_after_a_failed_mount_but_not_after_one_that_somebo
         assert {volume: end.outcome for volume, end in ends.items()} == {
             "E00001": "done", "E00002": "the mover died", "E00003": "stopped: drive down"
         }  # fmt: skip
-        assert {end.kind for end in (end_view(ends["E00001"]), end_view(ends["E00003"]))} == {"well"}
-        assert end_view(ends["E00002"]).kind == "failed"
+        assert {end_kind(ends[volume].outcome) for volume in ("E00001", "E00003")} == {"well"}
+        assert end_kind(ends["E00002"].outcome) == "failed"
 
 
 async def mount_that_ended(

@@ -12,7 +12,7 @@ from catalog import leases
 from catalog.database import Database
 from catalog.errors import CatalogUnreachable
 from catalog.leases import Lease
-from tapeserver.planning import HeldLease
+from tapeserver.heldlease import HeldLease
 
 
 class LosingDatabase:

@@ -1,0 +1,89 @@
+-- What a planner looks at before each decision, and what it writes. Reads come as one document: one round trip, and one
+-- snapshot, so that a mount that ends at this moment is either live or in the history.
+
+-- look --
+-- Drives, live mounts, and how those ended that the planner still takes for live. As JSON: hundreds of rows of three kinds
+-- are one value, and their order is that of their names.
+select json_build_object(
+    'now', extract(epoch from capstan_now()), 'library_state', l.state, 'library_reason', l.reason,
+    'drives', coalesce((
+        select json_agg(json_build_object('name', d.name, 'up', d.state = 'up', 'attached', coalesce(
+            d.heartbeat_at > capstan_now() - make_interval(secs => :silence_seconds_max), false)) order by d.name)
+        from drive d where d.library = l.name), '[]'),
+    'mounts', coalesce((
+        select json_agg(json_build_object(
+            'epoch', m.epoch, 'drive', m.drive, 'volume', m.volume, 'pool', m.pool, 'purpose', m.purpose, 'group', m.grp,
+            'ending', m.stop_wanted is not null or m.state = 'unloading', 'full', v.state in ('full', 'closed'),
+            'began_at', extract(epoch from m.created_at), 'idle_since', extract(epoch from m.idle_since)) order by m.drive)
+        from mount m join volume v on v.vid = m.volume where m.library = l.name), '[]'),
+    'ends', coalesce((
+        select json_agg(json_build_object(
+            'epoch', h.epoch, 'drive', h.drive, 'volume', h.volume, 'outcome', h.outcome, 'files', h.files,
+            'at', extract(epoch from h.ended_at)) order by h.epoch)
+        from mount_history h where h.epoch = any(cast(:epochs as bigint[]))), '[]'))::text
+from library l where l.name = :library;
+
+-- plan --
+-- All mounts of one decision. The picture may be a moment old: a mount whose work is gone by now gets no row, nor does one
+-- whose drive or volume another planner took. An index is written on what is full. In the order of drives.
+insert into mount (drive, volume, library, pool, purpose, grp, reason_code, reason_arguments)
+select w.drive, w.volume, d.library, coalesce(w.pool, v.pool), w.purpose, w.grp, w.code, cast(w.arguments as jsonb)
+from unnest(cast(:drives as text[]), cast(:volumes as text[]), cast(:pools as text[]), cast(:purposes as text[]),
+            cast(:groups as text[]), cast(:codes as text[]), cast(:arguments as text[]))
+     as w (drive, volume, pool, purpose, grp, code, arguments)
+join drive d on d.name = w.drive and d.state = 'up' join volume v on v.vid = w.volume and v.library = d.library
+join library l on l.name = d.library and l.state = 'up'
+where w.code in ('verify', 'label', 'index')
+   or (w.purpose = 'archive' and v.state in ('blank', 'active')
+       and exists (select from archive a where a.pool = w.pool and a.state = 'queued'))
+   or (volume_is_readable(v.state)
+       and exists (select from demand m where m.volume = w.volume and m.created_at <= capstan_now()))
+order by w.drive
+on conflict do nothing
+returning epoch, drive, volume, pool, purpose, grp, cast(extract(epoch from created_at) as double precision) as began_at;
+
+-- hurried_over --
+-- The operator's word was for this mount.
+update volume set hurried_at = null where vid = any(cast(:volumes as text[])) and hurried_at is not null;
+
+-- ripe --
+-- When the next recall of each volume may be read: the first entry of an index. Without any there is no row.
+select w.volume, cast(extract(epoch from first.created_at) as double precision) as at
+from unnest(cast(:volumes as text[])) as w (volume) cross join lateral (
+    select d.created_at from demand d where d.volume = w.volume order by d.created_at limit 1) as first;
+
+-- pools --
+-- The oldest archive of each pool that can be written now, by index. One whose bytes no live cache server has is passed
+-- over, as it would be by the claim: a mount for it would write nothing, again and again. Without any live server nothing
+-- is looked for at all.
+with live as (
+    select name from cache_server
+    where state = 'up' and heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
+)
+select p.name, p.volumes_open_max, cast(extract(epoch from o.oldest) as double precision) as oldest_at
+from pool p cross join lateral (
+    select min(found.created_at) as oldest from (values (true), (false)) as kind (urgent) cross join lateral (
+        select a.created_at from archive a where a.pool = p.name and a.state = 'queued'
+          and a.urgent = kind.urgent and a.not_before <= capstan_now()
+          and exists (select from live)
+          and exists (select from replica r join live on live.name = r.cache_server
+                      where r.file = a.file and r.state = 'on_disk')
+        order by a.created_at limit 1) as found) as o
+where p.name = any(cast(:pools as text[])) order by p.name;
+
+-- volumes --
+-- By name where names are given, else those whose state has changed since: no planner reads twenty thousand rows a round.
+select v.vid, v.state, v.reason, v.pool, v.capacity_bytes, v.written_bytes, l.spec ->> 'medium' as medium
+from volume v join library l on l.name = v.library
+where v.library = :library
+  and case when cast(:volumes as text[]) is null then v.since > to_timestamp(cast(:since as double precision))
+           else v.vid = any(cast(:volumes as text[])) end
+order by v.vid;
+
+-- hurried --
+-- Few, by an index of their own.
+select vid from volume where library = :library and hurried_at is not null order by vid;
+
+-- hurry --
+-- What an operator wants now stays so until it is mounted.
+update volume set hurried_at = capstan_now() where vid = :volume returning library;

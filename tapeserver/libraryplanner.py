@@ -1,0 +1,328 @@
+"""The planner of one library at work: decisions on one side, learning what has changed on the other.
+
+`decide` is short, because drives wait for it: a look, a plan, one transaction. `learn` feeds the picture and says why
+what waits waits; it begins a new picture when the lease is new, when nobody knows whether a fold was committed, and at
+long intervals, because what was once counted wrong stays wrong. Both run again and again, as their bells ring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+
+from catalog import leases, mounts, queues, situations
+from catalog.database import SESSIONS, Database
+from catalog.leases import Lease
+from catalog.mounts import Candidate
+from catalog.situations import SeenMount, WantedMount
+from tapeserver.config import Config
+from tapeserver.heldlease import HeldLease
+from tapeserver.nextvolume import Decision, Explanation, GiveWay, Policy, explaining, plan
+from tapeserver.picturekeeping import GAVE_WAY, PictureKeeper
+from tapeserver.picturesource import PictureSource, ripe_at
+from tapeserver.planningrecord import Recorder
+
+log = structlog.get_logger(__name__)
+
+LEASE_PREFIX = "planner:"
+#: deltas that are folded in one transaction, and changes that the picture is told of before others have the loop
+FOLD_DELTAS, FOLD_PART = 2000, 100
+#: a picture is begun anew so often
+PICTURE_SECONDS_MAX = 3600.0
+#: reasons are said anew at most so often, and left alone for so much longer than it took to find them
+EXPLAIN_SECONDS, EXPLAIN_SHARE = 1.0, 10.0
+WHY_ENDED = {
+    "rested": "nobody has wanted it for long enough",
+    "idle": "others wait for the drive, or for the volume",
+    "verifies": "others wait for the drive, or for the volume",
+    "long": "others wait for the drive",
+}
+
+
+class LibraryPlanner:
+    """Ring it when there may be news; whoever owns it calls `decide` and `learn` then, each never twice at once."""
+
+    def __init__(self, database: Database, config: Config, library: str) -> None:
+        self._database, self._config, self.library = database, config, library
+        self.deciding, self.learning = asyncio.Event(), asyncio.Event()
+        self._held = HeldLease(database, LEASE_PREFIX + library, config.name, seconds=config.lease_seconds)
+        self._lease: Lease | None = None
+        self._keeper: PictureKeeper | None = None
+        self._source = self._new_source()
+        self._begun_at = 0.0
+        self._recorder = _recorder(config, library)
+        #: what was written last, by kind and key; None: nobody knows
+        self._said: dict[tuple[str, str], Explanation] | None = None
+        self._explain_at = 0.0
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    @property
+    def decides(self) -> bool:
+        return self._held.sure
+
+    def ring(self) -> None:
+        self.deciding.set()
+        self.learning.set()
+
+    async def close(self) -> None:
+        if self._recorder is not None:
+            self._recorder.close()
+        await self._held.release()
+
+    # ------------------------------------------------------------------ deciding
+
+    async def decide(self) -> Decision | None:
+        """One decision, carried out under the lease; None without lease or picture. Raises CatalogUnreachable."""
+        lease = await self._held.hold()
+        if lease is None or not self._held.sure or lease != self._lease:
+            self._lease, self._keeper = (lease if self._held.sure else None), None
+            self.learning.set()
+            return None
+        keeper = self._keeper
+        if keeper is None:
+            return None
+        async with self._database.connection() as connection:
+            situation = await self._source.look(connection, keeper)
+        if keeper is not self._keeper:
+            return None
+        keeper.see(situation)
+        self._record("see", situation)
+        decision = plan(keeper.picture, keeper.policy, situation.now)
+        self._record("decided", situation.now, decision)
+        if decision.mounts or decision.give_way:
+            await self._carry_out(keeper, lease, decision)
+        return decision
+
+    async def _carry_out(self, keeper: PictureKeeper, lease: Lease, decision: Decision) -> None:
+        wanted = [
+            WantedMount(
+                drive=one.drive,
+                volume=one.volume,
+                purpose=one.purpose,
+                pool=one.pool,
+                group=one.group,
+                reason_code=one.reason_code,
+                reason_arguments=one.reason_arguments,
+            )
+            for one in decision.mounts
+        ]
+        hurried = keeper.picture.hurried.intersection(one.volume for one in wanted)
+        async with self._database.transaction() as connection:
+            if not await leases.guard(connection, lease):
+                return
+            made = await situations.plan_mounts(connection, wanted)
+            if hurried:
+                await situations.hurried_over(connection, hurried.intersection(one.volume for one in made))
+            for late in decision.give_way:
+                await mounts.give_way(connection, late.epoch, _why(late))
+        keeper.planned(made)
+        self._record("planned", made)
+        self._database.wake(SESSIONS)
+        self._tell(decision, made)
+        await self._doubt(keeper, decision, made)
+
+    def _tell(self, decision: Decision, made: Sequence[SeenMount]) -> None:
+        codes = {one.volume: one.reason_code for one in decision.mounts}
+        for one in made:
+            log.info("mount planned", epoch=one.epoch, drive=one.drive, volume=one.volume, why=codes[one.volume])
+        for late in decision.give_way:
+            log.info("mount gives way", epoch=late.epoch, drive=late.drive, volume=late.volume, why=late.why)
+
+    async def _doubt(self, keeper: PictureKeeper, decision: Decision, made: Sequence[SeenMount]) -> None:
+        """What got no row: perhaps nothing waits there any more, or only for a pause to end."""
+        written = {one.volume for one in made}
+        missed = sorted(one.volume for one in decision.mounts if one.volume not in written)
+        reading = [one.volume for one in decision.mounts if one.volume in missed and one.purpose == "recall"]
+        if not reading:
+            return
+        async with self._database.connection() as connection:
+            ripe = await ripe_at(connection, reading)
+        keeper.ripen(ripe)
+        self._record("ripen", ripe)
+        # Others may have what these were to have.
+        self.deciding.set()
+
+    # ------------------------------------------------------------------ learning
+
+    async def learn(self) -> None:
+        """Tell the picture what is new, and say why what waits waits. Raises CatalogUnreachable."""
+        lease, loop = self._lease, asyncio.get_running_loop()
+        if lease is None or not self._held.sure:
+            return
+        if self._keeper is None or loop.time() - self._begun_at > PICTURE_SECONDS_MAX:
+            await self._begin(lease)
+        keeper = self._keeper
+        if keeper is None:
+            return
+        changed = await self._fold(keeper, lease)
+        await self._surround(keeper)
+        if changed:
+            self.deciding.set()
+        if loop.time() >= self._explain_at:
+            await self._explain(keeper, lease)
+
+    async def _fold(self, keeper: PictureKeeper, lease: Lease) -> bool:
+        """Whether anything was new."""
+        changed = False
+        while True:
+            try:
+                async with self._database.transaction() as connection:
+                    # Under the lease: whoever has it next begins with what was folded until then.
+                    if not await leases.guard(connection, lease):
+                        return changed
+                    folded = await queues.fold_deltas(connection, self.library, FOLD_DELTAS)
+            except BaseException:
+                # Committed or not, nobody knows.
+                self._forget(keeper)
+                raise
+            if not folded:
+                return changed
+            changed = True
+            if not await self._told(keeper, folded):
+                log.warning("picture drifts and is begun anew", library=self.library)
+                self._forget(keeper)
+                return changed
+            if sum(one.deltas for one in folded) < FOLD_DELTAS:
+                return changed
+            self.deciding.set()
+
+    async def _told(self, keeper: PictureKeeper, changes: Sequence[queues.Change]) -> bool:
+        exact = True
+        for first in range(0, len(changes), FOLD_PART):
+            part = changes[first : first + FOLD_PART]
+            exact &= keeper.fold(part)
+            self._record("fold", part)
+            await asyncio.sleep(0)
+        return exact
+
+    async def _surround(self, keeper: PictureKeeper) -> None:
+        async with self._database.connection() as connection:
+            now = await leases.clock(connection)
+            seen = await self._source.surroundings(connection, keeper, now)
+        if keeper.surround(seen):
+            self.deciding.set()
+        self._record("surround", seen)
+
+    def _forget(self, keeper: PictureKeeper) -> None:
+        if self._keeper is keeper:
+            self._keeper = None
+            self.learning.set()
+
+    async def _begin(self, lease: Lease) -> None:
+        """A picture from the counters. The one before it serves until then."""
+        keeper, source, loop = PictureKeeper(self.library, _policy(self._config)), self._new_source(), self._loop
+        began, lines = loop.time(), list[tuple[str, object]]()
+        async with self._database.transaction() as connection:
+            if not await leases.guard(connection, lease) or not await queues.lock_folds(connection, self.library):
+                return
+            async for page in source.counters(connection):
+                for first in range(0, len(page), FOLD_PART):
+                    keeper.fold(page[first : first + FOLD_PART])
+                    await asyncio.sleep(0)
+                if self._recorder is not None:
+                    lines.append(("fold", page))
+        async with self._database.connection() as connection:
+            ends, fruitless = await source.ended_before(connection)
+            now = await leases.clock(connection)
+            seen = await source.surroundings(connection, keeper, now)
+            situation = await source.look(connection, keeper)
+        if self._lease != lease:
+            return
+        keeper.ended_before(ends, fruitless)
+        keeper.see(situation)
+        keeper.surround(seen)
+        self._record("begun", self.library, _policy(self._config))
+        for name, argument in lines:
+            self._record(name, argument)
+        self._record("ended_before", ends, fruitless)
+        self._record("see", situation)
+        self._record("surround", seen)
+        self._keeper, self._source, self._begun_at, self._said = keeper, source, loop.time(), None
+        waiting = int((keeper.picture.volumes.files > 0).sum())
+        log.info("picture begun", library=self.library, volumes=waiting, seconds=round(loop.time() - began, 3))
+        self.deciding.set()
+
+    def _new_source(self) -> PictureSource:
+        return PictureSource(
+            self.library,
+            silence_seconds_max=self._config.drive_silence_seconds,
+            half_life_seconds=self._config.usage_half_life_seconds,
+        )
+
+    # ------------------------------------------------------------------ explaining
+
+    async def _explain(self, keeper: PictureKeeper, lease: Lease) -> None:
+        """Say why what waits waits, where that has changed."""
+        loop = asyncio.get_running_loop()
+        async with self._database.connection() as connection:
+            now = await leases.clock(connection)
+        spent, began, found = 0.0, loop.time(), list[Explanation]()
+        for part in explaining(keeper.picture, keeper.policy, now):
+            found = part
+            spent += loop.time() - began
+            await asyncio.sleep(0)
+            began = loop.time()
+        self._explain_at = loop.time() + max(EXPLAIN_SECONDS, EXPLAIN_SHARE * spent)
+        said, saying = self._said, {(one.kind, one.key): one for one in found}
+        changed = [one for key, one in saying.items() if said is None or said.get(key) != one]
+        gone = None if said is None else [key for key in said if key not in saying]
+        if not changed and gone == []:
+            return
+        self._said = None
+        async with self._database.transaction() as connection:
+            if await leases.guard(connection, lease):
+                candidates = [
+                    Candidate(kind=one.kind, key=one.key, code=one.code, arguments=one.arguments) for one in changed
+                ]
+                await mounts.write_candidates(connection, self.library, candidates, gone=gone)
+        self._said = saying
+
+    def _record(self, name: str, *arguments: object) -> None:
+        if self._recorder is not None:
+            self._recorder.write(name, *arguments)
+
+
+def _why(late: GiveWay) -> str:
+    if late.why in ("rested", "idle"):
+        return f"{mounts.REST}: {WHY_ENDED[late.why]}"
+    return f"{GAVE_WAY} after {late.age_seconds:.0f} s: {WHY_ENDED[late.why]}"
+
+
+def _recorder(config: Config, library: str) -> Recorder | None:
+    return Recorder(Path(config.planning_record) / f"{library}.jsonl") if config.planning_record else None
+
+
+def _policy(config: Config) -> Policy:
+    """What the configuration says; the rest is as built in."""
+    return Policy(
+        recall_bytes=config.recall_bytes,
+        recall_files=config.recall_files,
+        recall_age_seconds=config.recall_age_seconds,
+        recall_quiet_seconds=config.recall_quiet_seconds,
+        remount_seconds=config.remount_seconds,
+        dismount_delay_seconds=config.dismount_delay_seconds,
+        spare_part=config.spare_part,
+        collecting_bytes=config.collecting_bytes,
+        collecting_files=config.collecting_files,
+        collecting_age_seconds=config.collecting_age_seconds,
+        collecting_quiet_seconds=config.collecting_quiet_seconds,
+        volumes_open_max=config.volumes_open_max,
+        volumes_open_bytes=config.volumes_open_bytes,
+        cooldown_seconds=config.cooldown_seconds,
+        cooldown_seconds_max=config.cooldown_seconds_max,
+        deadline_seconds_max=config.deadline_seconds_max,
+        background_seconds_max=config.background_seconds_max,
+        usage_half_life_seconds=config.usage_half_life_seconds,
+        mount_charge_seconds=config.mount_charge_seconds,
+        mount_seconds_max=config.mount_seconds_max,
+        reading_drives_max=config.reading_drives_max,
+        writing_drives_max=config.writing_drives_max,
+        verify_drives_max=config.verify_drives_max,
+        cache_mount_bytes=config.cache_mount_bytes,
+    )

@@ -1,0 +1,306 @@
+"""The keeper of one library's picture: what the catalog tells goes in, increment by increment. No clock, no I/O.
+
+Everything that the picture knows comes through the methods here, and each takes what can be written down and told
+again: a recording of the calls makes the same picture, and the same decisions (`tapeserver.planningrecord`). Reading
+the catalog is `tapeserver.picturesource`'s, deciding the planner's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+from catalog.counters import Change
+from catalog.shares import Settings
+from catalog.shares import Share as AllottedShare
+from catalog.situations import SeenEnd, SeenMount, SeenPool, Situation
+from catalog.usage import Charge
+from tapeserver.nextvolume import (
+    Allotment,
+    ArchiveNeed,
+    DriveLimit,
+    DriveView,
+    EndView,
+    MediaNeed,
+    MountView,
+    Picture,
+    Policy,
+    Rule,
+    Share,
+    VolumeView,
+)
+from tapeserver.nextvolume.volumes import UNKNOWN_STATE
+
+CACHE_FULL_OUTCOME = "no cache space"
+GAVE_WAY = "gave way"
+#: mounts that end so and moved nothing are counted in a row; what somebody stopped says nothing of the volume
+FRUITLESS_OUTCOMES = ("read failed", "write failed", "drive stuck", CACHE_FULL_OUTCOME, "wrong_label")
+#: a mount to read needs no more room in the cache than this part of all of it
+CACHE_MOUNT_PART = 8
+#: a volume in which nothing was found, though the counters spoke of something, is left alone so long
+EMPTY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What changes less often than drives and mounts, and is looked at beside the decisions."""
+
+    #: those that are written to now, with the volumes that could take it, best first
+    pools: Sequence[tuple[SeenPool, Sequence[str]]]
+    media: Sequence[MediaNeed]
+    #: volume and drive that failed together, as far as it counts
+    suspects: Sequence[tuple[str, str]]
+    #: new or changed
+    volumes: Sequence[VolumeView] = ()
+    hurried: Sequence[str] = ()
+    #: of live cache servers: all their room, what of it is free, and that of the emptiest
+    cache_capacity_bytes: int = 0
+    cache_free_bytes: int = 0
+    cache_file_bytes: int = 0
+    #: volume -> when the next of its recalls may be read, of those that were asked about; None: nothing is there
+    ripe: Mapping[str, float | None] = field(default_factory=dict)
+    #: drive time that has been used since the last look
+    charges: Sequence[Charge] = ()
+    #: what operators say of shares and weights, when it has changed
+    settings: Settings | None = None
+
+
+class PictureKeeper:
+    """Keeps `picture`; `policy` is what to decide by."""
+
+    def __init__(self, library: str, policy: Policy) -> None:
+        self.library = library
+        self.policy = self._wanted_policy = policy
+        self.picture = Picture(library, usage_half_life_seconds=policy.usage_half_life_seconds)
+        #: volumes with demand that nothing else is known of yet
+        self.strangers: set[str] = set()
+        #: by pool, by group: files, bytes, urgent
+        self._archives: dict[str, dict[str, list[int]]] = {}
+        self._pools: dict[str, tuple[SeenPool, Sequence[str]]] = {}
+        self._newest_archive: dict[str, float] = {}
+        #: volume -> mounts in a row that brought nothing
+        self._fruitless: dict[str, int] = {}
+        self._surrounded: object = None
+        self._said: Sequence[AllottedShare] = ()
+        self._now = 0.0
+
+    # ------------------------------------------------------------------ what waits
+
+    def fold(self, changes: Sequence[Change]) -> bool:
+        """What has come and gone. False: more went than was there; the picture is wrong from here on."""
+        exact = True
+        for one in changes:
+            if one.kind == "recall":
+                exact &= self._recalls(one)
+            else:
+                self._archived(one)
+        return exact
+
+    def _recalls(self, one: Change) -> bool:
+        share = Share(one.owner, one.group, one.activity, one.priority)
+        if one.came_files:
+            if self.view_of(one.key) is None:
+                self.strangers.add(one.key)
+            at = one.came_asked / one.came_files
+            self.picture.want(one.key, share, one.cohort, one.came_files, one.came_bytes, at)
+        gone = one.came_files - one.files
+        if not gone:
+            return True
+        at_sum = float(one.came_asked - one.asked)
+        return self.picture.unwant(one.key, share, one.cohort, gone, one.came_bytes - one.bytes, at_sum)
+
+    def _archived(self, one: Change) -> None:
+        groups = self._archives.setdefault(one.key, {})
+        counts = groups.setdefault(one.group, [0, 0, 0])
+        for place, more in enumerate((one.files, one.bytes, one.urgent)):
+            counts[place] += more
+        if not any(counts):
+            del groups[one.group]
+        if not groups:
+            del self._archives[one.key]
+        if one.came_files:
+            self._newest_archive[one.key] = self._now
+        self._need(one.key)
+
+    @property
+    def pools(self) -> list[str]:
+        """Pools to which anything is to be written."""
+        return sorted(self._archives)
+
+    def _need(self, pool: str) -> None:
+        groups = self._archives.get(pool, {})
+        counts = [sum(some) for some in zip(*groups.values(), strict=True)] or [0, 0, 0]
+        seen, writable = self._pools.get(pool, (None, ()))
+        self.picture.set_archives(
+            ArchiveNeed(
+                pool=pool,
+                files=counts[0],
+                bytes=counts[1],
+                urgent=counts[2],
+                # Before it was looked at, nothing is known to be ripe.
+                oldest_at=None if seen is None else seen.oldest_at,
+                newest_at=self._newest_archive.get(pool),
+                writable=writable,
+                volumes_open_max=None if seen is None else seen.volumes_open_max,
+                groups=sorted(groups, key=lambda group: (-groups[group][1], group)) or ("",),
+            )
+        )
+
+    # ------------------------------------------------------------------ drives and mounts
+
+    def see(self, situation: Situation) -> None:
+        """Drives and mounts as they are now, and how mounts have ended."""
+        picture = self.picture
+        self._now = situation.now
+        picture.library_state, picture.library_reason = situation.library_state, situation.library_reason
+        picture.set_drives(DriveView(name=one.name, up=one.up, attached=one.attached) for one in situation.drives)
+        live, ends = {one.drive: one for one in situation.mounts}, {one.epoch: one for one in situation.ends}
+        for mount in list(picture.mounts.values()):
+            present = live.get(mount.drive)
+            if present is None or present.epoch != mount.epoch:
+                end = ends.get(mount.epoch)
+                picture.mount_ended(mount.volume, None if end is None else self._end(end))
+        for one in situation.mounts:
+            view = _mount_view(one)
+            if picture.mounts.get(one.drive) != view:
+                picture.mount_began(view)
+
+    def planned(self, mounts: Sequence[SeenMount]) -> None:
+        """Rows of these have been written."""
+        for one in mounts:
+            self.picture.mount_began(_mount_view(one))
+            self.picture.hurried.discard(one.volume)
+
+    def ended_before(self, ends: Sequence[SeenEnd], fruitless: Mapping[str, int]) -> None:
+        """How the last mounts ended, for a picture that is begun."""
+        self._fruitless = dict(fruitless)
+        for one in ends:
+            end = EndView(
+                drive=one.drive,
+                kind=end_kind(one.outcome),
+                why=one.outcome,
+                at=one.at,
+                fruitless=self._fruitless.get(one.volume, 0),
+            )
+            self.picture.set_end(one.volume, end)
+
+    def _end(self, one: SeenEnd) -> EndView:
+        fruitless = self._fruitless.get(one.volume, 0)
+        if one.files:
+            fruitless = 0
+        elif one.outcome.startswith(FRUITLESS_OUTCOMES):
+            fruitless += 1
+        self._fruitless[one.volume] = fruitless
+        return EndView(drive=one.drive, kind=end_kind(one.outcome), why=one.outcome, at=one.at, fruitless=fruitless)
+
+    @property
+    def epochs(self) -> list[int]:
+        """Mounts that it takes for live."""
+        return [mount.epoch for mount in self.picture.mounts.values()]
+
+    # ------------------------------------------------------------------ the rest
+
+    def view_of(self, volume: str) -> VolumeView | None:
+        """What is known of it; None: nothing yet."""
+        slot = self.picture.volumes.find(volume)
+        view = None if slot is None else self.picture.volumes.views[slot]
+        return None if view is None or view.state == UNKNOWN_STATE else view
+
+    def surround(self, seen: Surroundings) -> bool:
+        """What else there is; whether it may lead to another decision."""
+        picture = self.picture
+        present = (
+            [(one, list(writable)) for one, writable in seen.pools], [(one.volume, one.purpose) for one in seen.media],
+            list(seen.suspects), list(seen.hurried), seen.cache_capacity_bytes,
+        )  # fmt: skip
+        news = present != self._surrounded or bool(seen.volumes) or bool(seen.ripe) or seen.settings is not None
+        self._surrounded = present
+        for view in seen.volumes:
+            picture.set_volume(view)
+            self.strangers.discard(view.name)
+        self._pools = {one.name: (one, writable) for one, writable in seen.pools}
+        for pool in {*self._archives, *picture.archives}:
+            self._need(pool)
+        picture.set_media(seen.media)
+        suspects: dict[str, set[str]] = {}
+        for volume, drive in seen.suspects:
+            suspects.setdefault(volume, set()).add(drive)
+        picture.suspects = {volume: frozenset(drives) for volume, drives in suspects.items()}
+        picture.hurried = set(seen.hurried)
+        self._room(seen)
+        self.ripen(seen.ripe)
+        for one in seen.charges:
+            seconds = one.drive_seconds + one.mounts * self.policy.mount_charge_seconds
+            picture.charge(Share(owner=one.owner, group=one.group), seconds, self._now)
+        if seen.settings is not None:
+            self._settle(seen.settings)
+        return news
+
+    def _room(self, seen: Surroundings) -> None:
+        # What can be evicted is room too, but how much that is, only a mount finds out. So all counts as room until one
+        # has found that there is none; then only what is free.
+        # For a while: what has become evictable since, only the next mount finds out.
+        longest = self._wanted_policy.cooldown_seconds_max
+        troubles = self.picture.troubles.values()
+        full = any(end.kind == "cache_full" and self._now - end.at < longest for end in troubles)
+        self.picture.cache_room_bytes = seen.cache_free_bytes if full else seen.cache_capacity_bytes
+        self.picture.cache_file_bytes = seen.cache_file_bytes
+        most = min(self._wanted_policy.cache_mount_bytes, seen.cache_capacity_bytes // CACHE_MOUNT_PART)
+        if most != self.policy.cache_mount_bytes:
+            self.policy = replace(self._wanted_policy, cache_mount_bytes=most)
+
+    def ripen(self, ripe: Mapping[str, float | None]) -> None:
+        """Volumes of which all that waits is tried again only later, or where nothing was found."""
+        for volume, at in ripe.items():
+            if at is None or at > self._now:
+                self.picture.pause(volume, self._now + EMPTY_SECONDS if at is None else at)
+
+    def _settle(self, settings: Settings) -> None:
+        picture = self.picture
+        for one in self._said:
+            # What is not said any more: as if nothing ever had been.
+            picture.allot(one.group, one.owner, Allotment())
+        self._said = settings.shares
+        picture.limits = {}
+        for one in settings.shares:
+            picture.allot(one.group, one.owner, Allotment(weight=one.weight, seconds=one.drive_seconds))
+            if not one.owner:
+                picture.limits[one.group] = DriveLimit(reading=one.reading_drives, writing=one.writing_drives)
+        rules = tuple(Rule(**asdict(rule)) for rule in settings.rules)
+        self._wanted_policy = replace(self._wanted_policy, rules=rules)
+        self.policy = replace(self.policy, rules=rules)
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Volumes in drives whose sessions find nothing to do, though something waits there."""
+        volumes = self.picture.volumes
+        return [
+            mount.volume
+            for mount in self.picture.mounts.values()
+            if mount.idle_since is not None and volumes.files[volumes.slot(mount.volume)]
+        ]
+
+
+def _mount_view(one: SeenMount) -> MountView:
+    return MountView(
+        volume=one.volume,
+        drive=one.drive,
+        pool=one.pool,
+        purpose=one.purpose,
+        began_at=one.began_at,
+        epoch=one.epoch,
+        group=one.group,
+        ending=one.ending,
+        full=one.full,
+        idle_since=one.idle_since,
+    )
+
+
+def end_kind(outcome: str) -> Literal["well", "failed", "cache_full", "gave_way"]:
+    if outcome.startswith(f"stopped: {GAVE_WAY}"):
+        return "gave_way"
+    if outcome == "done" or outcome.startswith("stopped: "):
+        # What somebody stopped did not fail.
+        return "well"
+    return "cache_full" if outcome.startswith(CACHE_FULL_OUTCOME) else "failed"

@@ -1,0 +1,135 @@
+"""What the keeper of a picture is told, read from the catalog: few statements, none of which reads all volumes.
+
+Decides nothing, and keeps nothing but what it has asked already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from catalog import cacheservers, counters, failures, leases, maintenance, mounts, shares, situations, usage, volumes
+from catalog.counters import Change
+from catalog.situations import SeenEnd, SeenVolume, Situation
+from tapeserver.nextvolume import MediaNeed, VolumeView
+from tapeserver.picturekeeping import PictureKeeper, Surroundings
+from tapeserver.timelimits import medium_of
+
+#: rows of counters, and volumes, that are read at once: others want the loop too
+PAGE = 2000
+#: a change of a volume's state may be committed so long after the time that it bears
+CHANGE_SECONDS = 60.0
+MEDIA_MAX = 1000
+VOLUME_GONE = "gone"
+
+
+class PictureSource:
+    """One library, for one keeper."""
+
+    def __init__(self, library: str, *, silence_seconds_max: float, half_life_seconds: float) -> None:
+        self.library = library
+        self._silence_seconds_max = silence_seconds_max
+        self._meter = usage.Meter(library, half_life_seconds=half_life_seconds)
+        self._settings_number: int | None = None
+        self._changes_since = 0.0
+
+    async def counters(self, connection: AsyncConnection) -> AsyncIterator[list[Change]]:
+        """All of them in pages. In one transaction that nobody folds beside."""
+        page: list[Change] = []
+        while True:
+            page = await counters.counters(connection, self.library, after=page[-1] if page else None, limit=PAGE)
+            if page:
+                yield page
+            if len(page) < PAGE:
+                return
+
+    async def look(self, connection: AsyncConnection, keeper: PictureKeeper) -> Situation:
+        """What a decision is based on besides what waits: one round trip."""
+        silence = self._silence_seconds_max
+        return await situations.look(connection, self.library, keeper.epochs, silence_seconds_max=silence)
+
+    async def ended_before(self, connection: AsyncConnection) -> tuple[list[SeenEnd], dict[str, int]]:
+        """How the last mounts ended, and how many of each volume have brought nothing."""
+        now = await leases.clock(connection)
+        found = await mounts.recent_ends(connection, library=self.library)
+        ends = [
+            SeenEnd(epoch=0, drive=one.drive, volume=vid, outcome=one.outcome, files=0, at=now - one.ago_seconds)
+            for vid, one in found.items()
+        ]
+        return ends, {vid: one.fruitless for vid, one in found.items()}
+
+    async def surroundings(self, connection: AsyncConnection, keeper: PictureKeeper, now: float) -> Surroundings:
+        """The rest, beside the decisions."""
+        pools = keeper.pools
+        seen = await situations.pools_seen(connection, pools) if pools else []
+        writable = await volumes.writable_volumes(connection, pools) if pools else {}
+        waiting = await maintenance.volumes_waiting(connection, self.library, limit=MEDIA_MAX)
+        pairs = await failures.suspect_pairs(connection, self.library)
+        servers = await cacheservers.live_servers(connection)
+        free = [one.free_bytes for one in servers]
+        doubtful = keeper.doubtful
+        ripe = await situations.ripe(connection, doubtful) if doubtful else {}
+        since = self._changes_since or now - CHANGE_SECONDS
+        changed = await situations.volumes_seen(connection, self.library, since=since)
+        # Those that nothing waits for, nobody asks about.
+        views = [_view(one) for one in changed if keeper.view_of(one.vid) is not None]
+        views += await self._known(connection, sorted({*keeper.strangers, *(one.volume for one in waiting)}), keeper)
+        self._changes_since = now - CHANGE_SECONDS
+        return Surroundings(
+            pools=[(one, writable.get(one.name, [])) for one in seen],
+            media=[_media_need(one, now) for one in waiting],
+            suspects=[(one.volume, one.drive) for one in pairs],
+            volumes=[view for view in views if keeper.view_of(view.name) != view],
+            hurried=await situations.hurried(connection, self.library),
+            cache_capacity_bytes=sum(one.capacity_bytes for one in servers),
+            cache_free_bytes=sum(free),
+            cache_file_bytes=max(free, default=0),
+            ripe={volume: ripe.get(volume) for volume in doubtful},
+            charges=await self._meter.charges(connection),
+            settings=await self._settings(connection),
+        )
+
+    async def _known(self, connection: AsyncConnection, vids: Sequence[str], keeper: PictureKeeper) -> list[VolumeView]:
+        """Of these, those that the picture does not know yet."""
+        wanted = [vid for vid in vids if keeper.view_of(vid) is None]
+        views: dict[str, VolumeView] = {}
+        for first in range(0, len(wanted), PAGE):
+            page = await situations.volumes_seen(connection, self.library, vids=wanted[first : first + PAGE])
+            views.update((one.vid, _view(one)) for one in page)
+        return [
+            views.get(vid) or VolumeView(name=vid, state=VOLUME_GONE, reason="not in the catalog") for vid in wanted
+        ]
+
+    async def _settings(self, connection: AsyncConnection) -> shares.Settings | None:
+        number = await shares.settings_number(connection)
+        if number == self._settings_number:
+            return None
+        found = await shares.settings(connection)
+        self._settings_number = found.number
+        return found
+
+
+async def ripe_at(connection: AsyncConnection, vids: Collection[str]) -> dict[str, float | None]:
+    """When the next recall of each volume may be read; None: there is none."""
+    found = await situations.ripe(connection, vids)
+    return {vid: found.get(vid) for vid in vids}
+
+
+def _view(one: SeenVolume) -> VolumeView:
+    return VolumeView(
+        name=one.vid,
+        state=one.state,
+        reason=one.reason,
+        pool=one.pool,
+        medium=medium_of(one.capacity_bytes, one.medium),
+        capacity_bytes=one.capacity_bytes or None,
+        written_bytes=one.written_bytes,
+    )
+
+
+def _media_need(waiting: maintenance.VolumeWaiting, now: float) -> MediaNeed:
+    since = now - waiting.age_seconds
+    if waiting.kind == "label":
+        return MediaNeed(volume=waiting.volume, purpose="label", since=since)
+    return MediaNeed(volume=waiting.volume, purpose="index" if waiting.kind == "index" else "verify", since=since)
