@@ -47,9 +47,11 @@ order by parent, name on conflict (parent, name) do nothing returning id, parent
 -- of_a_lost_life --
 -- Of these ids, those that no row has and that this life of the catalog has not given: they lie where a restore or a
 -- rebuild left a gap, or were ahead of what was given (numbered by somebody who saw more of the tapes) until `pass_ids`.
+-- No range lies within another, so the nearest one decides: after a restore there may be many.
 select wanted.id from unnest(cast(:files as bigint[])) as wanted (id)
 where not exists (select from file f where f.id = wanted.id)
-  and exists (select from lost_life l where wanted.id between l.first_file and l.last_file)
+  and wanted.id <= (select l.last_file from lost_life l where l.first_file <= wanted.id
+                    order by l.first_file desc limit 1)
 order by wanted.id;
 
 -- make_files --

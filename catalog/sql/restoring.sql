@@ -45,6 +45,8 @@ WITH last AS (
 )
 INSERT INTO lost_life (first_file, last_file)
 SELECT first, last FROM gap WHERE first <= last
+  AND last > coalesce((SELECT l.last_file FROM lost_life l WHERE l.first_file <= gap.first
+                       ORDER BY l.first_file DESC LIMIT 1), 0)
 ON CONFLICT (first_file) DO UPDATE SET last_file = greatest(lost_life.last_file, excluded.last_file)
 
 -- volumes_unverified --

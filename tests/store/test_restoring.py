@@ -430,6 +430,30 @@ async def test_files_on_a_cache_server_that_registered_after_the_backup_come_bac
         assert [one.id for one in await replicas.catalogued(connection, "later", after=0, limit=9)] == [5501]
 
 
+async def test_what_three_lives_have_lost_comes_back_in_the_fourth(database: Database) -> None:
+    """Ranges of lost ids do not hide each other, whatever was under way at which backup."""
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+    lost = []
+    for _ in range(3):
+        async with database.transaction() as connection:
+            for _ in range(2):
+                await make_files(connection, 1)
+                lost.append(int(await connection.scalar(sa.text("select nextval('file_id_seq')")) or 0))
+            await make_files(connection, 1)
+        last = int(await scalar(database, "select pg_sequence_last_value('file_id_seq')") or 0)
+        await new_life(database)
+        lost += [
+            last + 1,
+            last + 2**18,
+            int(await scalar(database, "select pg_sequence_last_value('file_id_seq')") or 0),
+        ]
+    root = await root_of(database)
+    told = [put(2**60 + 10 * at, id, 10**6 + at, root, f"f{at}") for at, id in enumerate(lost)]
+    life = await lived_on(database, *(one for entries in told for one in entries))
+    assert life.files_back == len(lost) == 15
+
+
 async def test_the_highest_id_has_a_name_however_many_files_there_are(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
