@@ -56,6 +56,8 @@ class Job(Answer):
     waiting: list[str] = []
     #: volumes that its missing inputs are read from
     volumes: list[str] = []
+    #: until its last input is expected on disk and it is released; None: not known
+    expected_seconds: float | None = None
 
 
 class Jobs(Answer):

@@ -10,6 +10,7 @@ from enum import StrEnum
 import aiohttp
 
 from catalog.errors import TimedOut
+from catalog.units import show_about
 from client.jobmessages import (
     JOB_STATE_HEADER,
     JOB_STATES_ENDED,
@@ -122,7 +123,8 @@ def describe(job: Job) -> str:
     """One line: the state, the inputs so far, and what it waits for."""
     inputs = f", {job.inputs.on_disk} of {job.inputs.total} inputs on disk" if job.inputs.total else ""
     why = next(iter(job.waiting), job.reason)
-    return f"{job.state}{inputs}" + (f": {why}" if why else "")
+    until = "" if job.expected_seconds is None else f"; expected on disk in {show_about(job.expected_seconds)}"
+    return f"{job.state}{inputs}" + (f": {why}" if why else "") + until
 
 
 def exit_code_of(job: Job) -> int:

@@ -17,7 +17,7 @@ from aiohttp import web
 from catalog.database import Database
 from catalog.errors import BadRequest, Denied, TooLarge, Unauthenticated
 from catalog.model import Action, Grant, Principal
-from catalog.units import show_bytes, show_seconds
+from catalog.units import show_about, show_bytes, show_seconds
 from client.jobmessages import (
     JOB_ARGV_MAX,
     JOB_STATE_HEADER,
@@ -220,7 +220,15 @@ def explanation(row: JobRow) -> list[str]:
             return [row.reason or ("it was cancelled" + ("" if row.started_at else " before it began"))]
     if row.cancel_wanted:
         return ["it is being cancelled"]
-    return list(row.waiting) or ["its inputs are being looked up"]
+    waiting, seconds = list(row.waiting), _expected(row)
+    if seconds is not None:
+        # Behind what it waits for, before how far that is.
+        waiting.insert(1, f"its inputs are expected on disk in {show_about(seconds)}")
+    return waiting or ["its inputs are being looked up"]
+
+
+def _expected(row: JobRow) -> float | None:
+    return row.expected_seconds if row.state is JobState.STAGING and not row.cancel_wanted else None
 
 
 def _after(row: JobRow) -> str:
@@ -247,6 +255,7 @@ def _shown(row: JobRow) -> Job:
         signal=row.signal,
         waiting=[] if row.state in ENDED_STATES or row.state is JobState.RUNNING else explanation(row),
         volumes=list(row.volumes),
+        expected_seconds=_expected(row),
     )
 
 

@@ -18,6 +18,7 @@ from jobserver.store import Input, JobRow, StagedFile
 
 _ON_DISK = frozenset({str(Locality.DISK), str(Locality.DISK_AND_TAPE)})
 _GONE_CODES = frozenset({NotFound.code, IsADirectory.code, NotADirectory.code, "parent_missing"})
+RECALL_CLAIMED = "claimed"
 _NEED_FILES = frozenset({JobState.HELD, JobState.STAGING, JobState.READY, JobState.RELEASED})
 
 
@@ -96,6 +97,24 @@ class Knowledge:
     def blocked(self, file: int) -> bool:
         seen = self._seen.get(file)
         return seen is not None and seen.view.blocked
+
+    def expected_seconds(self, job: int, *, now: float) -> float | None:
+        """Until the last input of a job is expected on disk; None while of any nothing is known, or all are being read.
+
+        What is being read already is taken to come before what still waits for a volume.
+        """
+        latest: float | None = None
+        for item in self._inputs[job]:
+            seen = self._seen.get(item.file)
+            if seen is None:
+                return None
+            location = seen.location
+            if seen.view.on_disk or location.recall == RECALL_CLAIMED:
+                continue
+            if location.expected_seconds is None:
+                return None
+            latest = max(latest or 0.0, seen.at + location.expected_seconds - now)
+        return latest
 
     def local_path(self, file: int, host: str) -> str:
         """Where a process of `host` finds the replica; "" when it lies on another host, or nowhere."""

@@ -25,7 +25,7 @@ from jobserver.doors import Doors
 from jobserver.holdmodel import Plan, Policy, Snapshot
 from jobserver.holds import plan
 from jobserver.knowledge import Knowledge
-from jobserver.states import ENDED_STATES, WAITING_STATES
+from jobserver.states import ENDED_STATES, WAITING_STATES, JobState
 from jobserver.store import JobRow
 from jobserver.volumechoice import choose_volumes
 
@@ -36,6 +36,8 @@ _PLANS_A_ROUND_MAX = 6
 #: between two rounds, however many wake-ups: a burst of arrivals is one look
 _ROUND_GAP_SECONDS = 0.1
 _FORGET_EVERY_SECONDS = 60.0
+#: when a job's inputs are expected is written anew when it has moved by more than this part of the wait, or so much
+EXPECTED_PART, EXPECTED_SECONDS = 0.1, 5.0
 
 
 class Prestager:
@@ -170,7 +172,7 @@ class Prestager:
     async def _record_waiting(self, rows: Sequence[JobRow], snapshot: Snapshot, found: Plan) -> None:
         """What users read on `tjob` and `explain`; written only when it changed."""
         inputs = {job.job: job.inputs for job in snapshot.jobs}
-        changes = []
+        changes, now = [], time.monotonic()
         for row in rows:
             if row.id not in found.waiting:
                 continue
@@ -178,13 +180,18 @@ class Prestager:
             missing = [file for file in files if not file.on_disk]
             volumes = tuple(sorted(Counter(choose_volumes(missing).values())))
             on_disk = len(files) - len(missing)
-            if (row.waiting, row.volumes, row.on_disk) != (found.waiting[row.id], volumes, on_disk):
-                changes.append((row.id, found.waiting[row.id], volumes, on_disk))
+            expected = self._knowledge.expected_seconds(row.id, now=now) if row.state is JobState.STAGING else None
+            same = (row.waiting, row.volumes, row.on_disk) == (found.waiting[row.id], volumes, on_disk)
+            if not same or _moved(row.expected_seconds, expected):
+                changes.append((row.id, found.waiting[row.id], volumes, on_disk, expected))
         if not changes:
             return
         async with self._database.transaction() as connection:
-            for job, sentences, volumes, on_disk in sorted(changes):
-                await store.set_values(connection, job, waiting=list(sentences), volumes=list(volumes), on_disk=on_disk)
+            for job, sentences, volumes, on_disk, expected in sorted(changes, key=lambda change: change[0]):
+                await store.set_values(
+                    connection, job, waiting=list(sentences), volumes=list(volumes), on_disk=on_disk,
+                    expected_at=store.in_seconds(expected),
+                )  # fmt: skip
 
     def _tell_trouble(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:
@@ -197,6 +204,13 @@ class Prestager:
     def trouble(self) -> str:
         """What kept the last round from its end; empty when nothing did."""
         return self._trouble
+
+
+def _moved(before: float | None, expected: float | None) -> bool:
+    """Whether it has moved by more than anybody would care about."""
+    if before is None or expected is None:
+        return before is not expected
+    return abs(expected - before) > max(EXPECTED_SECONDS, EXPECTED_PART * expected)
 
 
 async def wake_on_events(doors: Doors, prestager: Prestager) -> None:

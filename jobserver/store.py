@@ -76,6 +76,8 @@ class JobRow:
     signal: int | None
     waited_seconds: float
     pin_age_seconds: float | None
+    #: until its last input is expected on disk; None: not known, or the time is over
+    expected_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +189,7 @@ async def move(connection: AsyncConnection, number: int, to: JobState, **values:
         values.setdefault(stamps[to], now())
     if to in ENDED_STATES:
         values.setdefault("ended_at", now())
-        values |= {"waiting": [], "volumes": []}
+        values |= {"waiting": [], "volumes": [], "expected_at": None}
     sources = [state for state, targets in MOVES.items() if to in targets]
     moved = await connection.execute(
         sa.update(job).where(job.c.id == number, job.c.state.in_(sources)).values(state=to, **values)
@@ -207,6 +209,11 @@ async def fail_all(connection: AsyncConnection, reason: str) -> int:
 
 async def set_values(connection: AsyncConnection, number: int, **values: Any) -> None:
     await connection.execute(sa.update(job).where(job.c.id == number).values(**values))
+
+
+def in_seconds(seconds: float | None) -> sa.ColumnElement[Any] | None:
+    """A time so far from now, as a value to set."""
+    return None if seconds is None else now() + sa.func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 async def set_pinned(connection: AsyncConnection, number: int, *, pinned: bool) -> None:
@@ -337,7 +344,9 @@ async def drop_staged(connection: AsyncConnection, files: Iterable[int]) -> None
 def _select() -> sa.Select[Any]:
     age = sa.extract("epoch", now() - job.c.submitted_at).label("waited_seconds")
     pin_age = sa.extract("epoch", now() - job.c.pinned_at).label("pin_age_seconds")
-    return sa.select(job, age, pin_age)
+    expected = sa.extract("epoch", job.c.expected_at - now())
+    left = sa.case((expected > 0, expected)).label("expected_seconds")
+    return sa.select(job, age, pin_age, left)
 
 
 def _row(row: Any) -> JobRow:
@@ -353,5 +362,6 @@ def _row(row: Any) -> JobRow:
             "state": JobState(row.state),
             "waited_seconds": float(row.waited_seconds),
             "pin_age_seconds": None if row.pin_age_seconds is None else float(row.pin_age_seconds),
+            "expected_seconds": None if row.expected_seconds is None else float(row.expected_seconds),
         }
     )

@@ -65,6 +65,8 @@ job = Table(
     _time("released_at"),
     _time("started_at"),
     _time("ended_at"),
+    # when its last input is expected on disk
+    _time("expected_at"),
     Column("exit_code", Integer),
     Column("signal", Integer),
 )

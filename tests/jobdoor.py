@@ -66,6 +66,8 @@ class JobDoor:
         self.capacity_bytes = 1_000_000
         #: arrivals without anybody's doing
         self.reads_by_itself = True
+        #: of whatever is on tape only
+        self.expected_seconds: float | None = None
         #: path -> what its stage item answers
         self.errors: dict[str, str] = {}
         self.principals = {
@@ -178,6 +180,7 @@ class JobDoor:
         return FileLocation(
             path=path, file_id=found.file, size=found.size, locality=locality, copies=copies,
             cache_path=found.cache_path, cache_host="here" if found.cache_path else "",
+            recall="" if found.on_disk else "queued", expected_seconds=None if found.on_disk else self.expected_seconds,
         )  # fmt: skip
 
     def _readable(self, volume: str) -> bool:

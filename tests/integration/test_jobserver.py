@@ -137,6 +137,25 @@ async def test_a_job_is_held_until_its_last_input_is_there_and_released_within_a
     assert await site.output(job) == b"ran\n"
 
 
+async def test_a_job_that_waits_for_tapes_is_told_when_they_are_expected_and_nothing_when_nobody_knows(
+    site: Site,
+) -> None:
+    site.door.reads_by_itself = False
+    site.door.add("/exp/a")
+    job = await site.submit(inputs=("/exp/a",))
+    assert (await site.until(job, "staging")).get("expected_seconds") is None
+    for seconds, told in ((720.0, 720.0), (None, None)):
+        site.door.expected_seconds = seconds
+        async with asyncio.timeout(10):
+            while ((found := await site.call("GET", f"/{job}"))["expected_seconds"] is None) is not (told is None):
+                await asyncio.sleep(0.03)
+        assert found["expected_seconds"] == (told if told is None else pytest.approx(told, abs=15))
+        sentence = "its inputs are expected on disk in about 12 min"
+        assert (sentence in found["waiting"]) is (told is not None)
+    site.door.arrive("/exp/a")
+    await site.until(job, "done")
+
+
 async def test_inputs_of_many_jobs_are_asked_for_in_one_request_per_volume_each_file_once(site: Site) -> None:
     site.door.down = True  # all jobs are there before the first look
     for number in range(6):

@@ -162,3 +162,15 @@ async def test_only_jobs_that_ended_long_ago_and_are_cleaned_may_be_forgotten(da
     async with database.connection() as connection:
         assert await store.forgettable(connection, ended_seconds=60) == []
         assert [row.id for row in await store.forgettable(connection, ended_seconds=-1)] == [numbers[0]]
+
+
+async def test_when_a_job_is_expected_is_told_until_the_time_is_over_or_it_has_ended(database: Database) -> None:
+    number = await submit(database, submission(1))
+    for seconds, told in ((None, None), (600.0, pytest.approx(600, abs=10)), (-1.0, None)):
+        async with database.transaction() as connection:
+            await store.set_values(connection, number, expected_at=store.in_seconds(seconds))
+            assert (await store.get(connection, number)).expected_seconds == told
+    async with database.transaction() as connection:
+        await store.set_values(connection, number, expected_at=store.in_seconds(600.0))
+        await store.move(connection, number, JobState.CANCELLED, reason="test")
+        assert (await store.get(connection, number)).expected_seconds is None

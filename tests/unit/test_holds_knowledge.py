@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,3 +173,27 @@ def test_a_jobs_grants_cover_its_inputs_are_bounded_and_never_exceed_the_submitt
         assert all(grants_cover(found, action, path) for action in (Action.READ, Action.STAGE))
     assert all(grants_cover(OWNED, grant.action, grant.prefix) for grant in found)
     assert len(found) <= max(grants_max, len(OWNED))
+
+
+def coming(number: int, seconds: float | None, recall: str = "queued") -> FileLocation:
+    return msgspec.structs.replace(seen(number), recall=recall, expected_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([coming(1, 50.0), coming(2, 90.0)], 80.0),
+        ([coming(1, 50.0), seen(2, "DISK_AND_TAPE")], 40.0),
+        ([coming(1, 50.0), coming(2, None, "claimed")], 40.0),
+        ([coming(1, 50.0), coming(2, None)], None),
+        ([coming(1, 50.0), seen(2)], None),
+        ([coming(1, None, "claimed"), coming(2, None, "claimed")], None),
+    ],
+)
+def test_a_job_is_expected_with_its_last_input_if_all_are_known(
+    answers: list[FileLocation], expected: float | None
+) -> None:
+    found = knowledge(j1=(1, 2))
+    assert found.expected_seconds(1, now=0.0) is None
+    found.learn([item(1), item(2)], answers, now=100.0)
+    assert found.expected_seconds(1, now=110.0) == expected
