@@ -27,6 +27,7 @@ COMMANDS = {
     "maintenance": ("maintenance", "verifies, repacks, labels and audits under way; end one"),
     "audit": ("audit", "look for files that lack a copy, and have it made"),
     "simulate": ("simulate", "what if: run requests against drives and policies in virtual time"),
+    "trace": ("trace", "the history of this installation, for `capstan simulate`"),
     "alert": ("alert", "what libraries and drives say of themselves; clear it"),
     "recycle": ("recycle", "what was removed and is still on tape: list, restore, purge"),
     "request": ("request", "list, show or cancel stage requests"),
