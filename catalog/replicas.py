@@ -190,7 +190,7 @@ async def commit_recalled(
 ) -> list[int]:
     """Acknowledged arrivals become replicas; recalls end, waiters are told and pinned; the file ids that arrived.
 
-    `epoch`: the mount that read them, whose drive's time is then charged to who asked for them.
+    `epoch`: the mount that read them; its progress is counted, and its drive's time charged to who asked for them.
 
     One set-based step. An arrival whose reservation is gone (released with its mount, or expired) is not in the
     answer: its recall stays as it is. The caller has fenced its epoch, and wakes PLANNER and EVENTS after the commit.

@@ -51,7 +51,7 @@ class Charge:
 
 
 async def count_read(connection: AsyncConnection, epoch: int, files: Collection[int]) -> None:
-    """This mount has read these files for who asked for them. Before their recalls end; the mount is fenced."""
+    """This mount has read these files, and for whom: its progress, too. Before their recalls end; it is fenced."""
     if files:
         await connection.execute(_SQL["read"], {"epoch": epoch, "files": sorted(files)})
 

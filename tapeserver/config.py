@@ -192,3 +192,5 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     # ---- the door
     get_pin_seconds: float = 3600.0
+    #: the highest priority that users' own stage requests may have; administrators may ask for 100
+    stage_priority_max: int = 50

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, failures, mounts, queues, recalls, replicas
+from catalog import endings, failures, queues, recalls, replicas
 from catalog.database import CACHE, EVENTS, PLANNER
 from catalog.errors import Retry
 from catalog.queues import ClaimedRecall, WantedRecall
@@ -281,7 +281,6 @@ class ReadTurn(Turn):
         async def arrive(connection: AsyncConnection) -> set[int]:
             await recalls.fence(connection, epoch)
             arrived = set(await replicas.commit_recalled(connection, batch, epoch=epoch))
-            await mounts.add_progress(connection, epoch, files=len(arrived), bytes=0)
             drives = await failures.acquit_copies(connection, drive=drive, volume=volume, files=acquitted)
             self.drives_to_blame.update(drives)
             return arrived

@@ -49,6 +49,7 @@ async def serve(config: Config, *, ready: Callable[[int], None], stop: asyncio.E
             name=config.name,
             site_name=config.site_name,
             get_pin_seconds=config.get_pin_seconds,
+            stage_priority_max=config.stage_priority_max,
             recycle_days=config.recycle_days,
             reclaim_needs_backup=config.reclaim_needs_backup,
             movers=lambda: {loop.drive: loop.mover_answers for loop in drives},

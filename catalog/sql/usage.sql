@@ -1,13 +1,20 @@
 -- Who has used the drives. What a live mount has done is in its own rows; its end adds them up (mounts.sql).
 
 -- read --
--- From the recalls, which are about to end, and only those that this mount has. The caller has fenced the mount. Its own
--- session alone writes these rows.
-insert into mount_served as s (epoch, owner, grp, files_read, bytes_read)
-select r.epoch, r.owner, r.grp, count(*), sum(r.bytes) from recall r
-where r.file = any(cast(:files as bigint[])) and r.epoch = :epoch group by 1, 2, 3 order by 3, 2
-on conflict (epoch, owner, grp) do update
-set files_read = s.files_read + excluded.files_read, bytes_read = s.bytes_read + excluded.bytes_read;
+-- From the recalls, which are about to end, and only those that this mount has: what it did, and for whom. The caller has
+-- fenced the mount, and its own session alone writes these rows.
+with mine as (
+    select owner, grp, count(*) as files, sum(bytes) as bytes from recall
+    where file = any(cast(:files as bigint[])) and epoch = :epoch group by 1, 2
+), served as (
+    insert into mount_served as s (epoch, owner, grp, files_read, bytes_read)
+    select :epoch, owner, grp, files, bytes from mine order by grp, owner
+    on conflict (epoch, owner, grp) do update
+    set files_read = s.files_read + excluded.files_read, bytes_read = s.bytes_read + excluded.bytes_read
+)
+update mount set files = files + coalesce((select sum(files) from mine), 0),
+       bytes = bytes + coalesce((select sum(bytes) from mine), 0), changed_at = capstan_now()
+where epoch = :epoch;
 
 -- report --
 -- Whole days (UTC); what live mounts have used until now is of today. A null key is one that was not asked for.

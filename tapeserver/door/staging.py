@@ -179,7 +179,7 @@ def priority_granted(told: object, principal: Principal, context: DoorContext) -
     """As asked for, as far as this principal may: up to that of everybody, and never among what is Capstan's own."""
     if not isinstance(told, int) or isinstance(told, bool):
         return staging.DEFAULT_PRIORITY
-    highest = staging.PRIORITY_MAX if principal.is_admin else context.stage_priority_max
+    highest = staging.PRIORITY_MAX if principal.is_admin else min(context.stage_priority_max, staging.PRIORITY_MAX)
     return max(staging.PRIORITY_MIN, min(told, highest))
 
 

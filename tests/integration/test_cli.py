@@ -136,6 +136,10 @@ async def test_staging_ahead_of_need(site: Site, run: Run) -> None:
     assert (await run("tstage", "release", found["request_id"]))[0] == 0
     assert await site.scalar("select count(*) from pin") == 0
     assert (await run("tstage", "status", "999999"))[0] == 4
+    # What the drives did is charged, whether or not their mounts have ended.
+    told = json.loads((await run("capstan", "usage", "--json"))[1])["items"]
+    assert [sum(one[name] for one in told) for name in ("files_written", "files_read")] == [4, 2]
+    assert all(one["drive_seconds"] > 0 for one in told)
 
 
 async def test_where_things_are_put(site: Site, run: Run) -> None:

@@ -74,6 +74,8 @@ async def test_a_mount_that_served_two_is_parted_by_their_bytes(connection: Asyn
     expected = {"ann": (0.75, 150.0, 3, 300), "bob": (0.25, 50.0, 1, 100)}
     # While it goes on as when it is over: an end changes nothing but where it stands.
     assert await by_user(connection) == expected
+    (mount,) = await mounts.list_mounts(connection)
+    assert (mount.files, mount.bytes) == (4, 400)
     assert await endings.end_mount(connection, epoch, "done")
     assert await by_user(connection) == expected
     assert await connection.scalar(sa.text("select count(*) from mount_served")) == 0
