@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -122,6 +123,30 @@ async def test_a_mount_that_served_nobody_is_our_own_and_one_that_never_began_us
     await endings.end_mount(connection, failed, "drive stuck")
     await endings.end_mount(connection, never, "drive down")
     assert await by_user(connection) == {"capstan": (1.0, 60.0, 0, 0)}
+
+
+async def test_mounts_that_end_at_once_for_the_same_users_wait_for_each_other_and_lose_nothing(
+    database: Database,
+) -> None:
+    mounted = (("east1", "E00001"), ("east2", "E00002"), ("west1", "W00001"), ("west2", "W00002"))
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        epochs = [await loaded(connection, volume, drive) for drive, volume in mounted]
+        for epoch, (_, volume) in zip(epochs, mounted, strict=True):
+            for owner in ("ann", "bob", "eve"):
+                await asked_for(connection, volume, 1, owner=owner)
+            await read_all(connection, volume, epoch)
+
+    async def end(epoch: int) -> None:
+        async with database.transaction() as connection:
+            await endings.end_mount(connection, epoch, "done")
+
+    await asyncio.gather(*map(end, epochs))
+    async with database.connection() as connection:
+        found = await usage.usage_of(connection, since_seconds=0)
+    assert {one.owner: (round(one.mounts, 9), one.files_read) for one in found} == {
+        owner: (round(4 / 3, 9), 4) for owner in ("ann", "bob", "eve")
+    }
 
 
 async def used(connection: AsyncConnection, owner: str, at: datetime, seconds: float, volume: str = "E00001") -> None:
