@@ -19,6 +19,7 @@ from catalog.leases import Lease
 from catalog.mounts import Candidate
 from catalog.situations import SeenMount, WantedMount
 from tapeserver.config import Config
+from tapeserver.estimating import Estimating
 from tapeserver.heldlease import HeldLease
 from tapeserver.nextvolume import Decision, Explanation, GiveWay, Policy, explaining, plan
 from tapeserver.picturekeeping import GAVE_WAY, PictureKeeper
@@ -54,6 +55,7 @@ class LibraryPlanner:
         self._source = self._new_source()
         self._begun_at = 0.0
         self._recorder = _recorder(config, library)
+        self._estimating = Estimating(database, library)
         #: what was written last, by kind and key; None: nobody knows
         self._said: dict[tuple[str, str], Explanation] | None = None
         self._explain_at = 0.0
@@ -166,6 +168,7 @@ class LibraryPlanner:
             self.deciding.set()
         if loop.time() >= self._explain_at:
             await self._explain(keeper, lease)
+        await self._estimating.publish(keeper.picture, keeper.policy, lease)
 
     async def _fold(self, keeper: PictureKeeper, lease: Lease) -> bool:
         """Whether anything was new."""

@@ -108,13 +108,13 @@ async def _recall(context: DoorContext, principal: Principal, file: FileRecord) 
                 raise Lost(path=file.path, why=item.error)
     context.database.wake(PLANNER)
     expected = None if known is None else known.seconds
-    refusal = OnTape(
+    answer = OnTape(
         path=file.path, what=file.path, request=request_id, expected_seconds=expected,
         retry_after_seconds=estimates.again_after(seconds, expected),
     )  # fmt: skip
     if expected is not None:
-        refusal.args = (f"{file.path} is only on tape; it is expected on disk in {show_about(expected)}.",)
-    raise refusal
+        answer.args = (f"{file.path} is only on tape; it is expected on disk in {show_about(expected)}.",)
+    raise answer
 
 
 async def put(request: web.Request) -> web.StreamResponse:

@@ -8,7 +8,9 @@ from catalog import estimates, leases, staging, volumes
 from catalog.database import Database
 from catalog.leases import Lease
 from catalog.model import Principal, ReadingTime
+from tapeserver.config import Config
 from tapeserver.estimating import Estimating, expected
+from tapeserver.libraryplanner import LibraryPlanner
 from tapeserver.nextvolume import DriveView, Picture, Policy, Share, VolumeView
 from tests.catalog_world import World
 
@@ -164,3 +166,23 @@ def test_a_library_that_is_faster_than_life_is_waited_for_accordingly() -> None:
     slow, fast = (expected(picture("E00001"), Policy(), 1000.0, speed)["E00001"] for speed in (1.0, 100.0))
     assert fast.begins - 1000 == pytest.approx((slow.begins - 1000) / 100)
     assert fast.reading == pytest.approx(slow.reading / 100)
+
+
+async def test_the_planner_at_work_tells_who_waits(database: Database) -> None:
+    _, ann = await site(database, a=("E00001",), b=("E00002",))
+    await real(database)
+    async with database.transaction() as connection:
+        await World(connection).run("update drive set heartbeat_at = capstan_now(), tapeserver = 't1'")
+    first, second = await asked(database, ann, "a"), await asked(database, ann, "b")
+    planner = LibraryPlanner(database, Config(name="t1"), "east")
+    try:
+        for work in (planner.decide, planner.learn, planner.decide, planner.learn):
+            await work()
+        async with database.connection() as connection:
+            waits = [await estimates.of_request(connection, request) for request in (first, second)]
+    finally:
+        await planner.close()
+    known = [wait for wait in waits if wait is not None]
+    assert len(known) == 2
+    # One drive: who comes second waits for the change too.
+    assert min(known) + 30 < max(known) < 1000
