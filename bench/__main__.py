@@ -19,7 +19,7 @@ from types import FrameType
 from rich.console import Console
 from rich.table import Table
 
-from bench import order, planner, plans, simulator, smallfiles, staging, tape, transfer
+from bench import decision, order, planner, plans, simulator, smallfiles, staging, tape, transfer
 from bench.measure import Row
 from bench.workplace import Workplace, workplace
 
@@ -40,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Workplace], list[Row]]] = {
 PURE_BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "order": order.run,
     "planner": planner.run,
+    "decision": decision.run,
     "simulator": simulator.run,
 }
 ALL_BENCHMARKS = (*BENCHMARKS, *PURE_BENCHMARKS)

@@ -33,6 +33,8 @@ LEASE_PREFIX = "planner:"
 FOLD_DELTAS, FOLD_PART = 2000, 100
 #: a picture is begun anew so often
 PICTURE_SECONDS_MAX = 3600.0
+#: pools, media and caches are looked at anew at most so often: a storm of recalls says nothing of them
+SURROUND_SECONDS = 0.2
 #: reasons are said anew at most so often, and left alone for so much longer than it took to find them
 EXPLAIN_SECONDS, EXPLAIN_SHARE = 1.0, 10.0
 WHY_ENDED = {
@@ -58,7 +60,7 @@ class LibraryPlanner:
         self._estimating = Estimating(database, library)
         #: what was written last, by kind and key; None: nobody knows
         self._said: dict[tuple[str, str], Explanation] | None = None
-        self._explain_at = 0.0
+        self._surround_at = self._explain_at = 0.0
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -162,10 +164,12 @@ class LibraryPlanner:
         keeper = self._keeper
         if keeper is None:
             return
-        changed = await self._fold(keeper, lease)
-        await self._surround(keeper)
-        if changed:
+        if await self._fold(keeper, lease):
             self.deciding.set()
+        if loop.time() >= self._surround_at:
+            self._surround_at = loop.time() + SURROUND_SECONDS
+            loop.call_later(SURROUND_SECONDS, self.learning.set)
+            await self._surround(keeper)
         if loop.time() >= self._explain_at:
             await self._explain(keeper, lease)
         await self._estimating.publish(keeper.picture, keeper.policy, lease)

@@ -44,6 +44,7 @@ VERBS = {
     "export": ("it leaves the library; its copies count no more", "to the vault"),
     "import": ("an exported one is back: it is read back, and suspect until it is enabled", "from the vault"),
     "broken": ("it cannot be read; what is missing then is made again from other copies", "tape is torn"),
+    "now": ("mount it before all others, if anything on it is wanted, and do not collect for it", "run starts today"),
     "verify": ("read back what is on it, in idle drives", "yearly"),
     "repack": ("write everything live on it to other volumes, while users go on", "old cartridge"),
     "reclaim": ("make it blank again, when nothing on it is wanted any more", "repacked"),
@@ -53,7 +54,7 @@ VERBS = {
 }
 _DONE = {
     "label": "is to be labelled", "relabel": "is reclaimed and to be labelled", "verify": "is to be verified",
-    "repack": "is being repacked", "remove": "is forgotten",
+    "repack": "is being repacked", "remove": "is forgotten", "now": "comes first when it is wanted",
 }  # fmt: skip
 
 

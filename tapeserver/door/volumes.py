@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import alerts, failures, identity, maintenance, mediaviews, pools, reading, volumes
+from catalog import alerts, failures, identity, maintenance, mediaviews, pools, reading, situations, volumes
 from catalog.database import EVENTS, PLANNER, SESSIONS
 from catalog.errors import BadRequest, NotFound, WrongState
 from catalog.states import VolumeState
@@ -169,9 +169,16 @@ async def _remove(
     return {"removed": True}
 
 
+async def _now(
+    connection: AsyncConnection, context: DoorContext, vid: str, who: str, body: messages.VolumeBody
+) -> messages.Row:
+    await situations.hurry(connection, vid, who=who, reason=body.reason)
+    return {}
+
+
 _VERBS: dict[str, _Verb] = {
     "reclaim": _reclaim, "relabel": _relabel, "label": _label, "verify": _verify, "repack": _repack,
-    "cancel": _cancel, "mend": _mend, "remove": _remove,
+    "cancel": _cancel, "mend": _mend, "remove": _remove, "now": _now,
 }  # fmt: skip
 
 

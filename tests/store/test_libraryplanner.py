@@ -1,0 +1,182 @@
+"""Promises of the planner at work: it learns by increments, decides under its lease, and can be replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from catalog import endings, leases, mounts, queues, situations
+from catalog.database import Database
+from catalog.errors import NotFound
+from tapeserver.config import Config
+from tapeserver.libraryplanner import LEASE_PREFIX, LibraryPlanner
+from tapeserver.planningrecord import replay
+from tests.store.media import make_copies, make_files, two_libraries, wait_for
+
+
+class At:
+    """A catalog with files on tape, and the planner of `east`."""
+
+    def __init__(self, database: Database, config: Config, files: list[int]) -> None:
+        self.database, self.files = database, files
+        self.planner = LibraryPlanner(database, config, "east")
+
+    async def ask(self, files: list[int], **more: object) -> None:
+        async with self.database.transaction() as connection:
+            await wait_for(connection, files)
+            await queues.request_recalls(connection, files, owner="ann", group="cms", **more)  # type: ignore[arg-type]  # by name
+
+    async def work(self) -> None:
+        """Until there is nothing new: take the lease, learn, decide."""
+        for _ in range(3):
+            await self.planner.decide()
+            self.planner._surround_at = self.planner._explain_at = 0.0
+            await self.planner.learn()
+
+    async def mounted(self) -> list[tuple[str, str]]:
+        async with self.database.connection() as connection:
+            return [(one.volume, one.purpose) for one in await mounts.list_mounts(connection)]
+
+    async def said(self) -> dict[str, str]:
+        async with self.database.connection() as connection:
+            return {one.key: one.code for one in await mounts.list_candidates(connection)}
+
+    async def end(self, volume: str, outcome: str = "done") -> None:
+        async with self.database.transaction() as connection:
+            [epoch] = [one.epoch for one in await mounts.list_mounts(connection) if one.volume == volume]
+            await endings.end_mount(connection, epoch, outcome)
+
+
+@pytest.fixture
+async def at(database: Database, tmp_path: Path) -> At:
+    """Ten files on E00001, ten on E00002; both drives of `east` are attached."""
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        files = await make_files(connection, 20, on_disk=False)
+        await make_copies(connection, files[:10], "E00001")
+        await make_copies(connection, files[10:], "E00002")
+        await connection.execute(sa.text("update drive set tapeserver = 'ts', heartbeat_at = capstan_now()"))
+    return At(database, Config(name="ts", planning_record=str(tmp_path)), files)
+
+
+async def test_what_is_asked_for_is_mounted_and_the_rest_is_explained(at: At) -> None:
+    await at.ask(at.files[:3])
+    await at.work()
+    assert await at.mounted() == [("E00001", "recall")]
+    assert await at.said() == {"E00001": "mounted"}
+    await at.ask(at.files[10:])
+    await at.work()
+    assert sorted(await at.mounted()) == [("E00001", "recall"), ("E00002", "recall")]
+
+
+async def test_nothing_is_mounted_without_the_lease(at: At) -> None:
+    async with at.database.transaction() as connection:
+        assert await leases.acquire(connection, f"{LEASE_PREFIX}east", "another", seconds=60)
+    await at.ask(at.files[:3])
+    await at.work()
+    assert await at.mounted() == []
+    assert not at.planner.decides
+
+
+async def test_a_lease_that_is_lost_between_plan_and_commit_writes_no_row(at: At) -> None:
+    await at.work()
+    await at.ask(at.files[:3])
+    await at.planner.learn()
+    async with at.database.transaction() as connection:
+        await connection.execute(sa.text("update lease set number = number + 1, holder = 'another'"))
+    await at.planner.decide()
+    assert await at.mounted() == []
+
+
+async def test_what_was_cancelled_since_the_picture_was_told_gets_no_mount(at: At) -> None:
+    await at.work()
+    await at.ask(at.files[:3])
+    await at.planner.learn()
+    async with at.database.transaction() as connection:
+        await queues.drop_recalls(connection, at.files[:3])
+    await at.planner.decide()
+    assert await at.mounted() == []
+    await at.work()
+    assert await at.said() == {}
+
+
+async def test_a_volume_whose_recalls_all_wait_for_a_pause_to_end_is_not_mounted_again(at: At) -> None:
+    await at.ask(at.files[:1])
+    await at.work()
+    await at.end("E00001")
+    async with at.database.transaction() as connection:
+        await connection.execute(sa.text("update demand set created_at = capstan_now() + interval '1 hour'"))
+    await at.work()
+    assert await at.mounted() == []
+    assert await at.said() == {"E00001": "backing_off"}
+    await at.ask(at.files[1:2])
+    await at.work()
+    assert await at.mounted() == [("E00001", "recall")]
+
+
+async def test_a_mount_with_nothing_to_do_ends_for_another_volume_and_did_not_fail(at: At) -> None:
+    async with at.database.transaction() as connection:
+        await connection.execute(sa.text("update drive set heartbeat_at = null where name = 'east2'"))
+    await at.ask(at.files[:1])
+    await at.work()
+    async with at.database.transaction() as connection:
+        [one] = await mounts.list_mounts(connection)
+        await queues.drop_recalls(connection, at.files[:1])
+        await mounts.say_idle(connection, one.epoch, idle=True)
+    await at.ask(at.files[10:11])
+    await at.work()
+    async with at.database.transaction() as connection:
+        [why] = (await mounts.reasons_to_stop(connection, [one.epoch])).values()
+        assert why is not None
+        assert why.startswith(mounts.REST)
+        # Somebody wants it again before its session has heard of that: it need not rest.
+        await mounts.say_idle(connection, one.epoch, idle=False)
+        assert await mounts.reasons_to_stop(connection, [one.epoch]) == {one.epoch: None}
+
+
+async def test_an_operators_now_comes_first_and_is_over_with_the_mount(at: At) -> None:
+    async with at.database.transaction() as connection:
+        await connection.execute(sa.text("update drive set heartbeat_at = null where name = 'east2'"))
+        await situations.hurry(connection, "E00002", who="root", reason="run starts")
+        with pytest.raises(NotFound):
+            await situations.hurry(connection, "E99999", who="root", reason="run starts")
+    await at.ask(at.files[:10])
+    await at.ask(at.files[10:11])
+    await at.work()
+    assert await at.mounted() == [("E00002", "recall")]
+    async with at.database.connection() as connection:
+        assert await situations.hurried(connection, "east") == []
+
+
+async def test_a_picture_that_is_begun_anew_says_the_same(at: At) -> None:
+    await at.ask(at.files[:3], cohorts={at.files[0]: 7})
+    await at.work()
+    await at.ask(at.files[5:12])
+    await at.work()
+    first = at.planner._keeper
+    at.planner._keeper = None
+    await at.work()
+    second = at.planner._keeper
+    assert first is not None
+    assert second is not None
+    assert second is not first
+    for column in ("files", "bytes"):
+        ours, others = (getattr(one.picture.volumes, column) for one in (first, second))
+        names = {name: ours[slot] for slot, name in enumerate(first.picture.volumes.names) if ours[slot]}
+        assert names == {name: others[slot] for slot, name in enumerate(second.picture.volumes.names) if others[slot]}
+
+
+async def test_a_recorded_run_is_replayed_by_the_planner_and_decides_the_same(at: At, tmp_path: Path) -> None:
+    await at.ask(at.files[:3])
+    await at.work()
+    await at.ask(at.files[10:])
+    await at.work()
+    await at.end("E00001", "read failed: no signal")
+    await at.work()
+    await at.planner.close()
+    lines = (tmp_path / "east.jsonl").read_bytes().splitlines()
+    decisions = list(replay(lines))
+    assert [one.volume for found in decisions for one in found.recorded.mounts] == ["E00001", "E00002"]
+    assert all(found.same for found in decisions)
