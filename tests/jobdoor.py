@@ -60,6 +60,8 @@ class JobDoor:
         self.requests: dict[str, StageRequest] = {}
         self.deleted: list[str] = []
         self.staged: list[list[str]] = []
+        #: path -> what it was last asked for together with
+        self.cohorts: dict[str, str | None] = {}
         self.pins: dict[str, set[int]] = {}
         self.job_tokens: dict[int, TokenBody] = {}
         self.libraries_down: dict[str, str] = {}
@@ -277,6 +279,8 @@ class JobDoor:
         paths = [one.path for one in body.files]
         self.requests[number] = StageRequest(paths=paths)
         self.staged.append(paths)
+        for one in body.files:
+            self.cohorts[one.path] = ((one.targeted_metadata or {}).get("capstan") or {}).get("cohort")
         for path in paths:
             if path in self.errors:
                 self.requests[number].ended[path] = self.errors[path]

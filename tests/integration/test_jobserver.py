@@ -169,6 +169,12 @@ async def test_inputs_of_many_jobs_are_asked_for_in_one_request_per_volume_each_
     await site.until_true(lambda: sum(len(paths) for paths in site.door.staged) == 6)
     asked = sorted(path for paths in site.door.staged for path in paths)
     assert asked == [f"/exp/{number}" for number in range(6)]
+    # Inputs of one job are of use together, on whatever volumes they lie.
+    told = [site.door.cohorts[path] for path in asked]
+    assert (told[0], told[-1]) == (f"job:{jobs[0]}", f"job:{jobs[-1]}")
+    assert all(
+        label in (f"job:{one}", f"job:{other}") for label, one, other in zip(told[1:-1], jobs, jobs[1:], strict=False)
+    )
     site.door.arrive(*asked)
     for job in jobs:
         await site.until(job, "done")
