@@ -64,7 +64,9 @@ async def requests(
 ) -> list[Row]:
     """Stage requests, the newest first; of one owner, or all."""
     table = tables.stage_request
-    statement = sa.select(table).order_by(table.c.id.desc()).limit(min(limit, REQUESTS_MAX))
+    columns = [column for column in table.c if column is not table.c.forgotten_at]
+    statement = sa.select(*columns).where(table.c.forgotten_at.is_(None))
+    statement = statement.order_by(table.c.id.desc()).limit(min(limit, REQUESTS_MAX))
     if owner is not None:
         statement = statement.where(table.c.owner == owner)
     if live_only:

@@ -35,6 +35,8 @@ CHUNK_ITEMS = 10_000
 #: the files of a request that are fewer are wanted together; a bulk request uses what comes first
 COHORT_FILES_MAX = 1000
 DEFAULT_PRIORITY = 50
+#: what was deleted by its owner is history for so long
+HISTORY_DAYS = 90
 #: what anybody may ask for lies within these; what is below is Capstan's own
 PRIORITY_MIN, PRIORITY_MAX = 11, 100
 
@@ -183,7 +185,8 @@ async def look_again_seconds(connection: AsyncConnection, file_id: int) -> float
 async def request_at(connection: AsyncConnection, request_id: int) -> Request:
     """Raises NotFound."""
     columns = [tables.stage_request.c[name] for name in Request.__dataclass_fields__]
-    statement = sa.select(*columns).where(tables.stage_request.c.id == request_id)
+    table = tables.stage_request
+    statement = sa.select(*columns).where(table.c.id == request_id, table.c.forgotten_at.is_(None))
     row = (await connection.execute(statement)).one_or_none()
     if row is None:
         raise NotFound(what=f"request {request_id}")
@@ -228,10 +231,11 @@ async def abandon_all(connection: AsyncConnection, request_id: int) -> int:
 
 
 async def delete(connection: AsyncConnection, request_id: int) -> None:
-    """Cancel what is live, drop the request's pins, forget it. Raises NotFound."""
+    """Cancel what is live, drop the request's pins, forget it but for `catalog.history`. Raises NotFound."""
     await abandon_all(connection, request_id)
     await connection.execute(sa.text(SQL["unpin_request"]), {"owner": f"request:{request_id}"})
-    await connection.execute(tables.stage_request.delete().where(tables.stage_request.c.id == request_id))
+    await connection.execute(sa.text(SQL["forget"]), {"id": request_id})
+    await connection.execute(sa.text(SQL["forget_for_good"]), {"days": HISTORY_DAYS})
 
 
 async def release(

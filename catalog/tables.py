@@ -237,9 +237,10 @@ stage_request = Table(
     identity(), column("owner", Text), optional("token", BigInteger), word("origin", "stage"),
     word("state", "submitted"), word("activity", ""), number("priority", 50, SmallInteger),
     *columns(BigInteger, "items", "items_live"), now("created_at"),
-    *columns(TIME, "started_at", "completed_at", nullable=True),
+    *columns(TIME, "started_at", "completed_at", "forgotten_at", nullable=True),
     CheckConstraint("origin in ('stage', 'get', 'repair')", name="stage_request_origin_check"),
     Index("stage_request_owner", "owner", "id"),
+    Index("stage_request_forgotten", "forgotten_at", postgresql_where=text("forgotten_at is not null")),
     Index("stage_request_submitted", "id", postgresql_where=text("state = 'submitted'")),
 )
 

@@ -5,7 +5,8 @@ VALUES (:owner, :token, :origin, :activity, :priority, :items, :items) RETURNING
 
 -- lock_request --
 -- Whoever changes items of a request holds its row first; that makes items_live exact and the end happen once.
-SELECT id, owner, token, origin, state, activity, priority, items, items_live FROM stage_request WHERE id = :id FOR UPDATE
+SELECT id, owner, token, origin, state, activity, priority, items, items_live FROM stage_request
+WHERE id = :id AND forgotten_at IS NULL FOR UPDATE
 
 -- next_unresolved --
 -- SKIP LOCKED: several doors resolve, each another request. A request is `submitted` until all of it is resolved.
@@ -152,3 +153,13 @@ GROUP BY i.file ORDER BY i.file LIMIT :limit
 -- A mount that has the recall will soon be done with it; one that has waited long may wait longer.
 SELECT CASE WHEN state = 'claimed' THEN 1 WHEN created_at > capstan_now() - interval '10 seconds' THEN 2 ELSE 5 END
 FROM recall WHERE file = :file
+
+-- forget --
+-- For its owner it is gone; what was read for it stays known for a while.
+UPDATE stage_request SET forgotten_at = capstan_now() WHERE id = :id
+
+-- forget_for_good --
+-- Each one that is forgotten takes up to two old ones along, so that they never pile up and nobody has to clear up.
+DELETE FROM stage_request WHERE id IN (
+    SELECT id FROM stage_request WHERE forgotten_at < capstan_now() - make_interval(days => :days)
+    ORDER BY forgotten_at LIMIT 2 FOR UPDATE SKIP LOCKED)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from capstan.commands import simulate, trace
-from catalog import history, staging
+from catalog import history, reading, staging
 from catalog.database import Database
 from catalog.errors import NotFound
 from catalog.model import Principal
@@ -145,3 +145,25 @@ def test_the_command_needs_to_know_which_catalog_and_where_to(
         with pytest.raises(SystemExit) as ended:
             trace.run("trace", words)
         assert ended.value.code == 2
+
+
+async def test_what_its_owner_has_deleted_is_history_for_a_while_and_gone_for_him(
+    database: Database, tmp_path: Path
+) -> None:
+    ann = await site(database, a=("E00001",), b=("E00001",))
+    done, other = await asked(database, ann, "a"), await asked(database, ann, "b")
+    await arrived(database, done)
+    async with database.transaction() as connection:
+        await World(connection).run("update stage_request set items_live = 0, state = 'ended' where id = :r", r=done)
+        await staging.delete(connection, done)
+        with pytest.raises(NotFound):
+            await staging.request_at(connection, done)
+        with pytest.raises(NotFound):
+            await staging.delete(connection, done)
+        assert [row["id"] for row in await reading.requests(connection)] == [other]
+    assert (await trace.export(database, tmp_path / "t", since_seconds=DAY))["files"] == 2
+    async with database.transaction() as connection:
+        await World(connection).run("update stage_request set forgotten_at = forgotten_at - interval '91 days'")
+        await staging.delete(connection, other)
+        left = await World(connection).run("select id from stage_request")
+        assert [row.id for row in left] == [other]

@@ -246,9 +246,11 @@ create table stage_request (
     origin text not null default 'stage' check (origin in ('stage', 'get', 'repair')),
     state text not null default 'submitted', activity text not null default '', priority smallint not null default 50,
     items bigint not null, items_live bigint not null,
-    created_at timestamptz not null default capstan_now(), started_at timestamptz, completed_at timestamptz
+    created_at timestamptz not null default capstan_now(), started_at timestamptz, completed_at timestamptz,
+    forgotten_at timestamptz                       -- its owner has deleted it: kept for a while as history, for nobody else
 );
 create index stage_request_owner on stage_request (owner, id);
+create index stage_request_forgotten on stage_request (forgotten_at) where forgotten_at is not null;
 create index stage_request_submitted on stage_request (id) where state = 'submitted';
 
 create table stage_item (
