@@ -70,7 +70,7 @@ def run(quick: bool) -> list[Row]:
     wanted = int(os.environ.get(RECALLS_VARIABLE, RECALLS_QUICK if quick else RECALLS))
     size = Size(
         recalls=wanted, volumes=2000 if quick else 20_000, drives=20 if quick else 200,
-        bulk=20_000 if quick else 200_000, rate=2000 if quick else ENQUEUE_RATE_MIN, decisions=20 if quick else 200,
+        bulk=20_000 if quick else 200_000, rate=2000 if quick else ENQUEUE_RATE_MIN, decisions=20 if quick else 100,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="capstan-bench-") as directory:
         return asyncio.run(_run(Path(directory) / "postgresql", size))

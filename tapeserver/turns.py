@@ -242,7 +242,10 @@ class Turn(ABC):
         """The planner must know which mounts it may end."""
         context = self.context
         since = self._idle_since
-        idle = self.stays() and since is not None and context.now - since >= IDLE_SECONDS
+        if since is not None and context.now - since < IDLE_SECONDS:
+            # Only just, or a turn has only begun: neither is news.
+            return
+        idle = since is not None and self.stays()
         if idle != context.told_idle:
             epoch = context.work.epoch
             await context.commit(lambda connection: mounts.say_idle(connection, epoch, idle=idle))

@@ -33,7 +33,9 @@ from unnest(cast(:drives as text[]), cast(:volumes as text[]), cast(:pools as te
      as w (drive, volume, pool, purpose, grp, code, arguments)
 join drive d on d.name = w.drive and d.state = 'up' join volume v on v.vid = w.volume and v.library = d.library
 join library l on l.name = d.library and l.state = 'up'
-where w.code in ('verify', 'label', 'index')
+where (w.code in ('verify', 'label', 'index')
+       and exists (select from maintenance t where t.kind = w.code and t.key = w.volume and t.state in ('queued', 'running'))
+       and (w.code <> 'index' or not v.end_verified or v.tape_files > v.indexed_tape_files))
    or (w.purpose = 'archive' and v.state in ('blank', 'active')
        and exists (select from archive a where a.pool = w.pool and a.state = 'queued'))
    or (volume_is_readable(v.state)
