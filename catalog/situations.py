@@ -174,6 +174,11 @@ async def volumes_seen(
     return [SeenVolume(**row) for row in rows]
 
 
+async def gone_with_demand(connection: AsyncConnection) -> list[str]:
+    """Volumes whose copies are gone, and that something waits for all the same."""
+    return list((await connection.scalars(_SQL["gone_with_demand"])).all())
+
+
 async def hurried(connection: AsyncConnection, library: str) -> list[str]:
     """Volumes that an operator wants mounted now."""
     return list((await connection.scalars(_SQL["hurried"], {"library": library})).all())

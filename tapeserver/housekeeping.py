@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import alerts, endings, failures, mounts, queues, replicas, volumes
+from catalog import alerts, endings, failures, mounts, queues, replicas, situations, volumes
 from catalog.database import PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
-from catalog.states import DriveState, LibraryState, MountState, VolumeState
+from catalog.states import DriveState, LibraryState, MountState
 from tapeserver import alerting
 from tapeserver.changer import in_thread
 from tapeserver.config import Config
@@ -167,12 +167,10 @@ class Housekeeping:
     async def _gone_volumes(self) -> None:
         """Demand that came to a volume in the very moment in which its copies went."""
         async with self._database.connection() as connection:
-            wanted = [one.key for one in await queues.backlog(connection) if one.kind == "recall"]
-            media = await volumes.list_volumes(connection, vids=wanted, limit=len(wanted) + 1)
-        for volume in media:
-            if volume.state in (VolumeState.BROKEN, VolumeState.EXPORTED, VolumeState.BLANK):
-                await self._database.run(_withdraw(volume.vid))
-                self._wake()
+            gone = await situations.gone_with_demand(connection)
+        for volume in gone:
+            await self._database.run(_withdraw(volume))
+            self._wake()
 
     async def _orphans(self) -> None:
         """The net below every end of a mount; and pins that have run out."""

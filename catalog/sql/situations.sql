@@ -82,6 +82,11 @@ where v.library = :library
            else v.vid = any(cast(:volumes as text[])) end
 order by v.vid;
 
+-- gone_with_demand --
+-- By the states and an index of demand: not by what waits, which may be millions.
+select v.vid from volume v where not volume_is_present(v.state)
+  and exists (select from demand d where d.volume = v.vid) order by v.vid;
+
 -- hurried --
 -- Few, by an index of their own.
 select vid from volume where library = :library and hurried_at is not null order by vid;
