@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.measure import Row
-from tapeserver.nextvolume import DriveView, MountView, Picture, Policy, Share, VolumeView, plan
+from tapeserver.planner import DriveView, MountView, Picture, Policy, Share, VolumeView, plan
 from tapeserver.simulator.engine import Settings
 from tapeserver.simulator.generator import KINDS, generate
 from tapeserver.simulator.outcome import Outcome, Waits
@@ -129,7 +129,7 @@ def with_trickle(crowd: Trace | None, seconds: int) -> Trace:
         trace,
         request_times=np.concatenate([trace.request_times[old], times])[order],
         request_who=np.concatenate([trace.request_who[old], np.zeros(number, dtype=np.int64)])[order],
-        request_bundles=np.zeros(len(order), dtype=np.int64),
+        request_cohorts=np.zeros(len(order), dtype=np.int64),
         file_offsets=np.concatenate([[0], np.cumsum(files[order])]).astype(np.int64),
         file_volumes=column(np.full(number, volume), trace.file_volumes),
         file_starts=column(starts, trace.file_starts),

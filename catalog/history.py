@@ -27,7 +27,7 @@ COHORTS_FROM = 1 << 61
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Files on tape that somebody asked for at once; what has the same bundle is of use only together."""
+    """Files on tape that somebody asked for at once; what has the same cohort is of use only together."""
 
     #: seconds since 1970, here and below
     at: float
@@ -35,7 +35,7 @@ class Wanted:
     group: str
     activity: str
     priority: int
-    bundle: int
+    cohort: int
     #: volume, position in bytes from the begin of the tape, bytes
     files: list[tuple[str, int, int]]
 
@@ -123,7 +123,7 @@ class History:
                 group=row.grp,
                 activity=row.activity,
                 priority=row.priority,
-                bundle=_bundle(cohort, request),
+                cohort=_cohort(cohort, request),
                 files=files,
             )
             for cohort, files in present.items()
@@ -147,6 +147,6 @@ class History:
         return {row.vid: KnownVolume(**row._mapping) for row in rows}
 
 
-def _bundle(cohort: int, request: int) -> int:
+def _cohort(cohort: int, request: int) -> int:
     """A number above 0: a cohort that somebody named, that of a request, or the request's other files."""
     return COHORTS_FROM + (-cohort >> 2) if cohort < 0 else cohort or request

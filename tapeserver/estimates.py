@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from catalog.model import ReadingTime
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import Policy
-from tapeserver.nextvolume.volumes import MOVED_BYTES_TYPICAL
-from tapeserver.nextvolume.wishes import judge_recalls
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy
+from tapeserver.planner.volumes import MOVED_BYTES_TYPICAL
+from tapeserver.planner.wishes import judge_recalls
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

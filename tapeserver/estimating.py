@@ -15,7 +15,7 @@ from catalog.database import Database
 from catalog.leases import Lease
 from catalog.model import ReadingTime
 from tapeserver.estimates import estimate
-from tapeserver.nextvolume import Picture, Policy
+from tapeserver.planner import Picture, Policy
 
 #: estimates are made at most so often, and left alone for so much longer than it took to make them
 ESTIMATE_SECONDS, ESTIMATE_SHARE = 3.0, 50.0

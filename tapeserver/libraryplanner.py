@@ -21,9 +21,9 @@ from catalog.situations import SeenMount, WantedMount
 from tapeserver.config import Config
 from tapeserver.estimating import Estimating
 from tapeserver.heldlease import HeldLease
-from tapeserver.nextvolume import Decision, Explanation, GiveWay, Policy, explaining, plan
 from tapeserver.picturekeeping import GAVE_WAY, PictureKeeper
 from tapeserver.picturesource import PictureSource, ripe_at
+from tapeserver.planner import Decision, Explanation, GiveWay, Policy, explaining, plan
 from tapeserver.planningrecord import Recorder
 
 log = structlog.get_logger(__name__)

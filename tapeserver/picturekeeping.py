@@ -16,7 +16,7 @@ from catalog.shares import Settings
 from catalog.shares import Share as AllottedShare
 from catalog.situations import SeenEnd, SeenMount, SeenPool, Situation
 from catalog.usage import Charge
-from tapeserver.nextvolume import (
+from tapeserver.planner import (
     Allotment,
     ArchiveNeed,
     DriveLimit,
@@ -30,7 +30,7 @@ from tapeserver.nextvolume import (
     Share,
     VolumeView,
 )
-from tapeserver.nextvolume.volumes import UNKNOWN_STATE
+from tapeserver.planner.volumes import UNKNOWN_STATE
 
 CACHE_FULL_OUTCOME = "no cache space"
 GAVE_WAY = "gave way"

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import cacheservers, counters, failures, leases, maintenance, mounts, shares, situations, usage, volumes
 from catalog.counters import Change
 from catalog.situations import SeenEnd, SeenVolume, Situation
-from tapeserver.nextvolume import MediaNeed, VolumeView
 from tapeserver.picturekeeping import PictureKeeper, Surroundings
+from tapeserver.planner import MediaNeed, VolumeView
 from tapeserver.timelimits import medium_of
 
 #: rows of counters, and volumes, that are read at once: others want the loop too

@@ -18,8 +18,8 @@ import msgspec
 from catalog.counters import Change
 from catalog.errors import BadRequest
 from catalog.situations import SeenEnd, SeenMount, Situation
-from tapeserver.nextvolume import Decision, Policy, plan
 from tapeserver.picturekeeping import PictureKeeper, Surroundings
+from tapeserver.planner import Decision, Policy, plan
 
 #: method -> the types of its arguments
 _ARGUMENTS: Mapping[str, Sequence[Any]] = {

@@ -171,7 +171,7 @@ class _Writer:
 
     def volume(self, one: KnownVolume) -> None:
         from tapeserver.drivemodel import model_of
-        from tapeserver.nextvolume.volumes import MEDIUM_DEFAULT
+        from tapeserver.planner.volumes import MEDIUM_DEFAULT
         from tapeserver.simulator.tracefile import Volume
         from tapeserver.timelimits import medium_of
 
@@ -207,7 +207,7 @@ class _Writer:
                 group=self._alias("g", wanted.group),
                 activity=self._alias("a", wanted.activity),
                 priority=wanted.priority,
-                bundle=wanted.bundle,
+                cohort=wanted.cohort,
             )
         )
 

@@ -103,7 +103,7 @@ def generate(kind: Kind, *, seed: int, requests: int, drives: int, load: float) 
         pools=["pool"],
         request_times=_times(draw, requests, span),
         request_who=owners.astype(np.int64),
-        request_bundles=np.zeros(requests, dtype=np.int64),
+        request_cohorts=np.zeros(requests, dtype=np.int64),
         file_offsets=np.searchsorted(file_request, np.arange(requests + 1)).astype(np.int64),
         file_volumes=file_volumes.astype(np.int64),
         file_starts=starts,

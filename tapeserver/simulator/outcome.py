@@ -106,11 +106,11 @@ class Outcome:
 
     @property
     def job_waits(self) -> Floats:
-        """From a job's first request to the end of its last; a request without a bundle is a job of its own."""
-        bundles = self.trace.request_bundles
-        if not bundles.any():
+        """From a job's first request to the end of its last; a request without a cohort is a job of its own."""
+        cohorts = self.trace.request_cohorts
+        if not cohorts.any():
             return self.request_waits
-        keys = np.where(bundles > 0, bundles, -1 - np.arange(len(bundles)))
+        keys = np.where(cohorts > 0, cohorts, -1 - np.arange(len(cohorts)))
         _, inverse = np.unique(keys, return_inverse=True)
         ends = np.full(int(inverse.max()) + 1, -np.inf)
         begins = np.full(len(ends), np.inf)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tapeserver.estimates import estimate
-from tapeserver.nextvolume.deciding import plan
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import Policy
-from tapeserver.nextvolume.views import ArchiveNeed, DriveView, EndView, MountView, PlannedMount, Share, VolumeView
+from tapeserver.planner.deciding import plan
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy
+from tapeserver.planner.views import ArchiveNeed, DriveView, EndView, MountView, PlannedMount, Share, VolumeView
 from tapeserver.simulator.choice import Choice
 from tapeserver.simulator.parts import Parts, parts_of
 from tapeserver.simulator.policy import Listener
@@ -21,8 +21,8 @@ from tapeserver.simulator.waiting import Waiting
 
 #: the cache is not simulated: there is room for all
 ROOM_BYTES = 2**60
-#: requests that belong to no bundle are one each, numbered behind the trace's own
-OWN_BUNDLES = 2**40
+#: requests that belong to no cohort are one each, numbered behind the trace's own
+OWN_COHORTS = 2**40
 
 
 class Planned(Listener):
@@ -55,8 +55,8 @@ class Planned(Listener):
         self._parts: Parts = parts_of(trace)
         self._times = trace.request_times.tolist()
         self._who = trace.request_who.tolist()
-        own = [OWN_BUNDLES + number for number in range(trace.requests)]
-        self._bundles = [bundle or mine for bundle, mine in zip(trace.request_bundles.tolist(), own, strict=True)]
+        own = [OWN_COHORTS + number for number in range(trace.requests)]
+        self._cohorts = [cohort or mine for cohort, mine in zip(trace.request_cohorts.tolist(), own, strict=True)]
         self._drives = {_drive(number): number for number in range(drives)}
         self._epoch = 0
         #: by drive: files read for each share in the mount under way, by which its drive-seconds are charged
@@ -96,7 +96,7 @@ class Planned(Listener):
         self.picture.want(
             self._names[parts.volumes[part]],
             self._shares[self._who[request]],
-            self._bundles[request],
+            self._cohorts[request],
             parts.files[part],
             parts.bytes[part],
             now,
@@ -105,7 +105,7 @@ class Planned(Listener):
     def served(self, part: int, files: int, size: int, drive: int, now: float) -> None:
         request = self._parts.requests[part]
         name, who = self._names[self._parts.volumes[part]], self._who[request]
-        self.picture.unwant(name, self._shares[who], self._bundles[request], files, size, files * self._times[request])
+        self.picture.unwant(name, self._shares[who], self._cohorts[request], files, size, files * self._times[request])
         read = self._read[drive]
         read[who] = read.get(who, 0) + files
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tapeserver.drivemodel import Geometry, model_of
-from tapeserver.nextvolume.policy import Policy as PlannerPolicy
+from tapeserver.planner.policy import Policy as PlannerPolicy
 from tapeserver.simulator.engine import Simulation
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.peers import PEERS, Peer, PeerSettings

@@ -49,7 +49,7 @@ class Trace:
     request_times: Floats
     request_who: Integers
     #: requests with the same number above 0 are one job: its wait ends with the last of them
-    request_bundles: Integers
+    request_cohorts: Integers
     #: the files of request r are rows `file_offsets[r]` to `file_offsets[r + 1]` of the columns below
     file_offsets: Integers
     file_volumes: Integers

@@ -52,7 +52,7 @@ class Request(msgspec.Struct, tag="request", forbid_unknown_fields=True, gc=Fals
     group: str = ""
     activity: str = ""
     priority: int = 0
-    bundle: int = 0
+    cohort: int = 0
 
 
 class Archive(msgspec.Struct, tag="archive", forbid_unknown_fields=True, gc=False):
@@ -137,8 +137,8 @@ def _request_lines(trace: Trace) -> Iterator[tuple[float, str]]:
         files = zip(volumes, trace.file_starts[rows].tolist(), trace.file_bytes[rows].tolist(), strict=True)
         time = float(trace.request_times[row])
         document: dict[str, object] = {"type": "request", "time": time, **whos[int(trace.request_who[row])]}
-        if trace.request_bundles[row]:
-            document["bundle"] = int(trace.request_bundles[row])
+        if trace.request_cohorts[row]:
+            document["cohort"] = int(trace.request_cohorts[row])
         document["files"] = [list(file) for file in files]
         yield time, json.dumps(document)
 
@@ -177,7 +177,7 @@ class _Building:
         self._who: dict[tuple[str, str, str, int], int] = {}
         self._pools: dict[str, int] = {}
         self._times, self._archive_times = array("d"), array("d")
-        self._request_who, self._bundles, self._counts = array("q"), array("q"), array("q")
+        self._request_who, self._cohorts, self._counts = array("q"), array("q"), array("q")
         self._file_volumes, self._starts, self._bytes = array("q"), array("q"), array("q")
         self._archive_who, self._archive_pools, self._archive_bytes = array("q"), array("q"), array("q")
 
@@ -222,8 +222,8 @@ class _Building:
             raise BadTrace(f"a request has 1 to {FILES_PER_REQUEST_MAX} files, not {len(line.files)}")
         if len(self._times) >= REQUESTS_MAX or len(self._bytes) + len(line.files) > FILES_MAX:
             raise BadTrace(f"more than {REQUESTS_MAX} requests or {FILES_MAX} files: split the trace")
-        if not 0 <= line.bundle < 2**62:
-            raise BadTrace(f"bundle {line.bundle} is not a number from 0 on")
+        if not 0 <= line.cohort < 2**62:
+            raise BadTrace(f"cohort {line.cohort} is not a number from 0 on")
         for name, start, size in line.files:
             number = self._volume_numbers.get(name)
             if number is None:
@@ -235,7 +235,7 @@ class _Building:
             self._bytes.append(size)
         self._times.append(line.time)
         self._request_who.append(self._who_number(line))
-        self._bundles.append(line.bundle)
+        self._cohorts.append(line.cohort)
         self._counts.append(len(line.files))
 
     def _archive(self, line: Archive) -> None:
@@ -268,7 +268,7 @@ class _Building:
             pools=list(self._pools),
             request_times=np.array(self._times, dtype=np.float64),
             request_who=np.array(self._request_who, dtype=np.int64),
-            request_bundles=np.array(self._bundles, dtype=np.int64),
+            request_cohorts=np.array(self._cohorts, dtype=np.int64),
             file_offsets=np.concatenate([[0], np.cumsum(np.array(self._counts, dtype=np.int64))]).astype(np.int64),
             file_volumes=np.array(self._file_volumes, dtype=np.int64),
             file_starts=np.array(self._starts, dtype=np.int64),

@@ -11,7 +11,7 @@ from catalog.model import Principal, ReadingTime
 from tapeserver.config import Config
 from tapeserver.estimating import Estimating, expected
 from tapeserver.libraryplanner import LibraryPlanner
-from tapeserver.nextvolume import DriveView, Picture, Policy, Share, VolumeView
+from tapeserver.planner import DriveView, Picture, Policy, Share, VolumeView
 from tests.catalog_world import World
 
 ANN = Share("ann", "users")

@@ -58,7 +58,7 @@ async def test_an_export_is_a_trace_that_the_simulator_runs(
     assert [volume.name for volume in made.volumes] == ["E00001", "E00002"]
     assert made.file_bytes.tolist() == [1000, 1000, 1000]
     assert made.file_starts.tolist() == [10 * 262144 + 1024, 20 * 262144 + 1024, 10 * 262144 + 1024]
-    assert made.request_bundles[1] == waiting
+    assert made.request_cohorts[1] == waiting
     assert [(who.owner, who.group, who.activity) for who in made.who][:2] == [
         ("ann", "users", "skim"),
         ("ann", "users", ""),
@@ -97,16 +97,16 @@ async def test_of_one_library_only_its_own_copies_are_told(database: Database, t
         await trace.export(database, tmp_path / "t", since_seconds=DAY, library="north")
 
 
-async def test_files_that_were_wanted_together_have_one_bundle(database: Database, tmp_path: Path) -> None:
+async def test_files_that_were_wanted_together_have_one_cohort(database: Database, tmp_path: Path) -> None:
     ann = await site(database, a=("E00001",), b=("E00001",), c=("E00002",))
     cohort = staging.cohort_of("ann", "job 7")
     await asked(database, ann, "a", "b", cohorts={"/d/a": cohort})
     await asked(database, ann, "c", cohorts={"/d/c": cohort})
     await trace.export(database, tmp_path / "t", since_seconds=DAY)
-    bundles = read_trace(tmp_path / "t").request_bundles.tolist()
-    assert len(bundles) == 3
-    assert len(set(bundles)) == 2
-    assert all(bundle > 0 for bundle in bundles)
+    cohorts = read_trace(tmp_path / "t").request_cohorts.tolist()
+    assert len(cohorts) == 3
+    assert len(set(cohorts)) == 2
+    assert all(cohort > 0 for cohort in cohorts)
 
 
 async def test_it_is_read_in_pages_and_nothing_falls_between_them(
@@ -122,7 +122,7 @@ async def test_it_is_read_in_pages_and_nothing_falls_between_them(
     assert (found["files"], found["archives"]) == (9, 9)
     made = read_trace(tmp_path / "t")
     assert len(set(made.file_starts.tolist())) == 9
-    assert len(set(made.request_bundles.tolist())) == 3
+    assert len(set(made.request_cohorts.tolist())) == 3
 
 
 async def test_with_nothing_to_tell_it_says_so_and_leaves_no_file(database: Database, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from tapeserver.drivemodel import Geometry, model_of
 from tapeserver.estimates import LATER_ARRIVALS, estimate
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import Policy
-from tapeserver.nextvolume.views import DriveView, MountView, Share, VolumeView
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy
+from tapeserver.planner.views import DriveView, MountView, Share, VolumeView
 from tapeserver.simulator.engine import Simulation
 from tapeserver.simulator.generator import KINDS, generate
 from tapeserver.simulator.policy import Settings

@@ -150,8 +150,8 @@ def test_a_job_has_waited_until_the_last_of_its_requests() -> None:
     lines = [
         HEAD,
         *(VOLUME % name for name in "AB"),
-        f'{{"type": "request", "time": 0, "bundle": 5, "files": [["A", 0, {GB}]]}}',
-        f'{{"type": "request", "time": 50, "bundle": 5, "files": [["B", 0, {GB}]]}}',
+        f'{{"type": "request", "time": 0, "cohort": 5, "files": [["A", 0, {GB}]]}}',
+        f'{{"type": "request", "time": 50, "cohort": 5, "files": [["B", 0, {GB}]]}}',
     ]
     outcome = answer(parse_trace(line.encode() for line in lines), Question(policy="oldest-first", drives=1))
     assert outcome.job_waits.tolist() == [outcome.request_done[1]]

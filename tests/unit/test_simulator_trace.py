@@ -27,14 +27,14 @@ def test_a_trace_is_read_as_it_is_written() -> None:
     trace = parse(
         HEAD,
         VOLUME,
-        '{"type": "request", "time": 1.5, "owner": "a", "group": "g", "bundle": 7, "files": [["A00001", 10, 20]]}',
+        '{"type": "request", "time": 1.5, "owner": "a", "group": "g", "cohort": 7, "files": [["A00001", 10, 20]]}',
         '{"type": "archive", "time": 2, "pool": "east", "bytes": 30, "priority": 3}',
         '{"type": "request", "time": 2.5, "files": [["A00001", 10, 20], ["A00001", 40, 0]]}',
     )
     assert parse(*trace_lines(trace)).request_times.tolist() == [1.5, 2.5]
     assert list(trace_lines(parse(*trace_lines(trace)))) == list(trace_lines(trace))
     assert trace.file_offsets.tolist() == [0, 1, 3]
-    assert trace.request_bundles.tolist() == [7, 0]
+    assert trace.request_cohorts.tolist() == [7, 0]
     assert (trace.pools, trace.archive_bytes.tolist()) == (["east"], [30])
 
 
@@ -91,7 +91,7 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-_FIELDS = st.sampled_from(["type", "time", "files", "owner", "bundle", "name", "medium", "capacity", "pool", "bytes"])
+_FIELDS = st.sampled_from(["type", "time", "files", "owner", "cohort", "name", "medium", "capacity", "pool", "bytes"])
 _LINES = st.dictionaries(_FIELDS, _JSON | st.sampled_from(["request", "volume", "archive", "trace"]), max_size=6)
 
 

@@ -4,12 +4,12 @@
 `explanations` says why. Nothing here has a clock, takes a lease or writes a row.
 """
 
-from tapeserver.nextvolume.deciding import plan
-from tapeserver.nextvolume.explaining import explaining, explanations
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import Policy, Rule
-from tapeserver.nextvolume.usage import Allotment
-from tapeserver.nextvolume.views import (
+from tapeserver.planner.deciding import plan
+from tapeserver.planner.explaining import explaining, explanations
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy, Rule
+from tapeserver.planner.usage import Allotment
+from tapeserver.planner.views import (
     ArchiveNeed,
     Decision,
     DriveLimit,

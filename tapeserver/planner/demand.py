@@ -1,9 +1,9 @@
 """What waits to be read, per (volume, share), kept by increments. Pure: counts and moments, no decisions.
 
-A bundle (the files of one stage request) counts g(m) on each of the m volumes that it still waits for, more the fewer
+A cohort (the files of one stage request) counts g(m) on each of the m volumes that it still waits for, more the fewer
 they are: the last volume of a job is worth most. What is in a drive is no longer missing. For each row (volume, share)
-the sums of g and of g t over its bundles are kept, t being a bundle's arrival: the sum of g x wait follows at any
-moment without a look at the bundles. Files of bundle 0 belong to none: each counts 1.
+the sums of g and of g t over its cohorts are kept, t being a cohort's arrival: the sum of g x wait follows at any
+moment without a look at the cohorts. Files of cohort 0 belong to none: each counts 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 NEVER = np.inf
-#: from so many volumes a bundle on, g is kept in steps: an arrival then need not touch all of them
+#: from so many volumes a cohort on, g is kept in steps: an arrival then need not touch all of them
 EXACT_MISSING_MAX = 16
 STEP_BITS = 3
 #: p of g(m) = 1 / m ** p: 2 gives a shorter mean of the jobs' waits than 1, and a tail that is little longer
@@ -26,7 +26,7 @@ INITIAL_ROWS = 64
 
 
 def worth(missing: int) -> float:
-    """g of a bundle that waits for so many volumes: 1/m^p; above `EXACT_MISSING_MAX` m is rounded to 3 leading bits."""
+    """g of a cohort that waits for so many volumes: 1/m^p; above `EXACT_MISSING_MAX` m is rounded to 3 leading bits."""
     if missing == 0:
         return 0.0
     if missing > EXACT_MISSING_MAX:
@@ -36,14 +36,14 @@ def worth(missing: int) -> float:
 
 
 class _Part:
-    """One bundle on one row."""
+    """One cohort on one row."""
 
     __slots__ = ("at", "bytes", "files")
 
     def __init__(self) -> None:
         self.files = 0
         self.bytes = 0
-        #: earliest arrival; of bundle 0: the earliest since the row last had none
+        #: earliest arrival; of cohort 0: the earliest since the row last had none
         self.at = NEVER
 
 
@@ -73,12 +73,12 @@ class Demand:
         self._rows_of_volume: dict[int, list[int]] = {}
         self._free: list[int] = []
         self._parts: dict[int, dict[int, _Part]] = {}
-        self._bundles: dict[int, dict[int, _Part]] = {}
+        self._cohorts: dict[int, dict[int, _Part]] = {}
         self._heaps: dict[int, list[tuple[float, int]]] = {}
         self._held: set[int] = set()
 
-    def add(self, volume: int, share: int, bundle: int, files: int, size: int, at: float) -> None:
-        """More waits. O(1), and O(volumes of the bundle) when its worth changes."""
+    def add(self, volume: int, share: int, cohort: int, files: int, size: int, at: float) -> None:
+        """More waits. O(1), and O(volumes of the cohort) when its worth changes."""
         if self.origin is None:
             self.origin = at
         row = self._row_of.get((volume, share))
@@ -87,44 +87,44 @@ class Demand:
         self.files[row] += files
         self.bytes[row] += size
         parts = self._parts[row]
-        part = parts.get(bundle)
+        part = parts.get(cohort)
         fresh = part is None
         if part is None:
-            part = parts[bundle] = _Part()
+            part = parts[cohort] = _Part()
         part.files += files
         part.bytes += size
         if at < self.oldest[row]:
             self.oldest[row] = at
-        if bundle == 0:
+        if cohort == 0:
             self._shift(row, files, files * (at - self.origin))
             if at < part.at:
                 part.at = at
                 heapq.heappush(self._heaps[row], (at, 0))
         elif fresh:
             part.at = at
-            heapq.heappush(self._heaps[row], (at, bundle))
+            heapq.heappush(self._heaps[row], (at, cohort))
             if volume not in self._held:
-                self._join(bundle, row, part)
+                self._join(cohort, row, part)
 
-    def take(self, volume: int, share: int, bundle: int, files: int, size: int, at_sum: float) -> _Removal:
+    def take(self, volume: int, share: int, cohort: int, files: int, size: int, at_sum: float) -> _Removal:
         """Less waits: `files` that arrived at `at_sum` in all. What is not there is not taken: the answer says."""
         row = self._row_of.get((volume, share))
-        part = self._parts[row].get(bundle) if row is not None else None
+        part = self._parts[row].get(cohort) if row is not None else None
         if row is None or part is None:
             return _Removal(0, 0)
         gone = _Removal(min(files, part.files), part.bytes if files >= part.files else min(size, part.bytes))
         self.files[row] -= gone.files
         self.bytes[row] -= gone.bytes
-        if bundle == 0:
+        if cohort == 0:
             # Which files went is not known, only when they came on average.
             since = at_sum / max(files, 1) - (self.origin or 0.0)
             self._shift(row, -gone.files, -gone.files * since)
         part.files -= gone.files
         part.bytes -= gone.bytes
         if part.files == 0:
-            del self._parts[row][bundle]
-            if bundle and volume not in self._held:
-                self._leave(bundle, row, part)
+            del self._parts[row][cohort]
+            if cohort and volume not in self._held:
+                self._leave(cohort, row, part)
             if not self._parts[row]:
                 self._drop_row(row)
             elif part.at <= self.oldest[row]:
@@ -136,12 +136,12 @@ class Demand:
         return min((float(self.oldest[row]) for row in self.rows_of(volume)), default=NEVER)
 
     def hold(self, volume: int) -> None:
-        """It is in a drive: its bundles no longer miss it. Safe to repeat."""
+        """It is in a drive: its cohorts no longer miss it. Safe to repeat."""
         if volume not in self._held:
             for row in self.rows_of(volume):
-                for bundle, part in self._parts[row].items():
-                    if bundle:
-                        self._leave(bundle, row, part)
+                for cohort, part in self._parts[row].items():
+                    if cohort:
+                        self._leave(cohort, row, part)
             self._held.add(volume)
 
     def release(self, volume: int) -> None:
@@ -149,28 +149,28 @@ class Demand:
         if volume in self._held:
             self._held.remove(volume)
             for row in self.rows_of(volume):
-                for bundle, part in self._parts[row].items():
-                    if bundle:
-                        self._join(bundle, row, part)
+                for cohort, part in self._parts[row].items():
+                    if cohort:
+                        self._join(cohort, row, part)
 
     def rows_of(self, volume: int) -> list[int]:
         return self._rows_of_volume.get(volume, [])
 
-    def _join(self, bundle: int, row: int, part: _Part) -> None:
-        parts = self._bundles.setdefault(bundle, {})
+    def _join(self, cohort: int, row: int, part: _Part) -> None:
+        parts = self._cohorts.setdefault(cohort, {})
         before, after = worth(len(parts)), worth(len(parts) + 1)
         if after != before:
             self._revalue(parts, after - before)
         parts[row] = part
         self._revalue({row: part}, after)
 
-    def _leave(self, bundle: int, row: int, part: _Part) -> None:
-        parts = self._bundles[bundle]
+    def _leave(self, cohort: int, row: int, part: _Part) -> None:
+        parts = self._cohorts[cohort]
         before, after = worth(len(parts)), worth(len(parts) - 1)
         del parts[row]
         self._revalue({row: part}, -before)
         if not parts:
-            del self._bundles[bundle]
+            del self._cohorts[cohort]
         elif after != before:
             self._revalue(parts, after - before)
 
@@ -186,8 +186,8 @@ class Demand:
     def _find_oldest(self, row: int) -> None:
         heap, parts = self._heaps[row], self._parts[row]
         while heap:
-            at, bundle = heap[0]
-            part = parts.get(bundle)
+            at, cohort = heap[0]
+            part = parts.get(cohort)
             if part is not None and part.at == at:
                 self.oldest[row] = at
                 return

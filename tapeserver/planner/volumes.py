@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from catalog.states import READABLE_VOLUME_STATES
 from catalog.units import GB
 from tapeserver.drivemodel import MODELS, DriveModel, Geometry, model_of
-from tapeserver.nextvolume.views import VolumeView
+from tapeserver.planner.views import VolumeView
 
 READABLE_STATES = frozenset(str(state) for state in READABLE_VOLUME_STATES)
 UNKNOWN_STATE = "unknown"

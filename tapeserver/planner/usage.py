@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tapeserver.nextvolume.policy import Policy
+from tapeserver.planner.policy import Policy
 
 Floats = NDArray[np.float64]
 INITIAL_PRINCIPALS = 64

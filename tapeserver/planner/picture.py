@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from tapeserver.nextvolume.demand import Demand
-from tapeserver.nextvolume.policy import HOUR, Policy
-from tapeserver.nextvolume.usage import Allotment, Usage
-from tapeserver.nextvolume.views import (
+from tapeserver.planner.demand import Demand
+from tapeserver.planner.policy import HOUR, Policy
+from tapeserver.planner.usage import Allotment, Usage
+from tapeserver.planner.views import (
     ArchiveNeed,
     DriveLimit,
     DriveView,
@@ -24,7 +24,7 @@ from tapeserver.nextvolume.views import (
     Share,
     VolumeView,
 )
-from tapeserver.nextvolume.volumes import Volumes
+from tapeserver.planner.volumes import Volumes
 
 INITIAL_SHARES = 64
 
@@ -72,24 +72,24 @@ class Picture:
 
     # ------------------------------------------------------------------ what waits to be read
 
-    def want(self, volume: str, share: Share, bundle: int, files: int, bytes: int, at: float) -> None:
+    def want(self, volume: str, share: Share, cohort: int, files: int, bytes: int, at: float) -> None:
         """`files` more, of `bytes` in all, wait on `volume` since `at` (later than now: from then on).
 
-        `bundle` is the stage request whose files are wanted together; 0: each for itself.
+        `cohort` is the stage request whose files are wanted together; 0: each for itself.
         """
         if files <= 0:
             return
         slot = self.volumes.slot(volume)
-        self.demand.add(slot, self.share_number(share), bundle, files, bytes, at)
+        self.demand.add(slot, self.share_number(share), cohort, files, bytes, at)
         self.volumes.change(slot, files, bytes)
         self.volumes.came(slot, at)
 
-    def unwant(self, volume: str, share: Share, bundle: int, files: int, bytes: int, at_sum: float) -> bool:
+    def unwant(self, volume: str, share: Share, cohort: int, files: int, bytes: int, at_sum: float) -> bool:
         """`files` wait no longer; `at_sum` is the sum of their arrivals. False: less was there, the picture drifts."""
         slot, number = self.volumes.find(volume), self._number_of.get(share)
         if slot is None or number is None:
             return files <= 0
-        gone = self.demand.take(slot, number, bundle, files, bytes, at_sum)
+        gone = self.demand.take(slot, number, cohort, files, bytes, at_sum)
         self.volumes.change(slot, -gone.files, -gone.bytes)
         self.volumes.oldest[slot] = self.demand.oldest_of(slot)
         return gone.files == files

@@ -25,11 +25,11 @@ from typing import Literal
 
 import numpy as np
 
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import Policy
-from tapeserver.nextvolume.scoring import Booleans
-from tapeserver.nextvolume.views import Decision, Explanation, GiveWay, MountView, PlannedMount
-from tapeserver.nextvolume.wishes import (
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy
+from tapeserver.planner.scoring import Booleans
+from tapeserver.planner.views import Decision, Explanation, GiveWay, MountView, PlannedMount
+from tapeserver.planner.wishes import (
     Recalls,
     Tier,
     Wish,
@@ -297,14 +297,11 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
         # What nobody came back for is taken out before its drive is wanted: the next need not wait for that.
         if len(found) < missing and _newest(mount, picture) <= mount.began_at:
             end(mount, "rested")
-    for mount in idle:
-        # What has nothing to do is not in the way of what was mounted just now.
-        if len(found) < outcome.resting:
-            end(mount, "idle")
     wanted_otherwise = {volume for volume, _ in picture.media}
     for mount in idle:
-        # It is wanted for something that its session does not do, whatever drives are free.
-        if mount.volume in wanted_otherwise or (mount.pool in blocked and mount.purpose != "archive"):
+        # Wanted for what its session does not do, whatever drives are free; or in the way of what has just rested.
+        otherwise = mount.volume in wanted_otherwise or (mount.pool in blocked and mount.purpose != "archive")
+        if otherwise or len(found) < outcome.resting:
             end(mount, "idle")
     # A pool whose only volume with room is being verified waits for that volume, whatever drives are free.
     for mount in verifying:

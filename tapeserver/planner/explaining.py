@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tapeserver.nextvolume.deciding import Outcome, decide
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import Policy
-from tapeserver.nextvolume.views import Explanation, PlannedMount
-from tapeserver.nextvolume.wishes import Tier, Wish, in_steps, library_arguments, rest_seconds
+from tapeserver.planner.deciding import Outcome, decide
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy
+from tapeserver.planner.views import Explanation, PlannedMount
+from tapeserver.planner.wishes import Tier, Wish, in_steps, library_arguments, rest_seconds
 
 #: so many are worked out between two breaths of `explaining`
 PART = 200

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from tapeserver.nextvolume.views import Share
+from tapeserver.planner.views import Share
 
 HOUR = 3600.0
 

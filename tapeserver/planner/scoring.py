@@ -1,6 +1,6 @@
 """How much each volume is worth a mount for reading: weights, one index, a deadline. Pure, and vectors throughout.
 
-The index of volume v is the sum over the bundles b that wait for it, m_b being the volumes that b still misses, of
+The index of volume v is the sum over the cohorts b that wait for it, m_b being the volumes that b still misses, of
 
     w_b / m_b^2 x (c + wait_b) / (change + pass seconds of v)
 
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import Policy
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]

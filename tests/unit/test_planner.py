@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from catalog.candidates import render
-from tapeserver.nextvolume import (
+from tapeserver.planner import (
     ArchiveNeed,
     Decision,
     DriveLimit,
@@ -55,7 +55,7 @@ class Recall:
     share: Share = ALICE
     files: int = 3
     bytes: int = 300
-    bundle: int = 0
+    cohort: int = 0
 
 
 def recall(volume: str, **fields: Any) -> Recall:
@@ -121,7 +121,7 @@ def picture(
     for view in volumes:
         made.set_volume(view)
     for one in recalls:
-        made.want(one.volume, one.share, one.bundle, one.files, one.bytes, NOW - one.oldest)
+        made.want(one.volume, one.share, one.cohort, one.files, one.bytes, NOW - one.oldest)
     for live in mounts:
         made.mount_began(live)
     for need in archives:
@@ -476,14 +476,14 @@ def test_an_operators_now_comes_before_everything_and_waits_for_nothing() -> Non
 
 
 def test_the_last_volume_of_a_job_comes_before_one_of_many() -> None:
-    many = [recall(f"A{n}", bundle=1, oldest=100) for n in range(4)]
-    last = recall("Z1", bundle=2, oldest=100)
+    many = [recall(f"A{n}", cohort=1, oldest=100) for n in range(4)]
+    last = recall("Z1", cohort=2, oldest=100)
     assert mounted(picture(on=drives(1), recalls=[*many, last])) == [("d1", "Z1", "recall")]
 
 
 def test_a_volume_in_a_drive_is_no_longer_missing() -> None:
-    jobs = [recall(f"A{n}", bundle=1, oldest=100) for n in range(2)]
-    jobs += [recall(f"B{n}", bundle=2, oldest=100) for n in range(2)]
+    jobs = [recall(f"A{n}", cohort=1, oldest=100) for n in range(2)]
+    jobs += [recall(f"B{n}", cohort=2, oldest=100) for n in range(2)]
     assert mounted(picture(on=drives(1), recalls=jobs)) == [("d1", "A0", "recall")]
     seen = picture(on=drives(2), recalls=jobs, mounts=[mount("B0", "d2")])
     assert mounted(seen) == [("d1", "B1", "recall")]
@@ -491,8 +491,8 @@ def test_a_volume_in_a_drive_is_no_longer_missing() -> None:
 
 def test_a_volume_past_its_deadline_comes_before_one_that_serves_more() -> None:
     policy = dataclasses.replace(POLICY, deadline_factor=0)
-    crowd = [recall("A1", bundle=number, oldest=700) for number in range(1, 30)]
-    late = recall("Z1", bundle=99, oldest=POLICY.deadline_seconds_min + 1)
+    crowd = [recall("A1", cohort=number, oldest=700) for number in range(1, 30)]
+    late = recall("Z1", cohort=99, oldest=POLICY.deadline_seconds_min + 1)
     assert mounted(picture(on=drives(1), recalls=[*crowd, late]), policy) == [("d1", "Z1", "recall")]
     in_time = dataclasses.replace(late, oldest=POLICY.deadline_seconds_min - 1)
     assert mounted(picture(on=drives(1), recalls=[*crowd, in_time]), policy) == [("d1", "A1", "recall")]
@@ -507,10 +507,10 @@ def test_of_two_users_who_want_as_much_the_one_comes_first_who_has_used_less() -
 
 def test_shares_count_less_while_the_queue_is_short() -> None:
     def first(library: int) -> str:
-        many = [recall("A1", share=ALICE, bundle=number) for number in range(1, 6)]
-        one = recall("B1", share=BOB, bundle=99)
+        many = [recall("A1", share=ALICE, cohort=number) for number in range(1, 6)]
+        one = recall("B1", share=BOB, cohort=99)
         own = Share("alice", "atlas", "more")
-        rest = [recall(f"Z{n:04d}", share=own, bundle=1000 + n, oldest=0) for n in range(library)]
+        rest = [recall(f"Z{n:04d}", share=own, cohort=1000 + n, oldest=0) for n in range(library)]
         seen = picture(on=drives(1), recalls=[*many, one, *rest])
         seen.charge(ALICE, 3600, NOW)
         return mounted(seen)[0][1]
@@ -583,12 +583,12 @@ def test_small_wishes_do_not_take_the_room_for_ever_from_one_past_its_deadline()
     assert mounted(picture(recalls=[in_time, recall("A2", bytes=100)], room=600)) == [("d1", "A2", "recall")]
 
 
-@pytest.mark.parametrize("bundle", [0, 7])
-def test_what_is_taken_back_leaves_nothing_behind(bundle: int) -> None:
-    seen = picture(recalls=[recall("A1", bundle=bundle, oldest=50), recall("A2", bundle=bundle, oldest=7)])
-    assert seen.unwant("A1", ALICE, bundle, 3, 300, 3 * (NOW - 50))
+@pytest.mark.parametrize("cohort", [0, 7])
+def test_what_is_taken_back_leaves_nothing_behind(cohort: int) -> None:
+    seen = picture(recalls=[recall("A1", cohort=cohort, oldest=50), recall("A2", cohort=cohort, oldest=7)])
+    assert seen.unwant("A1", ALICE, cohort, 3, 300, 3 * (NOW - 50))
     assert mounted(seen) == [("d1", "A2", "recall")]
-    assert seen.unwant("A2", ALICE, bundle, 3, 300, 3 * (NOW - 7))
+    assert seen.unwant("A2", ALICE, cohort, 3, 300, 3 * (NOW - 7))
     assert mounted(seen) == []
     assert codes(seen) == {}
-    assert not seen.unwant("A2", ALICE, bundle, 3, 300, 3 * (NOW - 7))
+    assert not seen.unwant("A2", ALICE, cohort, 3, 300, 3 * (NOW - 7))

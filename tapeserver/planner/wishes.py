@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tapeserver.nextvolume.picture import Picture
-from tapeserver.nextvolume.policy import HOUR, Policy
-from tapeserver.nextvolume.scoring import Booleans, Floats, Scores, background, limited, score
-from tapeserver.nextvolume.views import ArchiveNeed, EndView, Explanation, MediaNeed
-from tapeserver.nextvolume.volumes import READABLE_STATES, change_seconds
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import HOUR, Policy
+from tapeserver.planner.scoring import Booleans, Floats, Scores, background, limited, score
+from tapeserver.planner.views import ArchiveNeed, EndView, Explanation, MediaNeed
+from tapeserver.planner.volumes import READABLE_STATES, change_seconds
 
 #: a label is written on what has none that counts
 LABELLED_STATES = frozenset({"blank"})
@@ -271,7 +271,7 @@ def rests(volume: str, picture: Picture, policy: Policy, now: float) -> bool:
 def _archive_key(
     need: ArchiveNeed, volume: str, picture: Picture, policy: Policy, now: float, volumes: int, drain_seconds: float
 ) -> float:
-    """As a volume for reading is scored: one bundle a volume, and one more for each file that somebody waits for."""
+    """As a volume for reading is scored: one cohort a volume, and one more for each file that somebody waits for."""
     wait = now - (now if need.oldest_at is None else need.oldest_at)
     end = picture.troubles.get(volume)
     if end is not None and end.kind == "gave_way":

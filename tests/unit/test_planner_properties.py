@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.candidates import SENTENCES
-from tapeserver.nextvolume import (
+from tapeserver.planner import (
     Allotment,
     ArchiveNeed,
     DriveLimit,
@@ -261,10 +261,10 @@ def test_what_comes_and_goes_leaves_the_picture_as_it_was(seen: Told, data: st.D
             max_size=10,
         )
     )
-    for volume, share, bundle, files, size in more:
-        passing.want(volume, share, bundle, files, size, NOW - 7)
-    for volume, share, bundle, files, size in data.draw(st.permutations(more)):
-        assert passing.unwant(volume, share, bundle, files, size, files * (NOW - 7))
+    for volume, share, cohort, files, size in more:
+        passing.want(volume, share, cohort, files, size, NOW - 7)
+    for volume, share, cohort, files, size in data.draw(st.permutations(more)):
+        assert passing.unwant(volume, share, cohort, files, size, files * (NOW - 7))
     for name in VOLUMES:
         mine, theirs = passing.volumes.slot(name), kept.volumes.slot(name)
         assert passing.volumes.files[mine] == kept.volumes.files[theirs]
@@ -293,20 +293,20 @@ class Play:
     ends: dict[str, tuple[float, str]] = dataclasses.field(default_factory=dict)
     served: list[tuple[float, str, str]] = dataclasses.field(default_factory=list)
     wanted: dict[str, list[tuple[Share, int, float]]] = dataclasses.field(default_factory=dict)
-    bundle: int = 0
+    cohort: int = 0
 
     def want(self, volume: str, share: Share, now: float) -> None:
-        self.bundle += 1
-        self.wanted.setdefault(volume, []).append((share, self.bundle, now))
-        self.picture.want(volume, share, self.bundle, 1, 10**9, now)
+        self.cohort += 1
+        self.wanted.setdefault(volume, []).append((share, self.cohort, now))
+        self.picture.want(volume, share, self.cohort, 1, 10**9, now)
 
     def step(self, now: float) -> None:
         for drive, (end, volume) in sorted(self.ends.items()):
             if end <= now:
                 del self.ends[drive]
                 # It takes what came before its end.
-                for share, bundle, at in self.wanted.pop(volume, []):
-                    self.picture.unwant(volume, share, bundle, 1, 10**9, at)
+                for share, cohort, at in self.wanted.pop(volume, []):
+                    self.picture.unwant(volume, share, cohort, 1, 10**9, at)
                 self.picture.mount_ended(volume, EndView(drive=drive, kind="well", why="", at=now))
         for one in plan(self.picture, self.policy, now).mounts:
             self.served.append((now, one.volume, one.group))
