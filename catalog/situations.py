@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -86,6 +87,8 @@ class SeenPool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenVolume:
     vid: str
+    #: the last change of its state
+    since: datetime
     state: str
     reason: str
     pool: str | None
@@ -166,10 +169,17 @@ async def pools_seen(connection: AsyncConnection, pools: Collection[str]) -> lis
 
 
 async def volumes_seen(
-    connection: AsyncConnection, library: str, *, vids: Collection[str] | None = None, since: float = 0.0
+    connection: AsyncConnection,
+    library: str,
+    *,
+    vids: Collection[str] | None = None,
+    after: tuple[datetime, str] = (datetime(1970, 1, 1, tzinfo=UTC), ""),
+    limit: int = 10_000,
 ) -> list[SeenVolume]:
-    """By name: these of the library, or without `vids` those whose state has changed since."""
-    arguments = {"library": library, "volumes": None if vids is None else sorted(vids), "since": since}
+    """By the last change of their states, and name: at most `limit` behind `after`, of these or of the whole library."""
+    since, vid = after
+    named = None if vids is None else sorted(vids)
+    arguments = {"library": library, "volumes": named, "since": since, "after": vid, "limit": limit}
     rows = (await connection.execute(_SQL["volumes"], arguments)).mappings()
     return [SeenVolume(**row) for row in rows]
 

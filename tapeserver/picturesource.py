@@ -6,6 +6,7 @@ Decides nothing, and keeps nothing but what it has asked already.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,7 +20,7 @@ from tapeserver.timelimits import medium_of
 #: rows of counters, and volumes, that are read at once: others want the loop too
 PAGE = 2000
 #: a change of a volume's state may be committed so long after the time that it bears
-CHANGE_SECONDS = 60.0
+CHANGE_SECONDS = 10.0
 MEDIA_MAX = 1000
 VOLUME_GONE = "gone"
 
@@ -32,7 +33,7 @@ class PictureSource:
         self._silence_seconds_max = silence_seconds_max
         self._meter = usage.Meter(library, half_life_seconds=half_life_seconds)
         self._settings_number: int | None = None
-        self._changes_since = 0.0
+        self._changes_after: tuple[datetime, str] | None = None
 
     async def counters(self, connection: AsyncConnection) -> AsyncIterator[list[Change]]:
         """All of them in pages. In one transaction that nobody folds beside."""
@@ -70,12 +71,13 @@ class PictureSource:
         free = [one.free_bytes for one in servers]
         doubtful = keeper.doubtful
         ripe = await situations.ripe(connection, doubtful) if doubtful else {}
-        since = self._changes_since or now - CHANGE_SECONDS
-        changed = await situations.volumes_seen(connection, self.library, since=since)
+        again = (datetime.fromtimestamp(now - CHANGE_SECONDS, UTC), "")
+        after = self._changes_after or again
+        changed = await situations.volumes_seen(connection, self.library, after=after, limit=PAGE)
+        self._changes_after = (changed[-1].since, changed[-1].vid) if len(changed) == PAGE else again
         # Those that nothing waits for, nobody asks about.
         views = [_view(one) for one in changed if keeper.view_of(one.vid) is not None]
         views += await self._known(connection, sorted({*keeper.strangers, *(one.volume for one in waiting)}), keeper)
-        self._changes_since = now - CHANGE_SECONDS
         return Surroundings(
             pools=[(one, writable.get(one.name, [])) for one in seen],
             media=[_media_need(one, now) for one in waiting],

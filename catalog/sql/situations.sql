@@ -74,13 +74,14 @@ from pool p cross join lateral (
 where p.name = any(cast(:pools as text[])) order by p.name;
 
 -- volumes --
--- By name where names are given, else those whose state has changed since: no planner reads twenty thousand rows a round.
-select v.vid, v.state, v.reason, v.pool, v.capacity_bytes, v.written_bytes, l.spec ->> 'medium' as medium
+-- By name where names are given, else those whose state has changed since, by an index and in pages: no planner reads
+-- twenty thousand rows a round.
+select v.vid, v.since, v.state, v.reason, v.pool, v.capacity_bytes, v.written_bytes, l.spec ->> 'medium' as medium
 from volume v join library l on l.name = v.library
 where v.library = :library
-  and case when cast(:volumes as text[]) is null then v.since > to_timestamp(cast(:since as double precision))
-           else v.vid = any(cast(:volumes as text[])) end
-order by v.vid;
+  and (cast(:volumes as text[]) is null or v.vid = any(cast(:volumes as text[])))
+  and (v.since, v.vid) > (cast(:since as timestamptz), cast(:after as text))
+order by v.since, v.vid limit :limit;
 
 -- gone_with_demand --
 -- By the states and an index of demand: not by what waits, which may be millions.
