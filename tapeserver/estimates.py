@@ -8,7 +8,7 @@ neither is what fails: both make it later than said, so that a number is an expe
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,15 +61,22 @@ class Estimates:
 
 
 def estimate(picture: Picture, policy: Policy, now: float) -> Estimates:
-    """For every volume that something waits for. Tens of milliseconds for 20,000 volumes."""
+    """For every volume that something waits for. A tenth of a second for 20,000 volumes."""
+    *_, found = estimating(picture, policy, now)
+    return found
+
+
+def estimating(picture: Picture, policy: Policy, now: float) -> Iterator[Estimates]:
+    """The same in parts of some milliseconds: the last one counts. The picture may change between them."""
     volumes, count = picture.volumes, len(picture.volumes)
     begins = np.full(count, np.inf)
     reading = np.zeros(count)
     waiting = volumes.files[:count] > 0
     free = _running(picture, now, begins, reading)
     found = Estimates(now, begins, reading, volumes.files[:count].copy(), np.isfinite(begins))
+    yield found
     if not free:
-        return found
+        return
     left = waiting & volumes.readable[:count] & np.isinf(begins)
     slots = np.flatnonzero(left)
     costs, loads, passes = _costs(picture, slots)
@@ -77,16 +84,18 @@ def estimate(picture: Picture, policy: Policy, now: float) -> Estimates:
     collected = _collected(picture, policy, slots)
     place = np.empty(count, dtype=np.int64)
     place[slots] = np.arange(len(slots))
-    for slot in _in_order(picture, policy, slots, free):
-        row = place[slot]
-        at = max(free[0], collected[row])
-        begins[slot] = now + LATER_ARRIVALS * (at - now) + loads[row]
-        heapq.heapreplace(free, at + costs[row])
-    return found
+    yield found
+    for some in _in_order(picture, policy, slots, free):
+        for slot in some:
+            row = place[slot]
+            at = max(free[0], collected[row])
+            begins[slot] = now + LATER_ARRIVALS * (at - now) + loads[row]
+            heapq.heapreplace(free, at + costs[row])
+        yield found
 
 
-def _in_order(picture: Picture, policy: Policy, slots: Integers, free: list[float]) -> Iterable[int]:
-    """The volumes as the planner would take them; `free` moves on between them."""
+def _in_order(picture: Picture, policy: Policy, slots: Integers, free: list[float]) -> Iterable[list[int]]:
+    """The volumes as the planner would take them, some at a time; `free` moves on between them."""
     left = slots
     for number in range(ROUNDS_MAX):
         if not len(left):
@@ -97,7 +106,7 @@ def _in_order(picture: Picture, policy: Policy, slots: Integers, free: list[floa
         some = max(ROUND_PER_DRIVE * len(free), int(ROUND_PART * len(left)))
         if number == ROUNDS_MAX - 1:
             some = len(left)
-        yield from order[:some].tolist()
+        yield order[:some].tolist()
         left = order[some:]
 
 

@@ -7,22 +7,29 @@ lease calls `publish` beside the decisions, as often as it likes.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
+import numpy as np
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import estimates, leases, volumes
 from catalog.database import Database
 from catalog.leases import Lease
 from catalog.model import ReadingTime
-from tapeserver.estimates import estimate
+from tapeserver.estimates import estimating
 from tapeserver.planner import Picture, Policy
 
 #: estimates are made at most so often, and left alone for so much longer than it took to make them
 ESTIMATE_SECONDS, ESTIMATE_SHARE = 3.0, 50.0
 #: but are confirmed before doors stop believing them
 ESTIMATE_SECONDS_MAX = estimates.LOOK_SECONDS_MAX / 3
+#: volumes that are gone through before others have the loop
+PART = 2000
 #: a library that is not there in life takes no time of its own, and what there is, nobody knows
 KIND_VIRTUAL = "virtual"
+
+T = TypeVar("T")
 
 
 class Estimating:
@@ -48,16 +55,27 @@ class Estimating:
                 self._said = await estimates.said(connection, self.library)
                 self._lease = lease
             now = await leases.clock(connection)
-        began = loop.time()
-        found = {} if self._speed is None else expected(picture, policy, now, self._speed)
-        rest = max(ESTIMATE_SECONDS, ESTIMATE_SHARE * (loop.time() - began))
-        self._due = loop.time() + min(rest, ESTIMATE_SECONDS_MAX)
+        found = dict[str, ReadingTime]()
+        if self._speed is not None:
+            spent, began = 0.0, loop.time()
+            for part in expected(picture, policy, now, self._speed):
+                found |= part
+                spent += loop.time() - began
+                # Others want the loop: drives wait for decisions.
+                await asyncio.sleep(0)
+                began = loop.time()
+            self._due = loop.time() + min(max(ESTIMATE_SECONDS, ESTIMATE_SHARE * spent), ESTIMATE_SECONDS_MAX)
+        else:
+            self._due = loop.time() + ESTIMATE_SECONDS_MAX
         await self._write(found, now, lease)
         return True
 
     async def _write(self, found: dict[str, ReadingTime], now: float, lease: Lease) -> None:
         said = self._said or {}
-        changes, gone = estimates.changed(said, found, now), said.keys() - found.keys()
+        changes, gone = dict[str, ReadingTime](), said.keys() - found.keys()
+        for part in _parts(list(found)):
+            changes |= estimates.changed(said, {volume: found[volume] for volume in part}, now)
+            await asyncio.sleep(0)
         if not found and not gone:
             return
         # Committed or not: until it is known, it is read again.
@@ -69,15 +87,28 @@ class Estimating:
         self._said = {volume: one for volume, one in said.items() if volume in found} | changes
 
 
-def expected(picture: Picture, policy: Policy, now: float, speed: float = 1.0) -> dict[str, ReadingTime]:
-    """By name, of every volume that something waits for and that can be read; a library may be faster than life."""
-    found = estimate(picture, policy, now)
+def expected(picture: Picture, policy: Policy, now: float, speed: float = 1.0) -> Iterator[Mapping[str, ReadingTime]]:
+    """By name, of every volume that something waits for and that can be read; in parts, between which it may change.
+
+    A library may be `speed` times faster than life.
+    """
+    parts = estimating(picture, policy, now)
+    found = next(parts)
+    while (part := next(parts, None)) is not None:
+        found = part
+        yield {}
     names = picture.volumes.names
-    return {
-        names[slot]: ReadingTime(now + (one.begins - now) / speed, one.reading / speed, one.files, one.mounted)
-        for slot in picture.volumes.wanted()
-        if (one := found.of(slot)).begins < float("inf")
-    }
+    for slots in _parts(np.flatnonzero(np.isfinite(found.begins)).tolist()):
+        times = [(names[slot], found.of(slot)) for slot in slots]
+        yield {
+            name: ReadingTime(now + (one.begins - now) / speed, one.reading / speed, one.files, one.mounted)
+            for name, one in times
+        }
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for first in range(0, len(items), PART):
+        yield items[first : first + PART]
 
 
 async def _speed(connection: AsyncConnection, library: str) -> float | None:
