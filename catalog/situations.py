@@ -176,7 +176,7 @@ async def volumes_seen(
     after: tuple[datetime, str] = (datetime(1970, 1, 1, tzinfo=UTC), ""),
     limit: int = 10_000,
 ) -> list[SeenVolume]:
-    """By the last change of their states, and name: at most `limit` behind `after`, of these or of the whole library."""
+    """By the last change of their states, and name: at most `limit` behind `after`, of these or of all there are."""
     since, vid = after
     named = None if vids is None else sorted(vids)
     arguments = {"library": library, "volumes": named, "since": since, "after": vid, "limit": limit}

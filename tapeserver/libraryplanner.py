@@ -8,6 +8,7 @@ long intervals, because what was once counted wrong stays wrong. Both run again 
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 LEASE_PREFIX = "planner:"
 #: deltas that are folded in one transaction, and changes that the picture is told of before others have the loop
-FOLD_DELTAS, FOLD_PART = 2000, 100
+FOLD_DELTAS, FOLD_PART = 1000, 50
 #: a picture is begun anew so often
 PICTURE_SECONDS_MAX = 3600.0
 #: pools, media and caches are looked at anew at most so often: a storm of recalls says nothing of them
@@ -251,6 +252,8 @@ class LibraryPlanner:
         self._record("see", situation)
         self._record("surround", seen)
         self._keeper, self._source, self._begun_at, self._said = keeper, source, loop.time(), None
+        # A picture lives long, and has millions of parts: the collector need not go through them again and again.
+        gc.freeze()
         waiting = int((keeper.picture.volumes.files > 0).sum())
         log.info("picture begun", library=self.library, volumes=waiting, seconds=round(loop.time() - began, 3))
         self.deciding.set()
