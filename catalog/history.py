@@ -56,6 +56,7 @@ class KnownVolume:
     vid: str
     pool: str | None
     capacity_bytes: int
+    #: when the history begins
     written_bytes: int
     #: as its library names it
     medium: str | None
@@ -142,9 +143,10 @@ class History:
                 yield Put(at=row.at, pool=row.pool, bytes=int(row.bytes), owner=row.owner, group=row.grp)
             after = rows[-1].last if rows else None
 
-    async def volumes(self, vids: Collection[str]) -> dict[str, KnownVolume]:
-        rows = await self.connection.execute(_SQL["volumes"], {"volumes": sorted(vids)})
-        return {row.vid: KnownVolume(**row._mapping) for row in rows}
+    async def volumes(self, vids: Collection[str] = (), *, pools: Collection[str] = ()) -> list[KnownVolume]:
+        """These, and those of the pools that could be written to."""
+        values = {"volumes": sorted(vids), "pools": sorted(pools), "seconds": self.seconds}
+        return [KnownVolume(**row._mapping) for row in await self.connection.execute(_SQL["volumes"], values)]
 
 
 def _cohort(cohort: int, request: int) -> int:

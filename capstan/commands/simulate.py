@@ -99,6 +99,7 @@ def _add_questions(parser: argparse.ArgumentParser, policies: list[str]) -> None
 def _carry_out(parsed: argparse.Namespace) -> int:
     from tapeserver.ordering import warm_up
     from tapeserver.simulator.chart import chart
+    from tapeserver.simulator.engine import Stuck
     from tapeserver.simulator.report import COLUMNS, Run, rows
     from tapeserver.simulator.running import answer
     from tapeserver.simulator.trace import BadTrace
@@ -108,7 +109,7 @@ def _carry_out(parsed: argparse.Namespace) -> int:
         if trace.files >= COMPILED_FILES:
             warm_up()
         runs = [Run(label=_label(one, parsed), question=one, outcome=answer(trace, one)) for one in _questions(parsed)]
-    except BadTrace as problem:
+    except (BadTrace, Stuck) as problem:
         print(f"capstan: {parsed.trace or parsed.generate}: {problem}", file=sys.stderr)
         return USAGE
     title = _title(parsed, trace)

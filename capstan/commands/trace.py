@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from tapeserver.simulator.tracefile import Line
 
 SINCE_SECONDS = 30 * 86400.0
+#: of a volume that takes files, as the simulator has it
+ROOM_PART = 0.99
+#: volumes of one pool that are made up because there is no room left for what was written
+MADE_UP_MAX = 100_000
 SINCE_SECONDS_MAX = 100 * 366 * 86400.0
 
 
@@ -116,6 +120,7 @@ async def export(
         "files": writer.files,
         "volumes": len(writer.volumes),
         "archives": writer.archives,
+        "made_up_volumes": writer.made_up_volumes,
         "files_without_copy": history.without_copy,
     }
 
@@ -133,11 +138,15 @@ async def _write(history: History, writer: _Writer) -> None:
     async for wanted in history.wanted():
         unknown = {volume for volume, _, _ in wanted.files}.difference(writer.volumes)
         if unknown:
-            for one in (await history.volumes(unknown)).values():
+            for one in await history.volumes(unknown):
                 writer.volume(one)
         writer.request(wanted)
     async for put in history.put():
         writer.archive(put)
+    for one in await history.volumes(pools=[name for name, pool in writer.pools.items() if pool.bytes]):
+        if one.vid not in writer.volumes:
+            writer.volume(one)
+    writer.made_up()
 
 
 def _nothing(since_seconds: float, history: History, library: str | None) -> str:
@@ -146,6 +155,21 @@ def _nothing(since_seconds: float, history: History, library: str | None) -> str
     if history.without_copy:
         told += f", but for {history.without_copy} that have no copy there any more"
     return told + "; give a longer --since"
+
+
+@dataclass(slots=True)
+class _Pool:
+    bytes: int = 0
+    largest: int = 0
+    medium: str = ""
+    capacity: int = 0
+    rooms: list[int] = field(default_factory=list)
+
+    def missing(self) -> int:
+        """How many more volumes its archives need: what comes next may not fit, though something smaller would."""
+        each = int(self.capacity * ROOM_PART) - self.largest
+        left = self.bytes - sum(max(0, room - self.largest) for room in self.rooms)
+        return min(MADE_UP_MAX, -(-left // each)) if left > 0 < each else 0
 
 
 @dataclass(slots=True)
@@ -158,6 +182,9 @@ class _Writer:
     requests: int = 0
     files: int = 0
     archives: int = 0
+    made_up_volumes: int = 0
+    #: by name: bytes and the largest file that are to be written
+    pools: dict[str, _Pool] = field(default_factory=dict)
     #: name -> capacity
     volumes: dict[str, int] = field(default_factory=dict)
     _aliases: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -184,6 +211,10 @@ class _Writer:
         capacity = max(1, one.capacity_bytes)
         self.volumes[one.vid] = capacity
         written = min(capacity, one.written_bytes)
+        if one.pool:
+            pool = self.pools.setdefault(one.pool, _Pool())
+            pool.rooms.append(int(capacity * ROOM_PART) - written)
+            pool.medium, pool.capacity = medium, max(pool.capacity, capacity)
         self._line(Volume(name=one.vid, medium=medium, capacity=capacity, written=written, pool=one.pool or ""))
 
     def request(self, wanted: Wanted) -> None:
@@ -215,6 +246,8 @@ class _Writer:
         from tapeserver.simulator.tracefile import Archive
 
         self.archives += 1
+        pool = self.pools.setdefault(put.pool, _Pool())
+        pool.bytes, pool.largest = pool.bytes + put.bytes, max(pool.largest, put.bytes)
         self._line(
             Archive(
                 time=self._time("archive", put.at),
@@ -224,6 +257,15 @@ class _Writer:
                 group=self._alias("g", put.group),
             )
         )
+
+    def made_up(self) -> None:
+        """Volumes for what was written to such as are not in the pool any more, or would not be full so soon."""
+        from tapeserver.simulator.tracefile import Volume
+
+        for name, pool in sorted(self.pools.items()):
+            for number in range(1, pool.missing() + 1):
+                self.made_up_volumes += 1
+                self._line(Volume(name=f"+{name}-{number}", medium=pool.medium, capacity=pool.capacity, pool=name))
 
     def _time(self, kind: str, at: float) -> float:
         # Numbers are given before transactions end: a request may be a moment older than the one before it.

@@ -27,9 +27,17 @@ where (i.request, i.number) > (:request, :number) and i.request <= :last
 order by i.request, i.number limit :limit
 
 -- volumes --
--- Of those that are named for the first time.
-select v.vid, v.pool, v.capacity_bytes, v.written_bytes, l.spec ->> 'medium' as medium
-from volume v join library l on l.name = v.library where v.vid = any(cast(:volumes as text[]))
+-- Those that are named, and those of pools that anything could have been written to; each as far as it was written when
+-- the history begins: what came later is written again in a simulation. From the end back, by the index of positions.
+select v.vid, v.pool, v.capacity_bytes, l.spec ->> 'medium' as medium, coalesce((
+    select c.first_block * v.block_size + c.byte_offset + c.length from copy c
+    where c.volume = v.vid and c.generation = v.generation
+      and c.created_at < capstan_now() - make_interval(secs => :seconds)
+    order by c.first_block desc, c.byte_offset desc limit 1), 0) as written_bytes
+from volume v join library l on l.name = v.library
+where v.vid = any(cast(:volumes as text[]))
+   or (v.pool = any(cast(:pools as text[])) and v.state in ('blank', 'active', 'full'))
+order by v.vid
 
 -- first_file --
 -- As with requests.

@@ -69,6 +69,24 @@ async def test_an_export_is_a_trace_that_the_simulator_runs(
     assert run["mounts"] >= 2
 
 
+async def test_what_was_put_since_finds_room_when_it_is_simulated(database: Database, tmp_path: Path) -> None:
+    await site(database, a=("E00001",), b=("E00001",), c=("E00002",))
+    async with database.transaction() as connection:
+        world = World(connection)
+        # As if b were from long ago; the volumes take two files each.
+        await world.run("update volume set capacity_bytes = 10000000, written_bytes = 9000000, state = 'full'")
+        await world.run("update copy set length = 4000000, first_block = first_block / 10")
+        await world.run("update copy set created_at = created_at - interval '9 days' where first_block = 2")
+    found = await trace.export(database, tmp_path / "t", since_seconds=DAY)
+    made = read_trace(tmp_path / "t")
+    assert {volume.name: volume.written_bytes for volume in made.volumes if volume.name[0] == "E"} == {
+        "E00001": 2 * 262144 + 1024 + 4_000_000,
+        "E00002": 0,
+    }
+    assert found["made_up_volumes"] > 0
+    assert simulate.run("simulate", ["--trace", str(tmp_path / "t"), "--drives", "1"]) == 0
+
+
 async def test_what_failed_was_cancelled_or_was_on_disk_is_not_in_it(database: Database, tmp_path: Path) -> None:
     ann = await site(database, a=("E00001",), b=("E00001",), disk=())
     request = await asked(database, ann, "a", "b", "disk", "nothing")
@@ -92,7 +110,7 @@ async def test_of_one_library_only_its_own_copies_are_told(database: Database, t
     await asked(database, ann, "both", "one")
     found = await trace.export(database, tmp_path / "t", since_seconds=DAY, library="west")
     assert (found["files"], found["files_without_copy"], found["archives"]) == (1, 1, 1)
-    assert [volume.name for volume in read_trace(tmp_path / "t").volumes] == ["W00001"]
+    assert [volume.name for volume in read_trace(tmp_path / "t").volumes] == ["W00001", "W00002"]
     with pytest.raises(NotFound, match="library north"):
         await trace.export(database, tmp_path / "t", since_seconds=DAY, library="north")
 
