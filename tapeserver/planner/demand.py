@@ -52,6 +52,8 @@ class _Removal(NamedTuple):
 
     files: int
     bytes: int
+    #: cohorts that wait here no longer, and files of none
+    parts: int
 
 
 class Demand:
@@ -77,8 +79,8 @@ class Demand:
         self._heaps: dict[int, list[tuple[float, int]]] = {}
         self._held: set[int] = set()
 
-    def add(self, volume: int, share: int, cohort: int, files: int, size: int, at: float) -> None:
-        """More waits. O(1), and O(volumes of the cohort) when its worth changes."""
+    def add(self, volume: int, share: int, cohort: int, files: int, size: int, at: float) -> int:
+        """More waits; how many parts have come. O(1), and O(volumes of the cohort) when its worth changes."""
         if self.origin is None:
             self.origin = at
         row = self._row_of.get((volume, share))
@@ -105,14 +107,17 @@ class Demand:
             heapq.heappush(self._heaps[row], (at, cohort))
             if volume not in self._held:
                 self._join(cohort, row, part)
+        return files if cohort == 0 else int(fresh)
 
     def take(self, volume: int, share: int, cohort: int, files: int, size: int, at_sum: float) -> _Removal:
         """Less waits: `files` that arrived at `at_sum` in all. What is not there is not taken: the answer says."""
         row = self._row_of.get((volume, share))
         part = self._parts[row].get(cohort) if row is not None else None
         if row is None or part is None:
-            return _Removal(0, 0)
-        gone = _Removal(min(files, part.files), part.bytes if files >= part.files else min(size, part.bytes))
+            return _Removal(0, 0, 0)
+        some = min(files, part.files)
+        parts = some if cohort == 0 else int(some == part.files)
+        gone = _Removal(some, part.bytes if files >= part.files else min(size, part.bytes), parts)
         self.files[row] -= gone.files
         self.bytes[row] -= gone.bytes
         if cohort == 0:

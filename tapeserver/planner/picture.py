@@ -80,8 +80,8 @@ class Picture:
         if files <= 0:
             return
         slot = self.volumes.slot(volume)
-        self.demand.add(slot, self.share_number(share), cohort, files, bytes, at)
-        self.volumes.change(slot, files, bytes)
+        parts = self.demand.add(slot, self.share_number(share), cohort, files, bytes, at)
+        self.volumes.change(slot, files, bytes, parts)
         self.volumes.came(slot, at)
 
     def unwant(self, volume: str, share: Share, cohort: int, files: int, bytes: int, at_sum: float) -> bool:
@@ -90,7 +90,7 @@ class Picture:
         if slot is None or number is None:
             return files <= 0
         gone = self.demand.take(slot, number, cohort, files, bytes, at_sum)
-        self.volumes.change(slot, -gone.files, -gone.bytes)
+        self.volumes.change(slot, -gone.files, -gone.bytes, -gone.parts)
         self.volumes.oldest[slot] = self.demand.oldest_of(slot)
         return gone.files == files
 
@@ -131,14 +131,23 @@ class Picture:
         """A mount was planned, or has changed."""
         self.mounts[mount.drive] = mount
         self._mounted[mount.volume] = mount
-        self.demand.hold(self.volumes.slot(mount.volume))
+        slot = self.volumes.slot(mount.volume)
+        if mount.purpose == "recall":
+            self.volumes.begin(slot, mount.began_at)
+        self.demand.hold(slot)
 
     def mount_ended(self, volume: str, end: EndView | None) -> None:
         """It is out of the drive; `end` None: as if it had never been."""
         mount = self._mounted.pop(volume, None)
         if mount is not None and self.mounts.get(mount.drive) is mount:
             del self.mounts[mount.drive]
-        self.demand.release(self.volumes.slot(volume))
+        slot = self.volumes.slot(volume)
+        self.demand.release(slot)
+        read_at: float | None = None
+        if mount is not None and end is not None and end.kind == "well":
+            # What it stayed for in vain is no part of the pass.
+            read_at = mount.idle_since if mount.idle_since is not None else end.at - self.volumes.unload_seconds(slot)
+        self.volumes.end(slot, read_at)
         if end is not None:
             self.set_end(volume, end)
 

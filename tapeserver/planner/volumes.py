@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,16 @@ NEVER = np.inf
 _EMPTY = {"oldest": NEVER, "newest": -NEVER, "ended": -NEVER}
 
 
+#: before anything was learnt; of each mount's word; mounts in which it makes less of a difference than this say nothing
+SCATTER_FIRST, LEARN_SHARE, LEARN_SECONDS_MIN = 0.5, 0.05, 20.0
+
+
+class _Begun(NamedTuple):
+    at: float
+    together: float
+    scattered: float
+
+
 class Volumes:
     """One slot a volume; slots are never given back: a volume that leaves is one that nothing waits for."""
 
@@ -32,6 +43,11 @@ class Volumes:
         self.views: list[VolumeView] = []
         self.files = np.zeros(INITIAL_VOLUMES)
         self.bytes = np.zeros(INITIAL_VOLUMES)
+        #: cohorts that wait, and files of none: what was asked for together mostly lies together
+        self.parts = np.zeros(INITIAL_VOLUMES)
+        #: of the files of a part, so many beyond the first cost a locate: learnt from mounts, 0..1
+        self.scatter = SCATTER_FIRST
+        self._begun: dict[int, _Begun] = {}
         #: arrival of the oldest that waits, and of the newest that ever did
         self.oldest = np.full(INITIAL_VOLUMES, NEVER)
         self.newest = np.full(INITIAL_VOLUMES, -NEVER)
@@ -65,10 +81,11 @@ class Volumes:
         self._geometry[slot] = self._geometry_number(view)
         self._stale.add(slot)
 
-    def change(self, slot: int, files: int, size: int) -> None:
+    def change(self, slot: int, files: int, size: int, parts: int) -> None:
         """More or less waits."""
         self.files[slot] += files
         self.bytes[slot] += size
+        self.parts[slot] += parts
         self._stale.add(slot)
 
     def came(self, slot: int, at: float) -> None:
@@ -91,10 +108,38 @@ class Volumes:
             numbers = self._geometry[slots]
             for number, geometry in enumerate(self._geometries):
                 some = slots[numbers == number] if len(self._geometries) > 1 else slots
-                passes = geometry.pass_seconds_many(self.files[some], self.bytes[some])
+                passes = geometry.pass_seconds_many(self._locates(some), self.bytes[some])
                 self._cost[some] = change_seconds(geometry) + passes
             self._stale.clear()
         return self._cost[: len(self)]
+
+    def _locates(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Files, but that of those which lie together only the first is searched for."""
+        parts, files = self.parts[slots], self.files[slots]
+        searched: NDArray[np.float64] = parts + self.scatter * np.maximum(files - parts, 0)
+        return searched
+
+    def begin(self, slot: int, at: float) -> None:
+        """A mount to read begins; how long it takes will tell how the files lie that were asked for together."""
+        geometry, size = self.geometry(slot), self.bytes[slot]
+        ready = geometry.model.robot_seconds + geometry.load_seconds()
+        together = ready + geometry.pass_seconds(self.parts[slot], size)
+        scattered = ready + geometry.pass_seconds(self.files[slot], size)
+        self._begun.setdefault(slot, _Begun(at, together, scattered))
+
+    def end(self, slot: int, read_at: float | None) -> None:
+        """The mount has ended, and was through with reading at `read_at`; None: its time says nothing."""
+        begun = self._begun.pop(slot, None)
+        if begun is None or read_at is None or begun.scattered - begun.together < LEARN_SECONDS_MIN:
+            return
+        seen = (read_at - begun.at - begun.together) / (begun.scattered - begun.together)
+        # Late arrivals and cancelled files make single mounts say anything.
+        self.scatter += LEARN_SHARE * (min(max(seen, 0.0), 1.0) - self.scatter)
+
+    def unload_seconds(self, slot: int) -> float:
+        """Of a mount like others."""
+        geometry = self.geometry(slot)
+        return geometry.unload_seconds(MOVED_BYTES_TYPICAL, geometry.capacity_bytes / 2)
 
     def rank(self) -> NDArray[np.int64]:
         """Place of each in the order of names, by which equals are decided."""
@@ -123,7 +168,7 @@ class Volumes:
         return number
 
     def _grow(self) -> None:
-        for name in ("files", "bytes", "oldest", "newest", "readable", "ended", "_cost", "_geometry"):
+        for name in ("files", "bytes", "parts", "oldest", "newest", "readable", "ended", "_cost", "_geometry"):
             column = getattr(self, name)
             added = np.full_like(column, _EMPTY.get(name, 0))
             setattr(self, name, np.concatenate([column, added]))

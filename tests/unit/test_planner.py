@@ -592,3 +592,28 @@ def test_what_is_taken_back_leaves_nothing_behind(cohort: int) -> None:
     assert mounted(seen) == []
     assert codes(seen) == {}
     assert not seen.unwant("A2", ALICE, cohort, 3, 300, 3 * (NOW - 7))
+
+
+def test_how_files_of_a_cohort_lie_is_learnt_from_what_mounts_take() -> None:
+    together, scattered = _taught(0.0), _taught(1.0)
+    assert together < 0.1
+    assert scattered > 0.9
+
+
+def _taught(scatter: float) -> float:
+    """What a picture believes after mounts of 50 files of one job that cost so much of the locates of single files."""
+    picture, share = Picture("east"), Share("anna", "atlas")
+    picture.set_drives([DriveView(name="d0", up=True, attached=True)])
+    picture.set_volume(VolumeView(name="A00001", state="active", medium="LTO-9"))
+    slot = picture.volumes.slot("A00001")
+    for number in range(100):
+        at = number * 10_000.0
+        picture.want("A00001", share, number + 1, 50, 100 * 10**9, at)
+        picture.mount_began(MountView(volume="A00001", drive="d0", pool=None, purpose="recall", began_at=at))
+        geometry = picture.volumes.geometry(slot)
+        read = geometry.pass_seconds(1 + scatter * 49, 100 * 10**9)
+        ready = geometry.model.robot_seconds + geometry.load_seconds()
+        picture.unwant("A00001", share, number + 1, 50, 100 * 10**9, 50 * at)
+        end = at + ready + read + picture.volumes.unload_seconds(slot)
+        picture.mount_ended("A00001", EndView(drive="d0", kind="well", why="done", at=end))
+    return picture.volumes.scatter
