@@ -26,6 +26,7 @@ LOOK_SECONDS_MAX = 30.0
 REQUEST_FILES_MAX = 100_000
 #: what has moved by less than this part of the time that is left, or by less than these seconds, is not written anew
 TOLERANCE_PART, TOLERANCE_SECONDS = 0.1, 5.0
+ROWS_AT_ONCE = 1000
 #: who asks again and again does so after this part of the time that is left, and after so long at most
 AGAIN_PART, AGAIN_SECONDS_MAX = 0.1, 60.0
 
@@ -62,11 +63,14 @@ async def publish(
     connection: AsyncConnection, library: str, changes: Mapping[str, ReadingTime], *, gone: Collection[str]
 ) -> None:
     """What has changed, what is expected no more, and that the rest still holds. Under the lease of the planner."""
-    if changes:
-        times = list(changes.values())
+    volumes = list(changes)
+    # In parts: a process that has others waiting for it encodes no long list at a time.
+    for first in range(0, len(volumes), ROWS_AT_ONCE):
+        part = volumes[first : first + ROWS_AT_ONCE]
+        times = [changes[volume] for volume in part]
         values = {
             "library": library,
-            "volumes": list(changes),
+            "volumes": part,
             "begins": [one.begins for one in times],
             "readings": [one.reading for one in times],
             "files": [int(one.files) for one in times],

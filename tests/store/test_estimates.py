@@ -8,6 +8,7 @@ from catalog import estimates, leases, staging, volumes
 from catalog.database import Database
 from catalog.leases import Lease
 from catalog.model import Principal, ReadingTime
+from catalog.units import show_about
 from tapeserver.config import Config
 from tapeserver.estimating import Estimating, expected
 from tapeserver.libraryplanner import LibraryPlanner
@@ -99,6 +100,15 @@ def test_only_what_has_moved_by_more_than_a_tenth_is_written_anew() -> None:
 )
 def test_who_asks_again_loses_a_small_part_of_the_wait(usual: float, wait: float | None, again: float) -> None:
     assert estimates.again_after(usual, wait) == again
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "a few seconds"), (8, "about 10 s"), (44, "about 40 s"), (58, "about 1 min"), (700, "about 12 min"),
+     (5400, "about 90 min"), (7000, "about 2 h"), (100_000, "about 28 h"), (400_000, "about 5 days")],
+)  # fmt: skip
+def test_what_is_expected_is_shown_with_no_more_figures_than_anybody_can_know(seconds: float, shown: str) -> None:
+    assert show_about(seconds) == shown
 
 
 def picture(*vids: str) -> Picture:

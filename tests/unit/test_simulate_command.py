@@ -60,6 +60,18 @@ def test_a_medium_of_the_trace_that_is_not_known_is_one_line(
     assert main(["simulate", "--trace", str(path), "--media", "LTO-9"]) == 0
 
 
+def test_a_trace_that_cannot_come_to_an_end_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "trace"
+    path.write_text(
+        '{"type": "trace", "version": 1}\n'
+        '{"type": "volume", "name": "A", "medium": "LTO-9", "capacity": 1000, "written": 900, "pool": "raw"}\n'
+        '{"type": "archive", "time": 0, "pool": "raw", "bytes": 500}\n'
+    )
+    assert main(["simulate", "--trace", str(path), "--drives", "1"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "1 files wait" in line
+
+
 def test_a_trace_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--trace", str(tmp_path / "none.jsonl")]) in (1, 4)
     assert capsys.readouterr().err.count("\n") == 1
