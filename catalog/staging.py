@@ -231,9 +231,13 @@ async def abandon_all(connection: AsyncConnection, request_id: int) -> int:
 
 
 async def delete(connection: AsyncConnection, request_id: int) -> None:
-    """Cancel what is live, drop the request's pins, forget it but for `catalog.history`. Raises NotFound."""
+    """Cancel what is live, drop the request's pins, forget it but for `catalog.history`. Raises NotFound.
+
+    What Capstan asked for itself is no history.
+    """
     await abandon_all(connection, request_id)
     await connection.execute(sa.text(SQL["unpin_request"]), {"owner": f"request:{request_id}"})
+    await connection.execute(sa.text(SQL["forget_repair"]), {"id": request_id})
     await connection.execute(sa.text(SQL["forget"]), {"id": request_id})
     await connection.execute(sa.text(SQL["forget_for_good"]), {"days": HISTORY_DAYS})
 

@@ -154,6 +154,10 @@ GROUP BY i.file ORDER BY i.file LIMIT :limit
 SELECT CASE WHEN state = 'claimed' THEN 1 WHEN created_at > capstan_now() - interval '10 seconds' THEN 2 ELSE 5 END
 FROM recall WHERE file = :file
 
+-- forget_repair --
+-- Nobody asks how long it took, and its number is not looked for again.
+DELETE FROM stage_request WHERE id = :id AND origin = 'repair'
+
 -- forget --
 -- For its owner it is gone; what was read for it stays known for a while.
 UPDATE stage_request SET forgotten_at = capstan_now() WHERE id = :id
