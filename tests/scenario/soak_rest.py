@@ -19,6 +19,8 @@ from catalog.database import Database
 from tapeserver.library import open_library
 
 POLL_SECONDS = 0.3
+#: a put of the site's own is over, and told to the catalog, within so many looks at so long intervals
+LOOKS, LOOK_SECONDS = 4, 1.0
 #: what is still under way, by name
 UNDER_WAY = {
     "recalls": "select count(*) from recall",
@@ -115,7 +117,18 @@ async def _evidence(database: Database) -> str:
 
 
 async def mistakes(database: Database, cache_root: Path, *, forgotten_max: int) -> list[str]:
-    """Everything that may not be in a site at rest.
+    """Everything that may not be in a site at rest, look after look: a site puts its journal whenever it is due, and
+    for a moment such a file is on disk and not yet in the catalog."""
+    for _ in range(LOOKS - 1):
+        found = await _mistakes(database, cache_root, forgotten_max=forgotten_max)
+        if not found:
+            return []
+        await asyncio.sleep(LOOK_SECONDS)
+    return await _mistakes(database, cache_root, forgotten_max=forgotten_max)
+
+
+async def _mistakes(database: Database, cache_root: Path, *, forgotten_max: int) -> list[str]:
+    """What one look finds.
 
     A crash of the catalog may forget the reservation of a put that was admitted less than a second before (its commit
     does not wait for the disk). When the cache server is killed in that moment too, the bytes of that put, which was
