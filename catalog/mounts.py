@@ -219,11 +219,6 @@ async def want_stop(
     return len((await connection.scalars(_SQL["want_stop"], arguments)).all())
 
 
-async def give_way(connection: AsyncConnection, epoch: int, why: str) -> None:
-    """Ask one session to stop for the sake of others; the outcome says so."""
-    await connection.execute(_SQL["give_way"], {"epoch": epoch, "why": why})
-
-
 async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) -> dict[int, str | None]:
     """epoch -> why it must stop, None when it need not; an epoch that is over is missing.
 
@@ -282,13 +277,23 @@ async def write_candidates(
             "arguments": [json.dumps(dict(one.arguments), sort_keys=True) for one in candidates],
         },
     )
-    if gone is None:
-        arguments = {"library": library, "kinds": kinds, "keys": keys}
-        cleared = await connection.execute(_SQL["candidates_clear"], arguments)
-    else:
-        arguments = {"library": library, "kinds": [kind for kind, _ in gone], "keys": [key for _, key in gone]}
-        cleared = await connection.execute(_SQL["candidates_drop"], arguments)
-    return written.rowcount + cleared.rowcount
+    kept = list(zip(kinds, keys, strict=True))
+    return written.rowcount + await clear_candidates(connection, library, gone=gone, kept=kept)
+
+
+async def clear_candidates(
+    connection: AsyncConnection,
+    library: str,
+    *,
+    gone: Sequence[tuple[str, str]] | None,
+    kept: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Of those `gone` nothing is to be said any more; None: of all but those `kept`. How many rows went."""
+    if gone is not None and not gone:
+        return 0
+    statement, some = ("candidates_clear", kept) if gone is None else ("candidates_drop", gone)
+    arguments = {"library": library, "kinds": [kind for kind, _ in some], "keys": [key for _, key in some]}
+    return (await connection.execute(_SQL[statement], arguments)).rowcount
 
 
 async def list_candidates(

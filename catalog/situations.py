@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import identity
 from catalog.errors import NotFound
+from catalog.leases import Lease
 from catalog.reservations import HEARTBEAT_SECONDS_MAX
 from catalog.sql import load
 
@@ -121,12 +122,18 @@ async def look(
     return msgspec.json.decode(document, type=Situation)
 
 
-async def plan_mounts(connection: AsyncConnection, wanted: Sequence[WantedMount]) -> list[SeenMount]:
+async def carry_out(
+    connection: AsyncConnection, lease: Lease, wanted: Sequence[WantedMount], late: Mapping[int, str]
+) -> list[SeenMount]:
     """Write the rows of these mounts; those that got one. A drive or a volume that is taken by now, is not up or not
-    usable, or has no work any more, gets none. The caller has guarded his lease in this transaction."""
-    if not wanted:
+    usable, or has no work any more, gets none. `late`: epoch -> why that mount is to stop; a reason that it has already
+    stays. One statement, under the lease: nothing is written by who has lost it."""
+    if not wanted and not late:
         return []
     arguments = {
+        "lease": lease.name,
+        "holder": lease.holder,
+        "number": lease.number,
         "drives": [one.drive for one in wanted],
         "volumes": [one.volume for one in wanted],
         "pools": [one.pool for one in wanted],
@@ -134,8 +141,10 @@ async def plan_mounts(connection: AsyncConnection, wanted: Sequence[WantedMount]
         "groups": [one.group for one in wanted],
         "codes": [one.reason_code for one in wanted],
         "arguments": [json.dumps(dict(one.reason_arguments)) for one in wanted],
+        "late": list(late),
+        "whys": list(late.values()),
     }
-    rows = (await connection.execute(_SQL["plan"], arguments)).all()
+    rows = (await connection.execute(_SQL["carry_out"], arguments)).all()
     return [
         SeenMount(
             epoch=row.epoch,
@@ -148,11 +157,6 @@ async def plan_mounts(connection: AsyncConnection, wanted: Sequence[WantedMount]
         )
         for row in rows
     ]
-
-
-async def hurried_over(connection: AsyncConnection, volumes: Collection[str]) -> None:
-    """These are being mounted: nobody hurries them any more."""
-    await connection.execute(_SQL["hurried_over"], {"volumes": sorted(volumes)})
 
 
 async def ripe(connection: AsyncConnection, volumes: Collection[str]) -> dict[str, float]:

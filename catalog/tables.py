@@ -268,8 +268,7 @@ recall = Table(
 
 demand = Table(
     "demand", metadata,
-    column("volume", Text, ForeignKey("volume.vid")), column("first_block", BigInteger),
-    column("file", BigInteger, ForeignKey("recall.file", ondelete="CASCADE")), column("byte_offset", BigInteger),
+    column("volume", Text), *columns(BigInteger, "first_block", "file", "byte_offset"),
     column("copy", BigInteger, ForeignKey("copy.id", ondelete="CASCADE")), column("created_at", TIME),
     PrimaryKeyConstraint("volume", "first_block", "byte_offset", "file"),
     Index("demand_file", "file"), Index("demand_copy", "copy"), Index("demand_age", "volume", "created_at"),

@@ -7,7 +7,7 @@ lease calls `publish` beside the decisions, as often as it likes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +25,7 @@ ESTIMATE_SECONDS, ESTIMATE_SHARE = 3.0, 50.0
 #: but are confirmed before doors stop believing them
 ESTIMATE_SECONDS_MAX = estimates.LOOK_SECONDS_MAX / 3
 #: volumes that are gone through before others have the loop
-PART = 2000
+PART = 200
 #: a library that is not there in life takes no time of its own, and what there is, nobody knows
 KIND_VIRTUAL = "virtual"
 
@@ -35,8 +35,10 @@ T = TypeVar("T")
 class Estimating:
     """Of one library, for its planner."""
 
-    def __init__(self, database: Database, library: str) -> None:
+    def __init__(self, database: Database, library: str, breathe: Callable[[], Awaitable[None]] | None = None) -> None:
         self._database, self.library = database, library
+        #: called between pieces of work: others have the loop there
+        self._breathe = breathe or _next_turn
         self._lease: Lease | None = None
         #: how many times faster than in life; None: times are not known
         self._speed: float | None = None
@@ -61,8 +63,7 @@ class Estimating:
             for part in expected(picture, policy, now, self._speed):
                 found |= part
                 spent += loop.time() - began
-                # Others want the loop: drives wait for decisions.
-                await asyncio.sleep(0)
+                await self._breathe()
                 began = loop.time()
             self._due = loop.time() + min(max(ESTIMATE_SECONDS, ESTIMATE_SHARE * spent), ESTIMATE_SECONDS_MAX)
         else:
@@ -75,7 +76,7 @@ class Estimating:
         changes, gone = dict[str, ReadingTime](), said.keys() - found.keys()
         for part in _parts(list(found)):
             changes |= estimates.changed(said, {volume: found[volume] for volume in part}, now)
-            await asyncio.sleep(0)
+            await self._breathe()
         if not found and not gone:
             return
         # Committed or not: until it is known, it is read again.
@@ -104,6 +105,10 @@ def expected(picture: Picture, policy: Policy, now: float, speed: float = 1.0) -
             name: ReadingTime(now + (one.begins - now) / speed, one.reading / speed, one.files, one.mounted)
             for name, one in times
         }
+
+
+async def _next_turn() -> None:
+    await asyncio.sleep(0)
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

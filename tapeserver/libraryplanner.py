@@ -20,6 +20,7 @@ from catalog.leases import Lease
 from catalog.mounts import Candidate
 from catalog.situations import SeenMount, WantedMount
 from tapeserver.config import Config
+from tapeserver.courtesy import Courtesy
 from tapeserver.estimating import Estimating
 from tapeserver.heldlease import HeldLease
 from tapeserver.picturekeeping import GAVE_WAY, PictureKeeper
@@ -31,7 +32,11 @@ log = structlog.get_logger(__name__)
 
 LEASE_PREFIX = "planner:"
 #: deltas that are folded in one transaction, and changes that the picture is told of before others have the loop
-FOLD_DELTAS, FOLD_PART = 1000, 50
+FOLD_DELTAS, FOLD_PART = 1000, 20
+#: while all drives are in use, what has come can only make a mount give way: that is decided at most so often
+NEWS_SECONDS = 0.25
+#: candidates that are written in one transaction
+SAY_PART = 500
 #: a picture is begun anew so often
 PICTURE_SECONDS_MAX = 3600.0
 #: pools, media and caches are looked at anew at most so often: a storm of recalls says nothing of them
@@ -58,7 +63,9 @@ class LibraryPlanner:
         self._source = self._new_source()
         self._begun_at = 0.0
         self._recorder = _recorder(config, library)
-        self._estimating = Estimating(database, library)
+        self._courtesy = Courtesy()
+        self._estimating = Estimating(database, library, self._courtesy.breathe)
+        self._news: asyncio.TimerHandle | None = None
         #: what was written last, by kind and key; None: nobody knows
         self._said: dict[tuple[str, str], Explanation] | None = None
         self._surround_at = self._explain_at = 0.0
@@ -84,6 +91,10 @@ class LibraryPlanner:
 
     async def decide(self) -> Decision | None:
         """One decision, carried out under the lease; None without lease or picture. Raises CatalogUnreachable."""
+        with self._courtesy.deciding():
+            return await self._decide()
+
+    async def _decide(self) -> Decision | None:
         lease = await self._held.hold()
         if lease is None or not self._held.sure or lease != self._lease:
             self._lease, self._keeper = (lease if self._held.sure else None), None
@@ -117,15 +128,10 @@ class LibraryPlanner:
             )
             for one in decision.mounts
         ]
-        hurried = keeper.picture.hurried.intersection(one.volume for one in wanted)
-        async with self._database.transaction() as connection:
-            if not await leases.guard(connection, lease):
-                return
-            made = await situations.plan_mounts(connection, wanted)
-            if hurried:
-                await situations.hurried_over(connection, hurried.intersection(one.volume for one in made))
-            for late in decision.give_way:
-                await mounts.give_way(connection, late.epoch, _why(late))
+        late = {one.epoch: _why(one) for one in decision.give_way}
+        # One statement is its own transaction: no other round trip, in which the machine may have other work.
+        async with self._database.connection() as connection:
+            made = await situations.carry_out(connection, lease, wanted, late)
         keeper.planned(made)
         self._record("planned", made)
         self._database.wake(SESSIONS)
@@ -166,7 +172,7 @@ class LibraryPlanner:
         if keeper is None:
             return
         if await self._fold(keeper, lease):
-            self.deciding.set()
+            self._ring_for_news(keeper)
         if loop.time() >= self._surround_at:
             self._surround_at = loop.time() + SURROUND_SECONDS
             loop.call_later(SURROUND_SECONDS, self.learning.set)
@@ -198,7 +204,18 @@ class LibraryPlanner:
                 return changed
             if sum(one.deltas for one in folded) < FOLD_DELTAS:
                 return changed
+            self._ring_for_news(keeper)
+
+    def _ring_for_news(self, keeper: PictureKeeper) -> None:
+        """More waits, or less. A drive that comes free meanwhile has its decision at once all the same."""
+        if keeper.free_drives:
             self.deciding.set()
+        elif self._news is None:
+            self._news = self._loop.call_later(NEWS_SECONDS, self._news_due)
+
+    def _news_due(self) -> None:
+        self._news = None
+        self.deciding.set()
 
     async def _told(self, keeper: PictureKeeper, changes: Sequence[queues.Change]) -> bool:
         exact = True
@@ -206,7 +223,7 @@ class LibraryPlanner:
             part = changes[first : first + FOLD_PART]
             exact &= keeper.fold(part)
             self._record("fold", part)
-            await asyncio.sleep(0)
+            await self._courtesy.breathe()
         return exact
 
     async def _surround(self, keeper: PictureKeeper) -> None:
@@ -272,25 +289,40 @@ class LibraryPlanner:
         loop = asyncio.get_running_loop()
         async with self._database.connection() as connection:
             now = await leases.clock(connection)
-        spent, began, found = 0.0, loop.time(), list[Explanation]()
+        began, said, saying = loop.time(), self._said, dict[tuple[str, str], Explanation]()
+        changed = list[Explanation]()
         for part in explaining(keeper.picture, keeper.policy, now):
-            found = part
-            spent += loop.time() - began
-            await asyncio.sleep(0)
-            began = loop.time()
-        self._explain_at = loop.time() + max(EXPLAIN_SECONDS, EXPLAIN_SHARE * spent)
-        said, saying = self._said, {(one.kind, one.key): one for one in found}
-        changed = [one for key, one in saying.items() if said is None or said.get(key) != one]
-        gone = None if said is None else [key for key in said if key not in saying]
+            for one in part:
+                saying[one.kind, one.key] = one
+                if said is None or said.get((one.kind, one.key)) != one:
+                    changed.append(one)
+            await self._courtesy.breathe()
+        self._explain_at = loop.time() + max(EXPLAIN_SECONDS, EXPLAIN_SHARE * (loop.time() - began))
+        await self._say(saying, changed, lease)
+
+    async def _say(
+        self, saying: dict[tuple[str, str], Explanation], changed: Sequence[Explanation], lease: Lease
+    ) -> None:
+        """In transactions of so many, each under the lease: none is long, because a decision may wait for its locks."""
+        gone = None if self._said is None else [key for key in self._said if key not in saying]
         if not changed and gone == []:
             return
         self._said = None
-        async with self._database.transaction() as connection:
-            if await leases.guard(connection, lease):
-                candidates = [
-                    Candidate(kind=one.kind, key=one.key, code=one.code, arguments=one.arguments) for one in changed
-                ]
-                await mounts.write_candidates(connection, self.library, candidates, gone=gone)
+        for first in range(0, len(changed), SAY_PART):
+            part = [
+                Candidate(kind=one.kind, key=one.key, code=one.code, arguments=one.arguments)
+                for one in changed[first : first + SAY_PART]
+            ]
+            async with self._database.transaction() as connection:
+                if not await leases.guard(connection, lease):
+                    return
+                await mounts.write_candidates(connection, self.library, part, gone=[])
+            await self._courtesy.breathe()
+        if gone != []:
+            async with self._database.transaction() as connection:
+                if not await leases.guard(connection, lease):
+                    return
+                await mounts.clear_candidates(connection, self.library, gone=gone, kept=list(saying))
         self._said = saying
 
     def _record(self, name: str, *arguments: object) -> None:

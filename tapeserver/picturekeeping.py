@@ -195,6 +195,12 @@ class PictureKeeper:
         return EndView(drive=one.drive, kind=end_kind(one.outcome), why=one.outcome, at=one.at, fruitless=fruitless)
 
     @property
+    def free_drives(self) -> bool:
+        """Whether a drive that could be used has no mount."""
+        picture = self.picture
+        return any(one.up and one.attached and one.name not in picture.mounts for one in picture.drives.values())
+
+    @property
     def epochs(self) -> list[int]:
         """Mounts that it takes for live."""
         return [mount.epoch for mount in self.picture.mounts.values()]

@@ -40,10 +40,6 @@ where (cast(:drive as text) is null or drive = :drive) and (cast(:volume as text
   and (cast(:library as text) is null or library = :library)
 returning epoch;
 
--- give_way --
--- Only while nothing else has stopped it: that reason says more.
-update mount set stop_wanted = :why where epoch = :epoch and stop_wanted is null;
-
 -- lock_for_end --
 -- Waits for the mount's work under way (it holds the row FOR KEY SHARE), and keeps new work out.
 select epoch from mount where epoch = :epoch for update;

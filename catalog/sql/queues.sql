@@ -17,32 +17,40 @@ where r.file = any(cast(:files as bigint[])) and r.state = 'on_disk'
 order by r.id for share of r;
 
 -- recalls_insert --
+-- Whether there is anything to read, the demand says (`demand_insert`): a recall without any ends in this transaction.
 -- One recall per file however many ask; in the order of ids, so that two askers of the same files cannot deadlock.
-insert into recall (file, bytes, owner, grp, activity, priority, cohort)
-select f.id, f.size, :owner, :group, :activity, :priority, t.cohort
-from unnest(cast(:files as bigint[]), cast(:cohorts as bigint[])) as t (file, cohort) join file f on f.id = t.file
+with asked as materialized (select capstan_now() as at)
+insert into recall (file, bytes, owner, grp, activity, priority, cohort, created_at, not_before)
+select f.id, f.size, :owner, :group, :activity, :priority, t.cohort, asked.at, asked.at
+from asked cross join unnest(cast(:files as bigint[]), cast(:cohorts as bigint[])) as t (file, cohort)
+join file f on f.id = t.file
 where f.state = 'live'
-  and exists (select from present_copy c where c.file = f.id)
 order by f.id
 on conflict (file) do update set abandoned = false
 returning file, (xmax = 0) as fresh;
 
 -- demand_insert --
 -- Late binding: demand at every copy that is not gone, wherever it is and whether or not it can be mounted now. The
--- recall's row is locked already. A copy that has just failed is wanted again only after the back-off.
-with added as (
+-- recall's row is locked already. A copy that has just failed is wanted again only after the back-off. Recalls of one
+-- request were asked for at one time, which is taken apart once; and rows are looked up once, however many there are.
+with asked as materialized (
+    select file, owner, grp, activity, priority, cohort, bytes, created_at, not_before
+    from recall where file = any(cast(:files as bigint[])) and state = 'queued'
+), added as (
     insert into demand (volume, first_block, file, byte_offset, copy, created_at)
     select c.volume, c.first_block, r.file, c.byte_offset, c.id,
            case when c.volume = :slow_volume then greatest(r.created_at, r.not_before) else r.created_at end
-    from recall r join present_copy c on c.file = r.file
-    where r.file = any(cast(:files as bigint[])) and r.state = 'queued'
+    from asked r join present_copy c on c.file = r.file
     on conflict do nothing
     returning volume, file
 ), told as (
     insert into queue_delta (kind, key, owner, grp, activity, priority, cohort, files, bytes, urgent, asked)
-    select 'recall', a.volume, r.owner, r.grp, r.activity, r.priority, r.cohort, count(*), sum(r.bytes), 0,
-           sum(whole_seconds(r.created_at))
-    from added a join recall r on r.file = a.file group by 2, 3, 4, 5, 6, 7
+    select 'recall', volume, owner, grp, activity, priority, cohort, sum(files), sum(bytes), 0,
+           sum(files * whole_seconds(created_at))
+    from (select a.volume, r.owner, r.grp, r.activity, r.priority, r.cohort, r.created_at, count(*) as files,
+                 sum(r.bytes) as bytes
+          from added a join asked r on r.file = a.file group by 1, 2, 3, 4, 5, 6, 7) as at_one_time
+    group by 2, 3, 4, 5, 6, 7
 )
 select distinct file from added;
 

@@ -23,30 +23,41 @@ select json_build_object(
         from mount_history h where h.epoch = any(cast(:epochs as bigint[]))), '[]'))::text
 from library l where l.name = :library;
 
--- plan --
--- All mounts of one decision. The picture may be a moment old: a mount whose work is gone by now gets no row, nor does one
--- whose drive or volume another planner took. An index is written on what is full. In the order of drives.
-insert into mount (drive, volume, library, pool, purpose, grp, reason_code, reason_arguments)
-select w.drive, w.volume, d.library, coalesce(w.pool, v.pool), w.purpose, w.grp, w.code, cast(w.arguments as jsonb)
-from unnest(cast(:drives as text[]), cast(:volumes as text[]), cast(:pools as text[]), cast(:purposes as text[]),
-            cast(:groups as text[]), cast(:codes as text[]), cast(:arguments as text[]))
-     as w (drive, volume, pool, purpose, grp, code, arguments)
-join drive d on d.name = w.drive and d.state = 'up' join volume v on v.vid = w.volume and v.library = d.library
-join library l on l.name = d.library and l.state = 'up'
-where (w.code in ('verify', 'label', 'index')
-       and exists (select from maintenance t where t.kind = w.code and t.key = w.volume and t.state in ('queued', 'running'))
-       and (w.code <> 'index' or not v.end_verified or v.tape_files > v.indexed_tape_files))
-   or (w.purpose = 'archive' and v.state in ('blank', 'active')
-       and exists (select from archive a where a.pool = w.pool and a.state = 'queued'))
-   or (volume_is_readable(v.state)
-       and exists (select from demand m where m.volume = w.volume and m.created_at <= capstan_now()))
-order by w.drive
-on conflict do nothing
-returning epoch, drive, volume, pool, purpose, grp, cast(extract(epoch from created_at) as double precision) as began_at;
-
--- hurried_over --
--- The operator's word was for this mount.
-update volume set hurried_at = null where vid = any(cast(:volumes as text[])) and hurried_at is not null;
+-- carry_out --
+-- All of one decision, in one round trip and under the lease, whose row is locked against a takeover until the end of the
+-- statement. The picture may be a moment old: a mount whose work is gone by now gets no row, nor does one whose drive or
+-- volume another planner took. An index is written on what is full. In the order of drives. An operator's "now" was for
+-- the mount that is made; who is to stop already keeps the first reason, which says more.
+with held as materialized (
+    select number from lease
+    where name = :lease and holder = :holder and number = :number and expires_at > capstan_now() for share
+), made as (
+    insert into mount (drive, volume, library, pool, purpose, grp, reason_code, reason_arguments)
+    select w.drive, w.volume, d.library, coalesce(w.pool, v.pool), w.purpose, w.grp, w.code, cast(w.arguments as jsonb)
+    from unnest(cast(:drives as text[]), cast(:volumes as text[]), cast(:pools as text[]), cast(:purposes as text[]),
+                cast(:groups as text[]), cast(:codes as text[]), cast(:arguments as text[]))
+         as w (drive, volume, pool, purpose, grp, code, arguments)
+    join drive d on d.name = w.drive and d.state = 'up' join volume v on v.vid = w.volume and v.library = d.library
+    join library l on l.name = d.library and l.state = 'up'
+    where exists (select from held)
+      and ((w.code in ('verify', 'label', 'index')
+            and exists (select from maintenance t where t.kind = w.code and t.key = w.volume and t.state in ('queued', 'running'))
+            and (w.code <> 'index' or not v.end_verified or v.tape_files > v.indexed_tape_files))
+        or (w.purpose = 'archive' and v.state in ('blank', 'active')
+            and exists (select from archive a where a.pool = w.pool and a.state = 'queued'))
+        or (volume_is_readable(v.state)
+            and exists (select from demand m where m.volume = w.volume and m.created_at <= capstan_now())))
+    order by w.drive
+    on conflict do nothing
+    returning epoch, drive, volume, pool, purpose, grp, created_at
+), hurried as (
+    update volume v set hurried_at = null from made m where v.vid = m.volume and v.hurried_at is not null
+), stopped as (
+    update mount m set stop_wanted = w.why from unnest(cast(:late as bigint[]), cast(:whys as text[])) as w (epoch, why)
+    where m.epoch = w.epoch and m.stop_wanted is null and exists (select from held)
+)
+select epoch, drive, volume, pool, purpose, grp, cast(extract(epoch from created_at) as double precision) as began_at
+from made order by drive;
 
 -- ripe --
 -- When the next recall of each volume may be read: the first entry of an index. Without any there is no row.

@@ -16,32 +16,38 @@ from tapeserver.planner.views import Explanation, PlannedMount
 from tapeserver.planner.wishes import Tier, Wish, in_steps, library_arguments, rest_seconds
 
 #: so many are worked out between two breaths of `explaining`
-PART = 200
+PART = 20
 
 
 def explanations(picture: Picture, policy: Policy, now: float) -> list[Explanation]:
     """One for every volume with recalls or wishes of its own and every pool with archives, in the order of names."""
-    return [one for part in explaining(picture, policy, now) for one in part]
+    found = [one for part in explaining(picture, policy, now) for one in part]
+    return sorted(found, key=lambda one: (one.kind, one.key))
 
 
 def explaining(picture: Picture, policy: Policy, now: float) -> Iterator[list[Explanation]]:
-    """As `explanations`, with empty parts before the whole: whoever has other work does it there.
+    """As `explanations`, in parts that are short and of no order: whoever has other work does it between them.
 
-    The picture may change in between; what is said is then of this moment or of that.
+    The picture may change in between; what is said is then of this moment or of that. Nothing is said twice.
     """
     outcome = decide(picture, policy, now)
     ready = {mount.volume: mount for mount in outcome.mounts}
-    found, no_drive = dict(outcome.explained), _no_drive(picture)
-    for number, slot in enumerate(list(picture.volumes.wanted()), start=1):
-        if picture.volumes.files[slot]:
-            one = _of_recall(slot, outcome, ready, picture, policy, now, no_drive)
-            # What waits to be read says more than what a volume wants for its own sake.
-            found[one.kind, one.key] = one
-        if number % PART == 0:
-            yield []
+    others, no_drive = dict(outcome.explained), _no_drive(picture)
+    told, wanted = set[str](), list(picture.volumes.wanted())
+    yield []
+    for first in range(0, len(wanted), PART):
+        part = [
+            _of_recall(slot, outcome, ready, picture, policy, now, no_drive)
+            for slot in wanted[first : first + PART]
+            if picture.volumes.files[slot]
+        ]
+        told.update(one.key for one in part)
+        yield part
     for wish in outcome.wishes:
-        found.setdefault((wish.kind, wish.name), _of_wish(wish, outcome, ready, picture, policy, no_drive))
-    yield [found[key] for key in sorted(found)]
+        if (wish.kind, wish.name) not in others:
+            others[wish.kind, wish.name] = _of_wish(wish, outcome, ready, picture, policy, no_drive)
+    # What waits to be read says more than what a volume wants for its own sake.
+    yield [one for one in others.values() if one.kind != "volume" or one.key not in told]
 
 
 def _of_recall(

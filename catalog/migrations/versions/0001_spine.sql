@@ -277,8 +277,10 @@ create table recall (
 );
 create index recall_epoch on recall (epoch) where epoch is not null;
 
+-- One reference and no more, because each is asked for every row that is enqueued: the copy's, which is on the volume. A
+-- recall's demand is written under the lock of its row, and goes in the statement that deletes it.
 create table demand (
-    volume text not null references volume, first_block bigint not null, file bigint not null references recall on delete cascade,
+    volume text not null, first_block bigint not null, file bigint not null,
     byte_offset bigint not null, copy bigint not null references copy on delete cascade, created_at timestamptz not null,
     primary key (volume, first_block, byte_offset, file)
 );
