@@ -321,6 +321,9 @@ async def test_a_library_that_cannot_be_reached_is_said_to_be_and_all_goes_on_wh
         await there_is(site, "copy")
         (memory_path / "east").rename(memory_path / "away")
         await there_is(site, "library where state = 'unreachable'")
+        # All of the former may have been written in time: there is something to explain only while something waits.
+        await site.put("/d/later", content(len(paths), 300_000), storage_class="one")
+        paths.append("/d/later")
         await there_is(site, "candidate where code = 'library_down'")
         (memory_path / "away").rename(memory_path / "east")
         await eventually(lambda: all_safe(site), seconds=40)
