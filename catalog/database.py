@@ -72,6 +72,8 @@ class Database:
             url,
             pool_size=connections_max,
             max_overflow=0,
+            # The one that was used last has its statements prepared, and planned once for all.
+            pool_use_lifo=True,
             pool_timeout=POOL_WAIT_SECONDS_MAX,
             isolation_level="READ COMMITTED",
             connect_args={

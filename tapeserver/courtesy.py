@@ -37,9 +37,12 @@ class Courtesy:
     async def breathe(self) -> None:
         """Returns at once while the slice lasts, else when the decision that is under way is through."""
         loop = asyncio.get_running_loop()
-        if loop.time() < self._began + SLICE_SECONDS:
-            return
+        if loop.time() >= self._began + SLICE_SECONDS:
+            await self.give_turn()
+
+    async def give_turn(self) -> None:
+        """As `breathe`, however young the slice is: before what makes the catalog work, too."""
         for _ in range(TURNS):
             await asyncio.sleep(0)
         await self._over.wait()
-        self._began = loop.time()
+        self._began = asyncio.get_running_loop().time()

@@ -171,13 +171,17 @@ class LibraryPlanner:
         keeper = self._keeper
         if keeper is None:
             return
+        # Both hear of the same news: the decision first, and then no statement of others beside its own.
+        await self._courtesy.give_turn()
         if await self._fold(keeper, lease):
             self._ring_for_news(keeper)
         if loop.time() >= self._surround_at:
             self._surround_at = loop.time() + SURROUND_SECONDS
             loop.call_later(SURROUND_SECONDS, self.learning.set)
+            await self._courtesy.give_turn()
             await self._surround(keeper)
         if loop.time() >= self._explain_at:
+            await self._courtesy.give_turn()
             await self._explain(keeper, lease)
         await self._estimating.publish(keeper.picture, keeper.policy, lease)
 
