@@ -26,9 +26,20 @@ class HeldLease:
         self._database, self._name, self._holder, self._seconds = database, name, holder, seconds
         self._lease: Lease | None = None
         self._sure_until = 0.0
+        #: of holding: two at once would take the lease from each other
+        self._holding = asyncio.Lock()
+
+    async def held(self) -> Lease | None:
+        """As `hold`, but not renewed while it may be acted upon: for who cannot wait, and has another renew it in time.
+        A renewal waits for all that is being written under the lease, and for the disk."""
+        return self._lease if self.sure else await self.hold()
 
     async def hold(self) -> Lease | None:
         """The lease, taken or renewed when it is time; None when another has it. Raises CatalogUnreachable."""
+        async with self._holding:
+            return await self._hold()
+
+    async def _hold(self) -> Lease | None:
         now = asyncio.get_running_loop().time()
         if self._lease is not None and now < self._sure_until - self._seconds / 2:
             return self._lease

@@ -95,7 +95,7 @@ class LibraryPlanner:
             return await self._decide()
 
     async def _decide(self) -> Decision | None:
-        lease = await self._held.hold()
+        lease = await self._held.held()
         if lease is None or not self._held.sure or lease != self._lease:
             self._lease, self._keeper = (lease if self._held.sure else None), None
             self.learning.set()
@@ -165,6 +165,10 @@ class LibraryPlanner:
         """Tell the picture what is new, and say why what waits waits. Raises CatalogUnreachable."""
         lease, loop = self._lease, asyncio.get_running_loop()
         if lease is None or not self._held.sure:
+            return
+        # Renewed here: a decision would wait for it. One that was lost, the next decision finds out.
+        if await self._held.hold() != lease:
+            self.deciding.set()
             return
         if self._keeper is None or loop.time() - self._begun_at > PICTURE_SECONDS_MAX:
             await self._begin(lease)
