@@ -42,6 +42,8 @@ COHORT_FILES, COHORT_VOLUMES = 1000, 10
 CLIENTS = 2
 #: files of one call: what the resolver takes at once
 CALL_FILES = 5000
+#: as an operator with millions of recalls would have it, instead of what is built in for small sites
+SHARED_BUFFERS = "2GB"
 #: rows that one statement makes
 STEP = 1_000_000
 PAUSE_SECONDS = 0.3
@@ -85,6 +87,7 @@ async def _run(directory: Path, size: Size) -> list[Row]:
         await upgrade(url)
         await _execute(url, "alter system set track_commit_timestamp = on")
         await _execute(url, "alter system set max_wal_size = '8GB'")
+        await _execute(url, f"alter system set shared_buffers = '{SHARED_BUFFERS}'")
         await server.stop()
         await server.start()
         began = time.perf_counter()

@@ -68,3 +68,24 @@ async def test_a_lease_whose_taking_was_not_committed_is_not_held(database: Losi
     with pytest.raises(CatalogUnreachable):
         await held.hold()
     assert not held.sure
+
+
+async def test_who_cannot_wait_has_the_lease_without_a_renewal_for_as_long_as_it_is_sure(
+    database: LosingDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldLease(cast(Database, database), "planner:east", "ts", seconds=10)
+    now = 100.0
+
+    class Loop:
+        def time(self) -> float:
+            return now
+
+    monkeypatch.setattr("asyncio.get_running_loop", Loop)
+    lease = await held.held()
+    assert lease is not None
+    database.losing = True
+    now += 6.0
+    assert await held.held() == lease
+    now += 2.0
+    with pytest.raises(CatalogUnreachable):
+        await held.held()
