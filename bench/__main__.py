@@ -1,6 +1,6 @@
 """`python -m bench`: runs the benchmarks on a site of its own, prints the table, writes bench/results.json.
 
-python -m bench                  # everything, below ten minutes
+python -m bench                  # everything, half an hour or more
 python -m bench --quick          # small sizes: whether it works, not how fast it is
 python -m bench --only get,put   # some of it; the file then holds these rows only
 """

@@ -107,6 +107,8 @@ def drop(site: Site, path: str) -> None:
         return query(site, label, path=path) == [(0,)]
 
     soon(gone, seconds=WORK_SECONDS, what=f"{path} leaves the cache")
+    # A mount that has just written, and is still there, would serve the recalls too.
+    soon(lambda: query(site, "select count(*) from mount") == [(0,)], seconds=WORK_SECONDS, what="the drives are empty")
 
 
 def stage(site: Site, *paths: str) -> str:
