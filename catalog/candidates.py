@@ -20,6 +20,7 @@ SENTENCES: dict[str, str] = {
     "drive_silent": "the drives of library {library} that are up are attached to no live tape server",
     "library_down": "library {library} is {state}: {reason}",
     "volume_disabled": "volume {volume} is {state}: {reason}",
+    "not_seen": "its volume is being looked up",
     "collecting": "it collects: {wanted_bytes} of {target_bytes}, {wanted_files} of {target_files} files, "
     "oldest {oldest_seconds} of {target_seconds}",
     "backing_off": "what is left has failed and is tried again after a pause",

@@ -13,6 +13,7 @@ from tapeserver.planner.deciding import Outcome, decide
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.views import Explanation, PlannedMount
+from tapeserver.planner.volumes import UNKNOWN_STATE
 from tapeserver.planner.wishes import Tier, Wish, in_steps, library_arguments, rest_seconds
 
 #: so many are worked out between two breaths of `explaining`
@@ -64,6 +65,8 @@ def _of_recall(
     mount, end = picture.mount_of(name), picture.troubles.get(name)
     if picture.library_state != "up":
         return explain("library_down", **library_arguments(picture))
+    if view.state == UNKNOWN_STATE:
+        return explain("not_seen")
     if not volumes.readable[slot]:
         return explain("volume_disabled", volume=name, state=view.state, reason=view.reason or "no reason")
     if mount is not None:

@@ -17,7 +17,7 @@ from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import HOUR, Policy
 from tapeserver.planner.scoring import Booleans, Floats, Scores, background, limited, score
 from tapeserver.planner.views import ArchiveNeed, EndView, Explanation, MediaNeed
-from tapeserver.planner.volumes import READABLE_STATES, change_seconds
+from tapeserver.planner.volumes import READABLE_STATES, UNKNOWN_STATE, change_seconds
 
 #: a label is written on what has none that counts
 LABELLED_STATES = frozenset({"blank"})
@@ -334,6 +334,8 @@ def judge_media(need: MediaNeed, picture: Picture, policy: Policy, now: float, v
     mount = picture.mount_of(need.volume)
     if picture.library_state != "up":
         return explain("library_down", **library_arguments(picture))
+    if view.state == UNKNOWN_STATE:
+        return explain("not_seen")
     if view.state not in _MEDIA_STATES[need.purpose]:
         return explain("volume_disabled", volume=need.volume, state=view.state, reason=view.reason or "no reason")
     if mount is not None:

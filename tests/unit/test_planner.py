@@ -617,3 +617,12 @@ def _taught(scatter: float) -> float:
         end = at + ready + read + picture.volumes.unload_seconds(slot)
         picture.mount_ended("A00001", EndView(drive="d0", kind="well", why="done", at=end))
     return picture.volumes.scatter
+
+
+def test_a_volume_that_nobody_has_looked_up_yet_is_not_called_disabled() -> None:
+    picture = Picture("east")
+    picture.set_drives([DriveView(name="d0", up=True, attached=True)])
+    picture.want("A00001", Share("anna", "atlas"), 0, 1, 10, NOW)
+    [one] = explanations(picture, POLICY, NOW)
+    assert one.code == "not_seen"
+    assert plan(picture, POLICY, NOW).mounts == []
