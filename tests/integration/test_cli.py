@@ -272,6 +272,10 @@ async def test_a_wait_for_tape_that_cannot_come_ends_in_time_and_says_why(site: 
     await site.drop_from_cache("/exp")
     for library in ("east", "west"):
         await site.set_state("libraries", library, "down")
+    # The mount that has just written would serve it too.
+    async with asyncio.timeout(30):
+        while await site.scalar("select count(*) from mount"):
+            await asyncio.sleep(0.05)
     code, _, err = await run("tget", "--timeout", "0.5", "/exp/f", "g")
     assert code == 6
     assert "wanted from volume" in err
