@@ -1,7 +1,7 @@
-"""Mounts: planned by a planner, taken and ended by a session; and the candidates that explain what is not mounted.
+"""Live mounts, taken and carried out by sessions; and the candidates that explain what is not mounted.
 
-The end of a mount gives back what it had taken, so it is in `catalog.endings`. When to mount what is
-the planner's (`tapeserver.planning`); nothing here touches a library.
+Their rows are written by planners, in `catalog.situations`; the end of a mount gives back what it had taken, so it is in
+`catalog.endings`. Nothing here touches a library.
 """
 
 from __future__ import annotations
@@ -25,17 +25,6 @@ RECENT_MOUNTS = 500
 #: so begins the reason of a stop that takes nothing from the mount: it has nothing to do, and ends as if by itself
 REST = "nothing to do"
 _mount, _volume, _library, _drive = tables.mount, tables.volume, tables.library, tables.drive
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewMount:
-    drive: str
-    volume: str
-    purpose: str
-    reason_code: str
-    #: the pool that a volume without one joins with this mount
-    pool: str | None = None
-    reason_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,22 +91,6 @@ class RecentEnd:
     ago_seconds: float
     #: mounts of this volume without a file moved, up to this one; 0 when it moved some
     fruitless: int
-
-
-async def plan_mount(connection: AsyncConnection, mount: NewMount) -> int | None:
-    """Write the row of a mount; its epoch, or None when the drive or the volume is taken or the drive is not up."""
-    epoch: int | None = await connection.scalar(
-        _SQL["insert"],
-        {
-            "drive": mount.drive,
-            "volume": mount.volume,
-            "pool": mount.pool,
-            "purpose": mount.purpose,
-            "reason_code": mount.reason_code,
-            "reason_arguments": json.dumps(dict(mount.reason_arguments)),
-        },
-    )
-    return epoch
 
 
 async def list_mounts(

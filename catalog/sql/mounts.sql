@@ -1,15 +1,6 @@
 -- Live mounts. The row of a mount is the right to its drive and its volume: unique indexes guard both, and the row goes
 -- only after the library has reported the volume out of the drive.
 
--- insert --
--- Planners of several libraries and doors may write at once: whoever comes second to a drive or a volume gets no row.
-insert into mount (drive, volume, library, pool, purpose, reason_code, reason_arguments)
-select d.name, v.vid, d.library, coalesce(:pool, v.pool), :purpose, :reason_code, cast(:reason_arguments as jsonb)
-from drive d join volume v on v.vid = :volume and v.library = d.library
-where d.name = :drive and d.state = 'up'
-on conflict do nothing
-returning epoch;
-
 -- take --
 -- Compare-and-set: the tapeserver that has the drive (one that was stopped may have lost it since it last asked), and
 -- only one session of it.

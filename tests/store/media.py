@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import queues, volumes
+from catalog import leases, queues, situations, volumes
+from catalog.situations import WantedMount
 
 
 async def two_libraries(connection: AsyncConnection, *, volumes_each: int = 3, drives_each: int = 2) -> None:
@@ -108,6 +109,30 @@ async def wait_for(connection: AsyncConnection, files: Sequence[int]) -> int:
     )
     assert request is not None
     return int(request)
+
+
+async def planned(connection: AsyncConnection, volume: str, drive: str, purpose: str = "recall") -> int | None:
+    """A mount as a planner plans it, for a verification that is taken back at once; None: there can be none now."""
+    task = await connection.scalar(
+        sa.text(
+            "insert into maintenance (kind, key, who, reason) values ('verify', :volume, 'ann', 'test') "
+            "on conflict do nothing returning id"
+        ),
+        {"volume": volume},
+    )
+    lease = await leases.acquire(connection, f"test:{drive}:{volume}", "test", seconds=60)
+    assert lease is not None
+    mount = WantedMount(drive=drive, volume=volume, purpose=purpose, reason_code="verify")
+    made = await situations.carry_out(connection, lease, [mount], {})
+    await connection.execute(sa.text("delete from maintenance where id = :task"), {"task": task})
+    return made[0].epoch if made else None
+
+
+async def mounted(connection: AsyncConnection, volume: str, drive: str, purpose: str = "recall") -> int:
+    """The epoch of a mount that is planned."""
+    epoch = await planned(connection, volume, drive, purpose)
+    assert epoch is not None
+    return epoch
 
 
 async def claim_first(

@@ -10,13 +10,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, queues, restoring
+from catalog import queues, restoring
 from catalog.adoption import Adopted, FoundCopy, FoundTapeFile, adopt, pass_ids
 from catalog.database import Database
 from catalog.errors import StaleEpoch
 from catalog.model import FileRecord
 from catalog.queues import Written
-from tests.store.media import make_copies, make_files, two_libraries
+from tests.store.media import make_copies, make_files, mounted, two_libraries
 
 UNKNOWN = 50_000
 
@@ -26,13 +26,6 @@ async def media(database: Database) -> Database:
     async with database.transaction() as connection:
         await two_libraries(connection)
     return database
-
-
-async def mounted(connection: AsyncConnection, volume: str, drive: str) -> int:
-    mount = mounts.NewMount(drive=drive, volume=volume, purpose="archive", reason_code="test", pool="east")
-    epoch = await mounts.plan_mount(connection, mount)
-    assert epoch is not None
-    return epoch
 
 
 def member(file: int, *, number: int = 1, good: bool = True, **changed: Any) -> FoundCopy:
@@ -74,7 +67,7 @@ async def test_copies_that_a_crash_left_unrecorded_are_recorded_and_their_archiv
     async with media.transaction() as connection:
         files = await make_files(connection, 3)
         await queues.enqueue_archives(connection, files)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         adopted = await found(connection, epoch, *(member(file) for file in files))
         assert (adopted.copies, adopted.made, adopted.safe) == (3, 0, files)
         assert await state(connection) == (3, 0, 0, (1, 14))
@@ -86,7 +79,7 @@ async def test_copies_that_a_crash_left_unrecorded_are_recorded_and_their_archiv
 async def test_adopting_again_after_an_unknown_outcome_changes_nothing(media: Database) -> None:
     async with media.transaction() as connection:
         files = await make_files(connection, 1)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         first = await found(connection, epoch, member(files[0]))
         again = await found(connection, epoch, member(files[0]))
         assert again.written_bytes == first.written_bytes > 0
@@ -95,7 +88,7 @@ async def test_adopting_again_after_an_unknown_outcome_changes_nothing(media: Da
 
 async def test_a_file_that_a_restored_catalog_lacks_comes_back_with_its_id_and_name(media: Database) -> None:
     async with media.transaction() as connection:
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         adopted = await found(connection, epoch, member(UNKNOWN), member(UNKNOWN + 1, path="/top", storage_class="?"))
         assert (adopted.copies, adopted.made) == (2, 2)
         rows = await connection.execute(
@@ -111,7 +104,7 @@ async def test_a_file_that_a_restored_catalog_lacks_comes_back_with_its_id_and_n
 
 async def test_of_two_files_of_one_name_the_younger_has_it_and_the_other_is_in_the_recycle_bin(media: Database) -> None:
     async with media.transaction() as connection:
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         await found(connection, epoch, member(UNKNOWN, path="/exp/f"), member(UNKNOWN + 1, path="/exp/f"))
         rows = await connection.execute(sa.text("select id, state, deleted_path from file order by id"))
         assert rows.all() == [(UNKNOWN, "deleted", "/exp/f"), (UNKNOWN + 1, "live", None)]
@@ -119,7 +112,7 @@ async def test_of_two_files_of_one_name_the_younger_has_it_and_the_other_is_in_t
 
 async def test_a_file_whose_name_is_taken_or_whose_way_is_blocked_goes_to_the_recycle_bin(media: Database) -> None:
     async with media.transaction() as connection:
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         await found(connection, epoch, member(UNKNOWN, path="/a"))
         later = replace(tape_file(member(UNKNOWN + 1, path="/a"), member(UNKNOWN + 2, path="/a/b")), tape_file=2)
         await adopted(connection, epoch, replace(later, first_block=14))
@@ -132,7 +125,7 @@ async def test_what_is_another_file_or_purged_or_damaged_is_dead(media: Database
     async with media.transaction() as connection:
         files = await make_files(connection, 2)
         await queues.enqueue_archives(connection, files)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         adopted = await found(
             connection, epoch, member(files[0], adler32="00000002"), member(files[1], good=False), member(9, good=False)
         )
@@ -146,7 +139,7 @@ async def test_a_copy_of_a_removed_file_is_recorded_for_the_recycle_bin(media: D
         await connection.execute(
             sa.text("update file set state = 'deleted', deleted_at = now(), node = null where id = :f"), {"f": file}
         )
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         adopted = await found(connection, epoch, member(file))
         assert (adopted.copies, adopted.safe) == (1, [])
 
@@ -155,7 +148,7 @@ async def test_a_copy_that_counts_elsewhere_already_makes_this_one_surplus(media
     async with media.transaction() as connection:
         files = await make_files(connection, 2)
         await make_copies(connection, files, "E00002")
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         adopted = await found(connection, epoch, *(member(file) for file in files))
         assert adopted.copies == 0
         assert await state(connection) == (0, 0, 1, (1, 14))
@@ -165,7 +158,7 @@ async def test_of_a_bundle_only_what_is_needed_is_recorded_and_it_is_not_dead(me
     async with media.transaction() as connection:
         files = await make_files(connection, 2)
         await make_copies(connection, files[:1], "E00002")
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         assert (await found(connection, epoch, *(member(file) for file in files))).copies == 1
         assert await state(connection) == (1, 0, 0, (1, 14))
 
@@ -174,9 +167,9 @@ async def test_what_another_mount_has_claimed_is_his_and_this_copy_surplus(media
     async with media.transaction() as connection:
         files = await make_files(connection, 2)
         await queues.enqueue_archives(connection, files)
-        other = await mounted(connection, "E00002", "east2")
+        other = await mounted(connection, "E00002", "east2", "archive")
         [claimed] = await queues.claim_archives(connection, "east", other, 1, 10**9)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         assert (await found(connection, epoch, *(member(file) for file in files))).copies == 1
         assert await state(connection) == (1, 1, 0, (1, 14))
         written = Written(archive_id=claimed.archive_id, tape_file=1, first_block=2, byte_offset=512, length=100)
@@ -189,9 +182,9 @@ async def test_a_commit_of_the_other_mount_at_the_same_time_is_waited_for_and_se
     async with media.transaction() as connection:
         files = await make_files(connection, 1)
         await queues.enqueue_archives(connection, files)
-        other = await mounted(connection, "E00002", "east2")
+        other = await mounted(connection, "E00002", "east2", "archive")
         [claimed] = await queues.claim_archives(connection, "east", other, 1, 10**9)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
     written = Written(archive_id=claimed.archive_id, tape_file=1, first_block=2, byte_offset=512, length=100)
 
     async def adopting() -> Adopted:
@@ -214,7 +207,7 @@ async def test_a_commit_of_the_other_mount_at_the_same_time_is_waited_for_and_se
 
 async def test_an_index_moves_the_chain_and_other_kinds_are_dead(media: Database) -> None:
     async with media.transaction() as connection:
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         assert (await found(connection, epoch, kind="I")).index_block == 2
         row = sa.text("select index_block, indexed_tape_files, tape_files from volume where vid = 'E00001'")
         assert (await connection.execute(row)).one() == (2, 1, 1)
@@ -227,7 +220,7 @@ async def test_an_index_moves_the_chain_and_other_kinds_are_dead(media: Database
 async def test_files_of_a_volume_that_was_taken_out_of_use_meanwhile_are_written_again(media: Database) -> None:
     async with media.transaction() as connection:
         files = await make_files(connection, 1)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         await connection.execute(sa.text("update volume set state = 'suspect' where vid = 'E00001'"))
         assert (await found(connection, epoch, member(files[0]))).safe == []
         assert await state(connection) == (1, 1, 0, (1, 14))
@@ -236,7 +229,7 @@ async def test_files_of_a_volume_that_was_taken_out_of_use_meanwhile_are_written
 async def test_a_mount_that_is_over_adopts_nothing(media: Database) -> None:
     async with media.transaction() as connection:
         files = await make_files(connection, 1)
-        await mounted(connection, "E00001", "east1")
+        await mounted(connection, "E00001", "east1", "archive")
         with pytest.raises(StaleEpoch):
             await found(connection, 999, member(files[0]))
         assert await state(connection) == (0, 0, 0, (0, 2))
@@ -244,7 +237,7 @@ async def test_a_mount_that_is_over_adopts_nothing(media: Database) -> None:
 
 async def test_what_was_removed_in_this_life_does_not_come_back_with_its_bytes(media: Database) -> None:
     async with media.transaction() as connection:
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         [file] = await make_files(connection, 1)
         await connection.execute(sa.text("delete from replica"))
         await connection.execute(sa.text("delete from archive"))
@@ -259,7 +252,7 @@ async def test_what_a_lost_life_stored_comes_back_though_its_id_is_below_those_o
         await make_files(connection, 3)
         last = int(await connection.scalar(sa.text("select pg_sequence_last_value('file_id_seq')")) or 0)
         await restoring.begin_new_life(connection, source="x.dump")
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         adopted = await found(connection, epoch, member(last + 1))
         assert (adopted.copies, adopted.made) == (1, 1)
 
@@ -297,7 +290,7 @@ async def test_ids_that_were_passed_in_vain_are_not_passed_at_all(media: Databas
             raise RuntimeError
     async with media.transaction() as connection:
         assert await connection.scalar(sa.text("select count(*) from lost_life")) == 0
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         assert (await found(connection, epoch, member(UNKNOWN))).made == 1
         assert await make_files(connection, 1) == [UNKNOWN + 1]
 
@@ -307,7 +300,7 @@ async def test_what_was_aborted_before_an_adopted_tape_file_is_dead_with_it_and_
 ) -> None:
     async with media.transaction() as connection:
         files = await make_files(connection, 2)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         await found(connection, epoch, member(files[0]))
         behind = replace(tape_file(member(files[1])), tape_file=4, first_block=40)
         for _ in range(2):

@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, queues, volumes
+from catalog import queues, volumes
 from catalog.database import Database
 from catalog.queues import ClaimedArchive, Written
-from tests.store.media import make_files, two_libraries
+from tests.store.media import make_files, mounted, two_libraries
 
 
 @pytest.fixture
@@ -32,13 +32,6 @@ async def queued(connection: AsyncConnection, keys: str) -> list[int]:
     return files
 
 
-async def mounted(connection: AsyncConnection, volume: str, drive: str) -> int:
-    mount = mounts.NewMount(drive=drive, volume=volume, purpose="archive", reason_code="test", pool="east")
-    epoch = await mounts.plan_mount(connection, mount)
-    assert epoch is not None
-    return epoch
-
-
 def keys(claimed: list[ClaimedArchive]) -> str:
     return "".join(one.collocation.removeprefix("hint:") for one in claimed)
 
@@ -54,7 +47,7 @@ async def record(connection: AsyncConnection, epoch: int, claimed: list[ClaimedA
 async def test_a_claim_takes_the_group_of_the_oldest_then_the_next_oldest_group(media: Database) -> None:
     async with media.transaction() as connection:
         await queued(connection, "abcabcabc")
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         assert keys(await queues.claim_archives(connection, "east", epoch, 5, 10**9)) == "aaabb"
         # The rest of a group comes before the next one.
         claimed = await queues.claim_archives(connection, "east", epoch, 5, 10**9, going_on="hint:b")
@@ -66,7 +59,7 @@ async def test_what_somebody_waits_for_comes_before_all_groups(media: Database) 
     async with media.transaction() as connection:
         files = await queued(connection, "aabbcc")
         await queues.make_urgent(connection, [files[5], files[3]])
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         claimed = await queues.claim_archives(connection, "east", epoch, 10, 10**9)
         assert [one.file.file_id for one in claimed][:2] == [files[3], files[5]]
         assert [one.urgent for one in claimed] == [True, True, False, False, False, False]
@@ -94,7 +87,7 @@ async def test_without_a_hint_files_lie_with_their_directory(media: Database) ->
             )
         for file in files:
             await queues.enqueue_archives(connection, [file])
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         claimed = await queues.claim_archives(connection, "east", epoch, 10, 10**9)
         assert [one.file.file_id for one in claimed] == files[::2] + files[1::2]
         assert len([key for key, _ in groupby(one.collocation for one in claimed)]) == 2
@@ -102,10 +95,10 @@ async def test_without_a_hint_files_lie_with_their_directory(media: Database) ->
 
 async def test_a_group_is_left_to_the_mounted_volume_on_which_it_began_but_not_for_ever(media: Database) -> None:
     async with media.transaction() as connection:
-        first = await mounted(connection, "E00001", "east1")
+        first = await mounted(connection, "E00001", "east1", "archive")
         await queued(connection, "a")
         await record(connection, first, await queues.claim_archives(connection, "east", first, 10, 10**9))
-        second = await mounted(connection, "E00002", "east2")
+        second = await mounted(connection, "E00002", "east2", "archive")
         await queued(connection, "aab")
         assert keys(await queues.claim_archives(connection, "east", second, 10, 10**9)) == "b"
         assert keys(await queues.claim_archives(connection, "east", second, 10, 10**9, home_seconds=0)) == "aa"
@@ -113,11 +106,11 @@ async def test_a_group_is_left_to_the_mounted_volume_on_which_it_began_but_not_f
 
 async def test_a_group_whose_volume_is_full_or_not_mounted_goes_to_any_other(media: Database) -> None:
     async with media.transaction() as connection:
-        first = await mounted(connection, "E00001", "east1")
+        first = await mounted(connection, "E00001", "east1", "archive")
         await queued(connection, "a")
         await record(connection, first, await queues.claim_archives(connection, "east", first, 10, 10**9))
         await volumes.set_state(connection, "volume", "E00001", "full", who="ann", reason="it is full")
-        second = await mounted(connection, "E00002", "east2")
+        second = await mounted(connection, "E00002", "east2", "archive")
         await queued(connection, "aa")
         assert keys(await queues.claim_archives(connection, "east", second, 1, 10**9)) == "a"
         # What was full takes nothing more, whatever is asked.
@@ -126,7 +119,7 @@ async def test_a_group_whose_volume_is_full_or_not_mounted_goes_to_any_other(med
 
 async def test_the_home_of_a_group_moves_with_it_and_is_forgotten_by_age(media: Database) -> None:
     async with media.transaction() as connection:
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         await queued(connection, "aab")
         await record(connection, epoch, await queues.claim_archives(connection, "east", epoch, 10, 10**9))
         homes = sa.text("select key, volume from collocation order by key")
@@ -141,7 +134,7 @@ async def test_a_claim_of_many_groups_uses_the_indexes(media: Database) -> None:
         files = await make_files(connection, 5000)
         await connection.execute(sa.text("update file set collocation = 'k' || (id % 500)"))
         await queues.enqueue_archives(connection, files)
-        epoch = await mounted(connection, "E00001", "east1")
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         claimed = await queues.claim_archives(connection, "east", epoch, 1000, 10**9)
         assert len(claimed) == 1000
         assert len([key for key, _ in groupby(one.collocation for one in claimed)]) == 100

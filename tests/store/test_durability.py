@@ -14,7 +14,7 @@ from catalog.errors import SpaceGivenBack
 from catalog.model import Action, Grant, Principal
 from catalog.queues import Written
 from catalog.replicas import Recalled
-from tests.store.media import make_copies, make_files, two_libraries
+from tests.store.media import make_copies, make_files, mounted, two_libraries
 
 
 @pytest.fixture
@@ -22,14 +22,6 @@ async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
     async with database.transaction() as opened:
         await two_libraries(opened)
         yield opened
-
-
-async def mounted(connection: AsyncConnection, volume: str, drive: str, purpose: str) -> int:
-    epoch = await mounts.plan_mount(
-        connection, mounts.NewMount(drive=drive, volume=volume, purpose=purpose, reason_code="test")
-    )
-    assert epoch is not None
-    return epoch
 
 
 async def arrive(connection: AsyncConnection, files: list[int]) -> None:

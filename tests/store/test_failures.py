@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, failures, mounts, queues, volumes
+from catalog import endings, failures, queues, volumes
 from catalog.database import Database
 from catalog.failures import READING, WRITING, Kind
 from catalog.mounts import MountWork
@@ -19,7 +19,7 @@ from tapeserver.adopting import tried_elsewhere
 from tapeserver.blame import Blame
 from tapeserver.config import Config
 from tapeserver.mountcontext import MountContext
-from tests.store.media import claim_first, drop_replicas, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
 
 WHY = "medium_error: block 7"
 
@@ -66,14 +66,6 @@ async def with_copies(
 async def wanted(connection: AsyncConnection, files: Sequence[int]) -> None:
     await wait_for(connection, files)
     await queues.request_recalls(connection, files, owner="o", group="g")
-
-
-async def mounted(connection: AsyncConnection, volume: str, drive: str) -> int:
-    epoch = await mounts.plan_mount(
-        connection, mounts.NewMount(drive=drive, volume=volume, purpose="recall", reason_code="test")
-    )
-    assert epoch is not None
-    return epoch
 
 
 async def heartbeats(connection: AsyncConnection) -> None:

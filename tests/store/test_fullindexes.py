@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import fullindexes, maintenance, mounts, volumes
 from catalog.database import Database
-from tests.store.media import make_copies, make_files, two_libraries
+from tests.store.media import make_copies, make_files, mounted, two_libraries
 
 
 @pytest.fixture
@@ -67,8 +67,7 @@ async def test_an_index_that_mounts_do_not_bring_is_given_up_until_the_volume_is
 async def test_no_index_is_wanted_of_a_volume_that(closed: Database, why: str) -> None:
     async with closed.transaction() as connection:
         if why == "mounted":
-            mount = mounts.NewMount(drive="east1", volume="E00001", purpose="recall", reason_code="test")
-            await mounts.plan_mount(connection, mount)
+            await mounted(connection, "E00001", "east1")
         if why == "empty":
             await connection.execute(sa.text("delete from copy"))
         if why == "indexed":
@@ -101,9 +100,8 @@ async def test_a_mount_that_began_on_a_closed_volume_goes_on_and_one_that_wrote_
     closed: Database,
 ) -> None:
     async with closed.transaction() as connection:
-        late = mounts.NewMount(drive="east1", volume="E00001", purpose="archive", reason_code="index")
-        early = mounts.NewMount(drive="east2", volume="E00002", purpose="archive", reason_code="test")
-        epochs = [await mounts.plan_mount(connection, one) for one in (late, early)]
+        late = await mounted(connection, "E00001", "east1", "archive")
+        early = await mounted(connection, "E00002", "east2", "archive")
         await volumes.set_state(connection, "volume", "E00002", "closed", who="ann", reason="test")
-        reasons = await mounts.reasons_to_stop(connection, [epoch for epoch in epochs if epoch])
-        assert list(reasons.values()) == [None, "volume closed: test"]
+        reasons = await mounts.reasons_to_stop(connection, [late, early])
+        assert reasons == {late: None, early: "volume closed: test"}

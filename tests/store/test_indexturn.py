@@ -21,7 +21,7 @@ from tapeserver.frames import IndexFailed, IndexPart, IndexWritten
 from tapeserver.indexformat import IndexEntry
 from tapeserver.mountcontext import MountContext
 from tapeserver.writeturn import WriteTurn
-from tests.store.media import make_copies, make_files, two_libraries
+from tests.store.media import make_copies, make_files, mounted, two_libraries
 
 
 @dataclass
@@ -66,9 +66,7 @@ async def closed_turn(database: Database, link: Link, *, indexed: bool) -> Write
         await two_libraries(connection)
         files = await make_files(connection, 5)
         await make_copies(connection, files[:3], "E00001")
-        mount = mounts.NewMount(drive="east1", volume="E00001", purpose="archive", reason_code="test", pool="east")
-        epoch = await mounts.plan_mount(connection, mount)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         end = {"written_bytes": 1, "tape_files": 4, "end_block": 60}
         await record_end(connection, epoch, "E00001", index_block=50 if indexed else None, **end)  # type: ignore[arg-type]  # three integers
         await make_copies(connection, files[3:], "E00001")

@@ -8,13 +8,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import audits, maintenance, mounts, queues, repacks, stage_items, volumes
+from catalog import audits, maintenance, queues, repacks, stage_items, volumes
 from catalog.audits import Limits
 from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, WrongState
 from catalog.maintenance import Maintenance
 from catalog.states import MaintenanceState
-from tests.store.media import drop_replicas, make_copies, make_files, two_libraries
+from tests.store.media import drop_replicas, make_copies, make_files, mounted, two_libraries
 
 LIMITS = Limits(files_ahead=4, bytes_ahead=10**9, window_files=3)
 
@@ -275,9 +275,7 @@ async def test_what_a_cancelled_repack_had_queued_is_not_written_unless_a_mount_
         await step(connection, made)
         new = await make_files(connection, 1)
         await queues.enqueue_archives(connection, new)
-        wanted = mounts.NewMount(drive="east1", volume="E00002", purpose="archive", reason_code="test", pool="east")
-        epoch = await mounts.plan_mount(connection, wanted)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00002", "east1", "archive")
         [taken] = await queues.claim_archives(connection, "east", epoch, 1, 10**9)
         assert taken.file.file_id in files
         await maintenance.cancel(connection, made, who="ann", reason="changed my mind")

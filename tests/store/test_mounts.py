@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import endings, leases, mounts, volumes
 from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, ReasonRequired, WrongState
-from catalog.mounts import Candidate, NewMount
+from catalog.mounts import Candidate
 from catalog.states import MountState, VolumeState
 from tapeserver.picturekeeping import end_kind
-from tests.store.media import two_libraries
+from tests.store.media import mounted, planned, two_libraries
 
 SetClock = Callable[[datetime | None], Awaitable[None]]
 
@@ -28,14 +28,10 @@ async def media(database: Database) -> Database:
     return database
 
 
-def wanted(drive: str, volume: str) -> NewMount:
-    return NewMount(drive=drive, volume=volume, purpose="recall", reason_code="recalls")
-
-
 async def test_a_drive_and_a_volume_are_in_one_mount_at_most_however_many_plan_at_once(media: Database) -> None:
     async def plan(drive: str, volume: str) -> int | None:
         async with media.transaction() as connection:
-            return await mounts.plan_mount(connection, wanted(drive, volume))
+            return await planned(connection, volume, drive)
 
     pairs = [(drive, volume) for drive in ("east1", "east2") for volume in ("E00001", "E00002", "E00003")]
     epochs = await asyncio.gather(*(plan(*pair) for pair in pairs))
@@ -47,15 +43,14 @@ async def test_a_drive_and_a_volume_are_in_one_mount_at_most_however_many_plan_a
 
 async def test_no_mount_across_libraries_or_in_a_drive_that_is_down(media: Database) -> None:
     async with media.transaction() as connection:
-        assert await mounts.plan_mount(connection, wanted("east1", "W00001")) is None
+        assert await planned(connection, "W00001", "east1") is None
         await volumes.set_state(connection, "drive", "east1", "down", who="ann", reason="dirty")
-        assert await mounts.plan_mount(connection, wanted("east1", "E00001")) is None
+        assert await planned(connection, "E00001", "east1") is None
 
 
 async def test_one_session_takes_a_mount_and_its_steps_are_those_of_the_table(media: Database) -> None:
     async with media.transaction() as connection:
-        epoch = await mounts.plan_mount(connection, wanted("east1", "E00001"))
-        assert epoch is not None
+        epoch = await mounted(connection, "E00001", "east1")
         work = await mounts.take(connection, epoch, "ts1")
         assert work is not None
         assert (work.generation, work.end_block, work.library) == (1, 2, "east")
@@ -75,10 +70,8 @@ async def test_what_an_operator_takes_out_of_use_stops_its_mount_with_his_words(
     media: Database, kind: str, name: str, state: str
 ) -> None:
     async with media.transaction() as connection:
-        epoch = await mounts.plan_mount(connection, wanted("east1", "E00001"))
-        other = await mounts.plan_mount(connection, wanted("west1", "W00001"))
-        assert epoch is not None
-        assert other is not None
+        epoch = await mounted(connection, "E00001", "east1")
+        other = await mounted(connection, "W00001", "west1")
         assert await volumes.set_state(connection, kind, name, state, who="ann", reason="smoke")
         assert not await volumes.set_state(connection, kind, name, state, who="ann", reason="smoke again")
         reasons = await mounts.reasons_to_stop(connection, [epoch, other])
@@ -116,7 +109,7 @@ async def test_archives_go_to_the_fullest_volume_that_has_room_and_is_not_mounte
         await connection.execute(sa.text("update volume set written_bytes = 5 where vid = 'E00002'"))
         await connection.execute(sa.text("update volume set written_bytes = 9 where vid = 'E00003'"))
         assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00003", "E00002", "E00001"]
-        await mounts.plan_mount(connection, wanted("east1", "E00003"))
+        await mounted(connection, "E00003", "east1")
         await volumes.set_state(connection, "volume", "E00002", "full", who="ann", reason="x")
         assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00001"]
 
@@ -138,8 +131,7 @@ async def test_candidates_are_written_on_change_only_and_go_with_their_demand(me
 async def test_a_volume_rests_after_a_failed_mount_but_not_after_one_that_somebody_stopped(media: Database) -> None:
     async with media.transaction() as connection:
         for volume, outcome in (("E00001", "done"), ("E00002", "the mover died"), ("E00003", "stopped: drive down")):
-            epoch = await mounts.plan_mount(connection, wanted("east1", volume))
-            assert epoch is not None
+            epoch = await mounted(connection, volume, "east1")
             await endings.end_mount(connection, epoch, outcome)
         ends = await mounts.recent_ends(connection)
         assert {volume: end.outcome for volume, end in ends.items()} == {
@@ -152,8 +144,7 @@ async def test_a_volume_rests_after_a_failed_mount_but_not_after_one_that_somebo
 async def mount_that_ended(
     connection: AsyncConnection, drive: str, volume: str, outcome: str, *, files: int = 0
 ) -> None:
-    epoch = await mounts.plan_mount(connection, wanted(drive, volume))
-    assert epoch is not None
+    epoch = await mounted(connection, volume, drive)
     await mounts.add_progress(connection, epoch, files=files, bytes=files)
     await endings.end_mount(connection, epoch, outcome)
 

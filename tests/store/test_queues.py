@@ -8,11 +8,11 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, mounts, queues, volumes
+from catalog import endings, queues, volumes
 from catalog.database import Database
 from catalog.errors import StaleEpoch
 from catalog.queues import Answer, Written
-from tests.store.media import claim_first, drop_replicas, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
 
 
 @pytest.fixture
@@ -27,14 +27,6 @@ async def on_tape(connection: AsyncConnection, count: int, *on: str) -> list[int
     for number, volume in enumerate(on, 1):
         await make_copies(connection, files, volume, number=number)
     return files
-
-
-async def mounted(connection: AsyncConnection, volume: str, drive: str, purpose: str = "recall") -> int:
-    epoch = await mounts.plan_mount(
-        connection, mounts.NewMount(drive=drive, volume=volume, purpose=purpose, reason_code="test")
-    )
-    assert epoch is not None
-    return epoch
 
 
 async def request(connection: AsyncConnection, files: list[int]) -> dict[int, queues.RecallAnswer]:

@@ -16,7 +16,7 @@ from catalog import endings, mounts, queues, volumes
 from catalog.database import Database, is_transient
 from catalog.errors import StaleEpoch, WrongState
 from catalog.queues import Written
-from tests.store.media import claim_first, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, make_copies, make_files, planned, two_libraries, wait_for
 
 STEPS = 20
 LIBRARIES = ["east", "west"]
@@ -71,8 +71,7 @@ class Storm:
 
     async def mount(self) -> None:
         async with self.database.transaction() as connection:
-            plan = mounts.NewMount(drive=self.drive, volume=self.volume, purpose="archive", reason_code="storm")
-            epoch = await mounts.plan_mount(connection, plan)
+            epoch = await planned(connection, self.volume, self.drive, "archive")
         if epoch is None:
             running = [one for one in await self.live() if one.volume == self.volume]
             if not running:

@@ -19,7 +19,7 @@ from tapeserver.config import Config
 from tapeserver.frames import Arrange, Arranged, Read
 from tapeserver.mountcontext import MountContext
 from tapeserver.readturn import ReadTurn
-from tests.store.media import drop_replicas, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
 
 PROMISED = "select count(*) from reservation where expires_at > capstan_now()"
 
@@ -56,9 +56,7 @@ async def reading(database: Database) -> Reading:
         await drop_replicas(connection, files)
         await wait_for(connection, files)
         await queues.request_recalls(connection, files, owner="o", group="g")
-        mount = mounts.NewMount(drive="east1", volume="E00001", purpose="recall", reason_code="test")
-        epoch = await mounts.plan_mount(connection, mount)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00001", "east1")
         work = await mounts.work_of(connection, epoch)
         assert work is not None
     link = Link()

@@ -12,7 +12,7 @@ from catalog.database import Database
 from catalog.errors import NotReclaimable
 from catalog.reclaiming import in_the_way
 from catalog.states import MountState
-from tests.store.media import two_libraries
+from tests.store.media import mounted, two_libraries
 from tests.store.test_volume_life import backup, count, delete, move, on_tape, reclaim
 
 LIMITS = Limits(files_ahead=100, bytes_ahead=10**9)
@@ -28,9 +28,7 @@ async def media(database: Database) -> Database:
 
 async def write_all(connection: AsyncConnection, volume: str = "E00002") -> int:
     """A whole mount that writes what is queued for pool east; how many copies."""
-    mount = mounts.NewMount(drive="east1", volume=volume, purpose="archive", pool="east", reason_code="test")
-    epoch = await mounts.plan_mount(connection, mount)
-    assert epoch is not None
+    epoch = await mounted(connection, volume, "east1", "archive")
     assert await mounts.take(connection, epoch, "ts")
     await mounts.advance(connection, epoch, MountState.RUNNING)
     claimed = await queues.claim_archives(connection, "east", epoch, 100, 10**9)

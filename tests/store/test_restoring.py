@@ -32,12 +32,11 @@ from catalog.errors import Damaged, Refused
 from catalog.journalformat import Entry, counting, decode_segment
 from catalog.lostfiles import LostLife
 from catalog.model import Action, Grant, Principal
-from catalog.mounts import NewMount
 from catalog.postgresql_programs import database_name, plain_connection, url_of
 from catalog.states import MountState
 from tapeserver.config import Config
 from tapeserver.journaling import write_segment
-from tests.store.media import claim_first, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, make_copies, make_files, mounted, two_libraries, wait_for
 
 
 async def scalar(database: Database, statement: str, **values: Any) -> Any:
@@ -56,14 +55,10 @@ async def busy_catalog(database: Database) -> None:
         await queues.request_recalls(connection, on_tape, owner="o", group="g", activity="", priority=50)
         await wait_for(connection, on_tape)
         epochs = [
-            await mounts.plan_mount(
-                connection,
-                NewMount(drive=drive, volume=volume, purpose=purpose, pool="east", reason_code="age"),  # type: ignore[arg-type]  # the literals are right
-            )
+            await mounted(connection, volume, drive, purpose)
             for drive, volume, purpose in (("east1", "E00001", "recall"), ("east2", "E00002", "archive"))
         ]
         for epoch in epochs:
-            assert epoch is not None
             await mounts.take(connection, epoch, "ts")
             await mounts.advance(connection, epoch, MountState.RUNNING)
         assert epochs[0] is not None

@@ -8,10 +8,10 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import mounts, namespace, queues
+from catalog import namespace, queues
 from catalog.database import Database
 from catalog.queues import Written
-from tests.store.media import claim_first, drop_replicas, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
 
 
 @pytest.fixture
@@ -19,13 +19,6 @@ async def media(database: Database) -> Database:
     async with database.transaction() as connection:
         await two_libraries(connection)
     return database
-
-
-async def mounted(connection: AsyncConnection, volume: str, drive: str, purpose: str = "archive") -> int:
-    mount = mounts.NewMount(drive=drive, volume=volume, purpose=purpose, reason_code="test", pool="east")
-    epoch = await mounts.plan_mount(connection, mount)
-    assert epoch is not None
-    return epoch
 
 
 async def repacking(connection: AsyncConnection, count: int) -> list[int]:
@@ -68,7 +61,7 @@ async def test_a_rewritten_copy_replaces_the_one_under_repacking_in_one_step(med
         files = await repacking(connection, 3)
         assert await queues.enqueue_rewrites(connection, files, "E00001") == 3
         assert await queues.enqueue_rewrites(connection, files, "E00001") == 0
-        safe = await write(connection, await mounted(connection, "E00002", "east1"))
+        safe = await write(connection, await mounted(connection, "E00002", "east1", "archive"))
         assert safe == files
         assert await places(connection) == [(file, "E00002") for file in files]
         assert await queues.drift(connection) == []
@@ -87,7 +80,7 @@ async def test_a_successor_that_does_not_count_replaces_nothing(media: Database)
     async with media.transaction() as connection:
         files = await repacking(connection, 2)
         await queues.enqueue_rewrites(connection, files, "E00001")
-        epoch = await mounted(connection, "E00002", "east1")
+        epoch = await mounted(connection, "E00002", "east1", "archive")
         claimed = await queues.claim_archives(connection, "east", epoch, 100, 10**9)
         await connection.execute(sa.text("update volume set state = 'suspect' where vid = 'E00002'"))
         written = [
@@ -102,13 +95,13 @@ async def test_a_recall_that_waits_for_the_old_copy_finds_the_new_one(media: Dat
     async with media.transaction() as connection:
         files = await repacking(connection, 3)
         await queues.enqueue_rewrites(connection, files, "E00001")
-        epoch = await mounted(connection, "E00002", "east1")
+        epoch = await mounted(connection, "E00002", "east1", "archive")
         claimed = await queues.claim_archives(connection, "east", epoch, 100, 10**9)
         await drop_replicas(connection, files)
         await wait_for(connection, files)
         await queues.request_recalls(connection, files, owner="ann", group="g")
         # One of them is being read from the old volume.
-        reader = await mounted(connection, "E00001", "east2", "recall")
+        reader = await mounted(connection, "E00001", "east2")
         [reading] = await claim_first(connection, "E00001", reader, 1)
         written = [
             Written(archive_id=one.archive_id, tape_file=number, first_block=10 * number, byte_offset=512, length=100)
@@ -126,7 +119,7 @@ async def test_a_recall_asked_for_while_copies_change_places_is_never_stranded(m
     async with media.transaction() as connection:
         files = await repacking(connection, 1)
         await queues.enqueue_rewrites(connection, files, "E00001")
-        epoch = await mounted(connection, "E00002", "east1")
+        epoch = await mounted(connection, "E00002", "east1", "archive")
     asked = asyncio.Event()
 
     async def ask() -> None:

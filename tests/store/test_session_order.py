@@ -23,7 +23,7 @@ from tapeserver.config import Config
 from tapeserver.frames import Committed, Flush, Progress, Write, Written, WrittenItem
 from tapeserver.mountcontext import MountContext
 from tapeserver.writeturn import WriteTurn
-from tests.store.media import make_files, two_libraries
+from tests.store.media import make_files, mounted, two_libraries
 
 
 @dataclass
@@ -54,9 +54,7 @@ async def session(database: Database) -> Session:
         await two_libraries(connection)
         files = await make_files(connection, 2)
         await queues.enqueue_archives(connection, files)
-        mount = mounts.NewMount(drive="east1", volume="E00001", purpose="archive", reason_code="test", pool="east")
-        epoch = await mounts.plan_mount(connection, mount)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         work = await mounts.work_of(connection, epoch)
         assert work is not None
     link = Link(database)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from catalog import mounts, tapeindex
+from catalog import tapeindex
 from catalog.database import Database
 from catalog.written import DeadExtent, record_end
-from tests.store.media import make_copies, make_files, two_libraries
+from tests.store.media import make_copies, make_files, mounted, two_libraries
 
 
 async def test_an_index_tells_of_what_the_last_one_did_not_and_a_full_one_of_everything(
@@ -19,9 +19,7 @@ async def test_an_index_tells_of_what_the_last_one_did_not_and_a_full_one_of_eve
         await two_libraries(connection)
         files = await make_files(connection, 8)
         await make_copies(connection, files[:3], "E00001")
-        mount = mounts.NewMount(drive="east1", volume="E00001", purpose="archive", reason_code="test", pool="east")
-        epoch = await mounts.plan_mount(connection, mount)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         # The index is tape file 4, a dead one number 5; the others follow.
         end = {"written_bytes": 1, "dead": []}
         await record_end(connection, epoch, "E00001", tape_files=4, end_block=60, index_block=50, **end)
@@ -50,9 +48,7 @@ async def test_a_closed_volume_gets_a_full_index_and_one_that_is_out_of_use_none
     async with database.transaction() as connection:
         await two_libraries(connection)
         await make_copies(connection, await make_files(connection, 2), "E00001")
-        mount = mounts.NewMount(drive="east1", volume="E00001", purpose="archive", reason_code="test", pool="east")
-        epoch = await mounts.plan_mount(connection, mount)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00001", "east1", "archive")
         await connection.execute(sa.text("update volume set state = 'closed' where vid = 'E00001'"))
         what = await tapeindex.due(connection, epoch)
         assert what is not None

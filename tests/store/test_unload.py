@@ -9,13 +9,12 @@ from catalog.database import Database
 from tapeserver.config import Config
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library
 from tapeserver.sessions import unload
+from tests.store.media import mounted
 
 
 async def planned(database: Database, tapeserver: str) -> mounts.MountWork:
     async with database.transaction() as connection:
-        mount = mounts.NewMount(drive="east-0", volume="E00001", purpose="recall", reason_code="test")
-        epoch = await mounts.plan_mount(connection, mount)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00001", "east-0")
         work = await mounts.take(connection, epoch, tapeserver)
     assert work is not None
     return work

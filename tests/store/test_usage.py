@@ -17,7 +17,7 @@ from catalog.replicas import Recalled
 from catalog.states import MountState
 from catalog.usage import Charge, Meter
 from catalog.written import Written
-from tests.store.media import claim_first, make_copies, make_files, two_libraries, wait_for
+from tests.store.media import claim_first, make_copies, make_files, mounted, two_libraries, wait_for
 
 NOON = datetime(2030, 1, 10, 12, tzinfo=UTC)
 DAY = 86400.0
@@ -38,9 +38,7 @@ async def clock(connection: AsyncConnection, now: datetime) -> None:
 
 
 async def loaded(connection: AsyncConnection, volume: str, drive: str = "east1", purpose: str = "recall") -> int:
-    mount = mounts.NewMount(drive=drive, volume=volume, purpose=purpose, reason_code="test")
-    epoch = await mounts.plan_mount(connection, mount)
-    assert epoch is not None
+    epoch = await mounted(connection, volume, drive, purpose)
     await mounts.advance(connection, epoch, MountState.LOADING)
     return epoch
 
@@ -115,10 +113,7 @@ async def test_a_mount_that_served_nobody_is_our_own_and_one_that_never_began_us
     connection: AsyncConnection,
 ) -> None:
     failed = await loaded(connection, "E00001")
-    never = await mounts.plan_mount(
-        connection, mounts.NewMount(drive="east2", volume="E00002", purpose="recall", reason_code="test")
-    )
-    assert never is not None
+    never = await mounted(connection, "E00002", "east2")
     await clock(connection, NOON + timedelta(seconds=60))
     await endings.end_mount(connection, failed, "drive stuck")
     await endings.end_mount(connection, never, "drive down")

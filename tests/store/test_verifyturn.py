@@ -30,7 +30,7 @@ from tapeserver.labelturn import LabelTurn
 from tapeserver.mountcontext import MountContext
 from tapeserver.turns import LoadRefused
 from tapeserver.verifyturn import VerifyTurn
-from tests.store.media import make_copies, make_files, two_libraries
+from tests.store.media import make_copies, make_files, mounted, two_libraries
 
 
 class Mover:
@@ -116,10 +116,8 @@ class Tape:
         return turn
 
     async def _context(self, drive: str, purpose: str, mover: Mover) -> MountContext:
-        wanted = mounts.NewMount(drive=drive, volume="E00001", purpose=purpose, reason_code="test")
         async with self.database.transaction() as connection:
-            epoch = await mounts.plan_mount(connection, wanted)
-            assert epoch is not None
+            epoch = await mounted(connection, "E00001", drive, purpose)
             work = await mounts.take(connection, epoch, "ts")
         assert work is not None
         return MountContext(

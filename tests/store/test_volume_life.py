@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import maintenance, mounts, queues, recalls, volumes
 from catalog.database import Database
 from catalog.errors import BadRequest, CapstanError, NotFound, NotReclaimable, ReasonRequired, Unsafe, WrongState
-from tests.store.media import make_copies, make_files, two_libraries
+from tests.store.media import make_copies, make_files, mounted, two_libraries
 
 
 @pytest.fixture
@@ -95,12 +95,9 @@ async def test_closing_a_volume_ends_the_mount_that_writes_on_it_and_no_other(me
     async with media.transaction() as connection:
         epochs = {}
         for number, purpose in ((1, "archive"), (2, "recall")):
-            wanted = mounts.NewMount(
-                drive=f"east{number}", volume=f"E0000{number}", purpose=purpose, reason_code="test"
-            )
-            epochs[purpose] = await mounts.plan_mount(connection, wanted)
+            epochs[purpose] = await mounted(connection, f"E0000{number}", f"east{number}", purpose)
             await move(connection, f"E0000{number}", "closed")
-        why = await mounts.reasons_to_stop(connection, [epoch for epoch in epochs.values() if epoch])
+        why = await mounts.reasons_to_stop(connection, list(epochs.values()))
         assert why == {epochs["archive"]: "volume closed: test", epochs["recall"]: None}
 
 
@@ -147,8 +144,7 @@ async def test_an_export_that_makes_files_unsafe_says_how_many_and_wants_force(m
 
 async def test_an_export_without_harm_needs_no_force_but_never_leaves_a_drive(media: Database) -> None:
     async with media.transaction() as connection:
-        wanted = mounts.NewMount(drive="east1", volume="E00001", purpose="recall", reason_code="test")
-        assert await mounts.plan_mount(connection, wanted)
+        await mounted(connection, "E00001", "east1")
         with pytest.raises(WrongState, match="mounted"):
             await move(connection, "E00001", "exported")
         await move(connection, "E00002", "exported")
@@ -203,8 +199,7 @@ async def test_a_reclaim_waits_for_a_verified_backup_that_began_after_the_last_d
 async def test_a_mounted_volume_is_not_reclaimed(media: Database) -> None:
     async with media.transaction() as connection:
         await move(connection, "E00001", "full")
-        wanted = mounts.NewMount(drive="east1", volume="E00001", purpose="recall", reason_code="test")
-        assert await mounts.plan_mount(connection, wanted)
+        await mounted(connection, "E00001", "east1")
         assert "mounted in drive east1" in str(await refusal(connection))
 
 
@@ -362,9 +357,7 @@ async def test_nothing_is_cleared_away_where_a_reclaim_would_be_refused(media: D
         if wanted == "deleted lately":
             await delete(connection, await on_tape(connection, 1, "E00001"), days_ago=1)
         if wanted == "mounted":
-            await mounts.plan_mount(
-                connection, mounts.NewMount(drive="east1", volume="E00001", purpose="recall", reason_code="test")
-            )
+            await mounted(connection, "E00001", "east1")
         await move(connection, "E00001", "closed")
     with pytest.raises(NotReclaimable):
         await clear_away(media)

@@ -18,7 +18,7 @@ from tapeserver.config import Config
 from tapeserver.frames import Found, FoundMember, Loaded
 from tapeserver.mountcontext import MountContext
 from tapeserver.writeturn import WriteTurn
-from tests.store.media import make_files, two_libraries
+from tests.store.media import make_files, mounted, two_libraries
 
 
 @dataclass
@@ -38,9 +38,7 @@ async def blank_turn(database: Database, *, files: int) -> tuple[WriteTurn, list
         await queues.enqueue_archives(connection, ids)
         blank = volumes.NewVolume(vid="E00009", library="east", pool="east", capacity_bytes=10**10)
         await volumes.create_volumes(connection, [blank])
-        mount = mounts.NewMount(drive="east1", volume="E00009", purpose="archive", reason_code="test", pool="east")
-        epoch = await mounts.plan_mount(connection, mount)
-        assert epoch is not None
+        epoch = await mounted(connection, "E00009", "east1", "archive")
         work = await mounts.work_of(connection, epoch)
         assert work is not None
     context = MountContext(
