@@ -27,6 +27,8 @@ SENTENCES: dict[str, str] = {
     "nothing_to_write": "what is left is tried again after a pause, or no live cache server has its bytes",
     "cooling_down": "its last mount failed; it is tried again {cooldown_seconds} after that",
     "cache_full": "the cache has no room: {why}; it is tried again when there is, or {cooldown_seconds} after that",
+    "cache_away": "the cache cannot be reached ({why}); it is tried again {cooldown_seconds} after that",
+    "leaving": "the volume that it fills is just leaving drive {drive}",
     "no_volume": "pool {pool} has no volume with room",
     "volumes_in_use": "every volume of pool {pool} that has room is mounted or cooling down",
     "no_idle_drive": "it is to be verified when a drive of library {library} is idle",

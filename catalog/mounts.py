@@ -224,9 +224,15 @@ async def reasons_to_stop(connection: AsyncConnection, epochs: Sequence[int]) ->
     return {row.epoch: row.why for row in await connection.execute(query)}
 
 
-async def recent_ends(connection: AsyncConnection, library: str | None = None) -> dict[str, RecentEnd]:
-    """volume -> how its last mount ended, of all volumes (of this library) among the newest mounts."""
-    rows = await connection.execute(_SQL["recent_ends"], {"limit": RECENT_MOUNTS, "library": library})
+async def recent_ends(
+    connection: AsyncConnection, library: str | None = None, *, fruitless: Sequence[str] = ()
+) -> dict[str, RecentEnd]:
+    """volume -> how its last mount ended, of all volumes (of this library) among the newest mounts.
+
+    `fruitless`: how outcomes begin that count among the mounts that brought nothing.
+    """
+    arguments = {"limit": RECENT_MOUNTS, "library": library, "fruitless": list(fruitless)}
+    rows = await connection.execute(_SQL["recent_ends"], arguments)
     return {row.volume: RecentEnd(**row) for row in rows.mappings()}
 
 

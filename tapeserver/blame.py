@@ -24,6 +24,7 @@ from catalog.states import DriveState, VolumeState
 from tapeserver.changer import in_thread
 from tapeserver.config import Config
 from tapeserver.library import open_library
+from tapeserver.outcomes import DRIVE_STUCK, READ_FAILED, WRITE_FAILED
 
 log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
@@ -38,10 +39,10 @@ PROBE_SECONDS = 30.0
 class Failure(enum.StrEnum):
     """How a mount failed; the outcome in history begins with it."""
 
-    WRITE = "write failed"
-    READ = "read failed"
+    WRITE = WRITE_FAILED
+    READ = READ_FAILED
     #: the drive did not move, or the process that works it did not end
-    STUCK = "drive stuck"
+    STUCK = DRIVE_STUCK
 
 
 _KINDS: dict[Failure, Kind] = {Failure.WRITE: "write", Failure.READ: "read", Failure.STUCK: "stuck"}

@@ -18,6 +18,7 @@ from catalog.mounts import Mount
 from catalog.states import MountState
 from tapeserver.config import Config
 from tapeserver.fleet import MoverLink
+from tapeserver.outcomes import STOPPED
 from tapeserver.sessions import Session, unload
 
 log = structlog.get_logger(__name__)
@@ -132,7 +133,7 @@ class DriveLoop:
             reasons = await mounts.reasons_to_stop(connection, [mount.epoch])
             why = reasons.get(mount.epoch)
             if why is not None:
-                await endings.end_mount(connection, mount.epoch, f"stopped: {why}")
+                await endings.end_mount(connection, mount.epoch, f"{STOPPED}{why}")
         if why is not None:
             self._database.wake(PLANNER)
         return why is not None

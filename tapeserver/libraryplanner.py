@@ -23,7 +23,8 @@ from tapeserver.config import Config
 from tapeserver.courtesy import Courtesy
 from tapeserver.estimating import Estimating
 from tapeserver.heldlease import HeldLease
-from tapeserver.picturekeeping import GAVE_WAY, PictureKeeper
+from tapeserver.outcomes import GAVE_WAY
+from tapeserver.picturekeeping import PictureKeeper
 from tapeserver.picturesource import PictureSource, ripe_at
 from tapeserver.planner import Decision, Explanation, GiveWay, Policy, explaining, plan
 from tapeserver.planningrecord import Recorder

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
 
 from catalog.counters import Change
 from catalog.shares import Settings
 from catalog.shares import Share as AllottedShare
 from catalog.situations import SeenEnd, SeenMount, SeenPool, Situation
 from catalog.usage import Charge
+from tapeserver.outcomes import end_kind, is_fruitless
 from tapeserver.planner import (
     Allotment,
     ArchiveNeed,
+    CacheAway,
     DriveLimit,
     DriveView,
     EndView,
@@ -30,12 +31,9 @@ from tapeserver.planner import (
     Share,
     VolumeView,
 )
+from tapeserver.planner.resting import longest_rest
 from tapeserver.planner.volumes import UNKNOWN_STATE
 
-CACHE_FULL_OUTCOME = "no cache space"
-GAVE_WAY = "gave way"
-#: mounts that end so and moved nothing are counted in a row; what somebody stopped says nothing of the volume
-FRUITLESS_OUTCOMES = ("read failed", "write failed", "drive stuck", CACHE_FULL_OUTCOME, "wrong_label")
 #: a mount to read needs no more room in the cache than this part of all of it
 CACHE_MOUNT_PART = 8
 #: a volume in which nothing was found, though the counters spoke of something, is left alone so long
@@ -81,6 +79,10 @@ class PictureKeeper:
         self._newest_archive: dict[str, float] = {}
         #: volume -> mounts in a row that brought nothing
         self._fruitless: dict[str, int] = {}
+        #: pauses in a row because the cache could not be reached
+        self._pauses = 0
+        #: None: not looked at yet
+        self._cache_capacity_bytes: int | None = None
         self._surrounded: object = None
         self._said: Sequence[AllottedShare] = ()
         self._now = 0.0
@@ -175,24 +177,44 @@ class PictureKeeper:
     def ended_before(self, ends: Sequence[SeenEnd], fruitless: Mapping[str, int]) -> None:
         """How the last mounts ended, for a picture that is begun."""
         self._fruitless = dict(fruitless)
-        for one in ends:
-            end = EndView(
-                drive=one.drive,
-                kind=end_kind(one.outcome),
-                why=one.outcome,
-                at=one.at,
-                fruitless=self._fruitless.get(one.volume, 0),
-            )
-            self.picture.set_end(one.volume, end)
+        for one in sorted(ends, key=lambda end: end.at):
+            self.picture.set_end(one.volume, self._end_view(one))
 
     def _end(self, one: SeenEnd) -> EndView:
         fruitless = self._fruitless.get(one.volume, 0)
         if one.files:
             fruitless = 0
-        elif one.outcome.startswith(FRUITLESS_OUTCOMES):
+        elif is_fruitless(one.outcome):
             fruitless += 1
         self._fruitless[one.volume] = fruitless
-        return EndView(drive=one.drive, kind=end_kind(one.outcome), why=one.outcome, at=one.at, fruitless=fruitless)
+        return self._end_view(one)
+
+    def _end_view(self, one: SeenEnd) -> EndView:
+        end = EndView(
+            drive=one.drive,
+            kind=end_kind(one.outcome),
+            why=one.outcome,
+            at=one.at,
+            fruitless=self._fruitless.get(one.volume, 0),
+        )
+        if end.kind == "cache_away":
+            self._pause(end)
+        elif one.files:
+            self._cache_is_back()
+        return end
+
+    def _pause(self, end: EndView) -> None:
+        """What one mount found, the others would: the cache is their own no more than the volume's."""
+        away, policy = self.picture.cache_away, self.policy
+        if away is not None and end.at < away.at + away.seconds:
+            # It was begun before the pause, and says nothing new.
+            return
+        seconds = min(policy.cooldown_seconds * 2 ** min(self._pauses, 30), longest_rest(policy))
+        self._pauses += 1
+        self.picture.cache_away = CacheAway(at=end.at, seconds=seconds, why=end.why)
+
+    def _cache_is_back(self) -> None:
+        self._pauses, self.picture.cache_away = 0, None
 
     @property
     def free_drives(self) -> bool:
@@ -252,6 +274,12 @@ class PictureKeeper:
         full = any(end.kind == "cache_full" and self._now - end.at < longest for end in troubles)
         self.picture.cache_room_bytes = seen.cache_free_bytes if full else seen.cache_capacity_bytes
         self.picture.cache_file_bytes = seen.cache_file_bytes
+        before, self._cache_capacity_bytes = self._cache_capacity_bytes, seen.cache_capacity_bytes
+        if before is not None and seen.cache_capacity_bytes > before:
+            # A server has come back: those that missed it need not wait any longer.
+            self._cache_is_back()
+            for volume in [name for name, end in self.picture.troubles.items() if end.kind == "cache_away"]:
+                del self.picture.troubles[volume]
         most = min(self._wanted_policy.cache_mount_bytes, seen.cache_capacity_bytes // CACHE_MOUNT_PART)
         if most != self.policy.cache_mount_bytes:
             self.policy = replace(self._wanted_policy, cache_mount_bytes=most)
@@ -301,12 +329,3 @@ def _mount_view(one: SeenMount) -> MountView:
         full=one.full,
         idle_since=one.idle_since,
     )
-
-
-def end_kind(outcome: str) -> Literal["well", "failed", "cache_full", "gave_way"]:
-    if outcome.startswith(f"stopped: {GAVE_WAY}"):
-        return "gave_way"
-    if outcome == "done" or outcome.startswith("stopped: "):
-        # What somebody stopped did not fail.
-        return "well"
-    return "cache_full" if outcome.startswith(CACHE_FULL_OUTCOME) else "failed"

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import cacheservers, counters, failures, leases, maintenance, mounts, shares, situations, usage, volumes
 from catalog.counters import Change
 from catalog.situations import SeenEnd, SeenVolume, Situation
+from tapeserver.outcomes import FRUITLESS
 from tapeserver.picturekeeping import PictureKeeper, Surroundings
 from tapeserver.planner import MediaNeed, VolumeView
 from tapeserver.timelimits import medium_of
@@ -53,7 +54,7 @@ class PictureSource:
     async def ended_before(self, connection: AsyncConnection) -> tuple[list[SeenEnd], dict[str, int]]:
         """How the last mounts ended, and how many of each volume have brought nothing."""
         now = await leases.clock(connection)
-        found = await mounts.recent_ends(connection, library=self.library)
+        found = await mounts.recent_ends(connection, library=self.library, fruitless=FRUITLESS)
         ends = [
             SeenEnd(epoch=0, drive=one.drive, volume=vid, outcome=one.outcome, files=0, at=now - one.ago_seconds)
             for vid, one in found.items()

@@ -20,6 +20,7 @@ from catalog.queues import ClaimedRecall, WantedRecall
 from catalog.replicas import Recalled, Reservation
 from tapeserver.frames import Arrange, Arranged, Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
 from tapeserver.mountcontext import MountContext, geometry_in
+from tapeserver.outcomes import CACHE_AWAY, CACHE_FULL
 from tapeserver.readinglist import WANTED_MAX, ReadingList
 from tapeserver.turns import Turn
 
@@ -201,7 +202,7 @@ class ReadTurn(Turn):
         since = self._space_since
         if since is None or self._out or self.context.now - since < self.context.config.space_wait_seconds:
             return
-        self.problem = f"no cache space for {self.context.now - since:.0f} s"
+        self.problem = f"{CACHE_FULL} for {self.context.now - since:.0f} s"
 
     async def _drop_abandoned(self) -> None:
         gone = [file_id for file_id in self.context.abandoned if file_id in self._out]
@@ -241,7 +242,7 @@ class ReadTurn(Turn):
             # Not the copy's fault: no attempt is counted.
             self._cache_failures += 1
             if self._cache_failures > CACHE_FAILURES_MAX or not self._out:
-                self.problem = f"the cache does not take files: {message.text}"
+                self.problem = f"{CACHE_AWAY} take files: {message.text}"
             await self._unclaim([message.file_id], [message.reservation_id])
             return
         self.medium_failure = f"{message.code}: {message.text}"

@@ -27,13 +27,13 @@ from tapeserver.fleet import MoverGone, MoverLink
 from tapeserver.labelturn import LabelTurn
 from tapeserver.library import ChangerFault, HardwareError, Library, LibraryUnreachable, open_library
 from tapeserver.mountcontext import MountContext, time_limits
+from tapeserver.outcomes import DONE, STOPPED
 from tapeserver.readturn import ReadTurn
 from tapeserver.turns import DriveStuck, LoadRefused, MoverFault, Turn
 from tapeserver.verifyturn import VerifyTurn
 from tapeserver.writeturn import WriteTurn
 
 log = structlog.get_logger(__name__)
-DONE = "done"
 #: what a mover gives up for that says nothing of drive and medium: who is fenced lost his mount, the rest is our own
 NOT_OF_MEDIA = frozenset({"fenced", "internal", "bad_frame"})
 #: so many copies have to fail, and nothing else to be read, before that is the volume's matter and not theirs
@@ -151,7 +151,7 @@ class Session:
             self._bell.set()
             await context.look()
             if context.stop_why is not None:
-                return f"stopped: {context.stop_why}"
+                return f"{STOPPED}{context.stop_why}"
             if not context.recalls_wait and (closed or purpose == "recall" or isinstance(turn, WriteTurn)):
                 return await self._done(context.work)
 

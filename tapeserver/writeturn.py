@@ -41,6 +41,7 @@ from tapeserver.handover import Out, Outstanding
 from tapeserver.indexing import record_index, record_missing, send_index
 from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, NotReady, VolumeOverflow, WriteError
 from tapeserver.mountcontext import MountContext
+from tapeserver.outcomes import CACHE_AWAY
 from tapeserver.supplying import Supply
 from tapeserver.tapeformat import VOLUME_LABEL_OBJECTS
 from tapeserver.turns import Turn
@@ -281,7 +282,7 @@ class WriteTurn(Turn):
         elif message.code == "dropped" or message.retry == Retry.LATER.value:
             self._cache_failures += message.code != "dropped"
             if message.code != "dropped" and (self._cache_failures > CACHE_FAILURES_MAX or not self._out):
-                self.problem = f"the cache does not give files: {message.text}"
+                self.problem = f"{CACHE_AWAY} give files: {message.text}"
             await self._release(list(mine))
         else:
             await self._files_failed(mine, message)

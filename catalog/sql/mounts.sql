@@ -66,15 +66,15 @@ with gone as (
 select epoch from kept;
 
 -- recent_ends --
--- The newest rows by epoch, which grows: no index on time is needed for what ended just now. What somebody stopped, or
--- what died with its processes, says nothing of the volume and is not counted in `fruitless`.
+-- The newest rows by epoch, which grows: no index on time is needed for what ended just now. Counted in `fruitless` are
+-- those whose outcome begins as given.
 with newest as (
     select volume, drive, outcome, epoch, ended_at, files from mount_history
     where cast(:library as text) is null or library = :library order by epoch desc limit :limit
 ), last as (select distinct on (volume) * from newest order by volume, epoch desc)
 select volume, drive, outcome, cast(extract(epoch from capstan_now() - ended_at) as double precision) as ago_seconds,
        cast((select count(*) from newest n where n.volume = last.volume and n.files = 0
-             and n.outcome similar to '(read failed|write failed|drive stuck|no cache space|wrong!_label)%' escape '!'
+             and exists (select from unnest(cast(:fruitless as text[])) as f (word) where starts_with(n.outcome, f.word))
              and n.epoch > coalesce((select max(m.epoch) from newest m where m.volume = last.volume and m.files > 0), 0)
             ) as integer) as fruitless
 from last;

@@ -11,6 +11,7 @@ from tapeserver.planner.policy import Policy, Rule
 from tapeserver.planner.usage import Allotment
 from tapeserver.planner.views import (
     ArchiveNeed,
+    CacheAway,
     Decision,
     DriveLimit,
     DriveView,
@@ -27,6 +28,7 @@ from tapeserver.planner.views import (
 __all__ = [
     "Allotment",
     "ArchiveNeed",
+    "CacheAway",
     "Decision",
     "DriveLimit",
     "DriveView",

@@ -12,9 +12,9 @@ from typing import Any
 from tapeserver.planner.deciding import Outcome, decide
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
+from tapeserver.planner.resting import cache_pause, rest_seconds, why_resting
 from tapeserver.planner.views import Explanation, PlannedMount
-from tapeserver.planner.volumes import UNKNOWN_STATE
-from tapeserver.planner.wishes import Tier, Wish, in_steps, library_arguments, rest_seconds
+from tapeserver.planner.wishes import Tier, Wish, in_steps, library_arguments, why_unusable
 
 #: so many are worked out between two breaths of `explaining`
 PART = 20
@@ -65,10 +65,9 @@ def _of_recall(
     mount, end = picture.mount_of(name), picture.troubles.get(name)
     if picture.library_state != "up":
         return explain("library_down", **library_arguments(picture))
-    if view.state == UNKNOWN_STATE:
-        return explain("not_seen")
-    if not volumes.readable[slot]:
-        return explain("volume_disabled", volume=name, state=view.state, reason=view.reason or "no reason")
+    unusable = why_unusable(view, bool(volumes.readable[slot]))
+    if unusable is not None:
+        return explain(unusable[0], **unusable[1])
     if mount is not None:
         return explain("mounted", drive=mount.drive)
     if name in ready:
@@ -78,10 +77,12 @@ def _of_recall(
     if end is not None:
         mean = volumes.bytes[slot] / volumes.files[slot]
         resting = rest_seconds(end, picture, policy, now, file_bytes=mean)
-        if resting is not None and end.kind == "cache_full":
-            return explain("cache_full", why=end.why, cooldown_seconds=resting)
         if resting is not None:
-            return explain("cooling_down", cooldown_seconds=resting)
+            code, arguments = why_resting(end, resting)
+            return explain(code, **arguments)
+    pause = cache_pause(picture, policy, now)
+    if pause is not None:
+        return explain("cache_away", **pause)
     if recalls.limited[slot]:
         groups = sorted({picture.shares[picture.demand.share[row]].group for row in picture.demand.rows_of(slot)})
         return explain("drive_quota", group=", ".join(groups))

@@ -16,6 +16,7 @@ from tapeserver.planner.policy import HOUR, Policy
 from tapeserver.planner.usage import Allotment, Usage
 from tapeserver.planner.views import (
     ArchiveNeed,
+    CacheAway,
     DriveLimit,
     DriveView,
     EndView,
@@ -62,6 +63,8 @@ class Picture:
         self.cache_room_bytes: float = 0
         #: for one file, on the cache server with most; None: as much as there is in all
         self.cache_file_bytes: float | None = None
+        #: nothing that needs the cache is mounted for so long; None: it can be reached, as far as is known
+        self.cache_away: CacheAway | None = None
         self.shares: list[Share] = []
         #: by share: its principal, its priority
         self.principals = np.zeros(INITIAL_SHARES, dtype=np.int64)

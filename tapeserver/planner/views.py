@@ -63,11 +63,21 @@ class EndView:
     """How the last mount of a volume ended."""
 
     drive: str
-    kind: Literal["well", "failed", "cache_full", "gave_way"]
+    #: cache_full: there was no room; cache_away: none could be reached, which is nobody's fault here
+    kind: Literal["well", "failed", "cache_full", "cache_away", "gave_way"]
     why: str
     at: float
     #: mounts in a row that brought nothing
     fruitless: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheAway:
+    """The last mounts could give the cache nothing, or get nothing from it: none is begun for a while."""
+
+    at: float
+    seconds: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,9 @@ import numpy as np
 
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import HOUR, Policy
+from tapeserver.planner.resting import cache_pause, rest_seconds, rests, why_resting
 from tapeserver.planner.scoring import Booleans, Floats, Scores, background, limited, score
-from tapeserver.planner.views import ArchiveNeed, EndView, Explanation, MediaNeed
+from tapeserver.planner.views import ArchiveNeed, Explanation, MediaNeed, VolumeView
 from tapeserver.planner.volumes import READABLE_STATES, UNKNOWN_STATE, change_seconds
 
 #: a label is written on what has none that counts
@@ -114,6 +115,8 @@ def judge_recalls(picture: Picture, policy: Policy, now: float, *, ranked: bool 
         full = np.zeros(count, dtype=bool)
     else:
         waiting &= ~full
+    if cache_pause(picture, policy, now) is not None:
+        waiting[:] = False
     gave_way = _rest(picture, policy, now, waiting)
     hurried = [slot for slot in map(volumes.find, picture.hurried) if slot is not None]
     worth = waiting
@@ -183,21 +186,6 @@ def working_drives(picture: Picture) -> int:
     return sum(drive.up and drive.attached for drive in picture.drives.values())
 
 
-def rest_seconds(
-    end: EndView, picture: Picture, policy: Policy, now: float, *, file_bytes: float = 0.0
-) -> float | None:
-    """How long in all the volume rests after a mount that failed; None when it does not, or has."""
-    if end.kind not in ("failed", "cache_full"):
-        return None
-    doublings = min(max(end.fruitless - 1, 0), 30)
-    room = picture.cache_room_bytes if picture.cache_file_bytes is None else picture.cache_file_bytes
-    if end.kind == "cache_full" and room >= file_bytes:
-        doublings = 0
-    longest = max(policy.cooldown_seconds, policy.cooldown_seconds_max)
-    seconds: float = min(policy.cooldown_seconds * 2**doublings, longest)
-    return seconds if now - end.at < seconds else None
-
-
 def recall_wish(picture: Picture, recalls: Recalls, policy: Policy, slot: int) -> Wish:
     volumes, shares, demand = picture.volumes, picture.shares, picture.demand
     weights: dict[str, float] = {}
@@ -227,11 +215,8 @@ def judge_archive(
     def explain(code: str, **arguments: Any) -> Explanation:
         return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
 
-    filling = [
-        m
-        for m in picture.mounts.values()
-        if m.purpose == "archive" and m.pool == need.pool and not m.ending and not m.full
-    ]
+    opened = [m for m in picture.mounts.values() if m.purpose == "archive" and m.pool == need.pool and not m.full]
+    filling = [m for m in opened if not m.ending]
     resting = [volume for volume in need.writable if rests(volume, picture, policy, now)]
     usable = [volume for volume in need.writable if volume not in resting and volume not in picture.mounted]
     open_max = policy.volumes_open_max if need.volumes_open_max is None else need.volumes_open_max
@@ -245,11 +230,16 @@ def judge_archive(
         yield explain("nothing_to_write")
     elif reason is None:
         yield explain("collecting", **_collecting_arguments(need, policy, now))
+    elif (pause := cache_pause(picture, policy, now, *need.writable)) is not None:
+        yield explain("cache_away", **pause)
+    elif opened and len(opened) >= wanted_volumes:
+        # It has room, and is there again soon: another one would be one too many.
+        yield explain("leaving", drive=min(mount.drive for mount in opened if mount.ending))
     elif not usable:
         in_use = bool(resting or any(mount.pool == need.pool for mount in picture.mounts.values()))
         yield explain("volumes_in_use" if in_use else "no_volume", pool=need.pool)
     else:
-        for volume in usable[: wanted_volumes - len(filling)]:
+        for volume in usable[: wanted_volumes - len(opened)]:
             yield Wish(
                 kind="pool",
                 name=need.pool,
@@ -261,11 +251,6 @@ def judge_archive(
                 reason_arguments={"files": need.files, "bytes": need.bytes},
                 groups=tuple(need.groups) or ("",),
             )
-
-
-def rests(volume: str, picture: Picture, policy: Policy, now: float) -> bool:
-    end = picture.troubles.get(volume)
-    return end is not None and rest_seconds(end, picture, policy, now) is not None
 
 
 def _archive_key(
@@ -334,16 +319,16 @@ def judge_media(need: MediaNeed, picture: Picture, policy: Policy, now: float, v
     mount = picture.mount_of(need.volume)
     if picture.library_state != "up":
         return explain("library_down", **library_arguments(picture))
-    if view.state == UNKNOWN_STATE:
-        return explain("not_seen")
-    if view.state not in _MEDIA_STATES[need.purpose]:
-        return explain("volume_disabled", volume=need.volume, state=view.state, reason=view.reason or "no reason")
+    unusable = why_unusable(view, view.state in _MEDIA_STATES[need.purpose])
+    if unusable is not None:
+        return explain(unusable[0], **unusable[1])
     if mount is not None:
         return explain("mounted", drive=mount.drive)
     end = picture.troubles.get(need.volume)
     resting = None if end is None else rest_seconds(end, picture, policy, now)
-    if resting is not None:
-        return explain("cooling_down", cooldown_seconds=resting)
+    if end is not None and resting is not None:
+        code, arguments = why_resting(end, resting)
+        return explain(code, **arguments)
     if need.purpose != "label" and verifying >= policy.verify_drives_max:
         return explain(f"{need.purpose}_waits", verifying=verifying)
     age = max(0.0, now - need.since)
@@ -361,6 +346,15 @@ def judge_media(need: MediaNeed, picture: Picture, policy: Policy, now: float, v
         reason_code=need.purpose,
         reason_arguments={},
     )
+
+
+def why_unusable(view: VolumeView, usable: bool) -> tuple[str, dict[str, Any]] | None:
+    """Code and arguments, as far as the volume's state is the reason; None: it is not."""
+    if view.state == UNKNOWN_STATE:
+        return "not_seen", {}
+    if usable:
+        return None
+    return "volume_disabled", {"volume": view.name, "state": view.state, "reason": view.reason or "no reason"}
 
 
 def library_arguments(picture: Picture) -> dict[str, Any]:

@@ -301,6 +301,39 @@ async def test_a_recall_without_cache_space_gives_the_drive_back_says_why_and_go
         assert [await site.get(path) for path in wanted] == [content(number, 400_000) for number in range(2)]
 
 
+async def test_a_cache_server_that_cannot_be_reached_is_no_volumes_fault_and_opens_no_other_one(
+    database: Database, memory_path: Path
+) -> None:
+    """Its heartbeat is heard all the while."""
+    async with running_site(database, memory_path, libraries=EAST, cooldown_seconds=0.5) as site:
+
+        async def cache_at(url: str) -> None:
+            async with database.transaction() as connection:
+                await connection.execute(sa.text("update cache_server set url = :url"), {"url": url})
+
+        url = await site.scalar("select url from cache_server")
+        await site.set_state("libraries", "east", "down")
+        paths = await put_many(site, 2, 10_000)
+        await cache_at("http://127.0.0.1:1")
+        await site.set_state("libraries", "east", "up")
+        await there_is(site, "candidate where code = 'cache_away' and kind = 'pool'")
+        await eventually(lambda: site.scalar("select count(*) > 1 from mount_history"))
+        await cache_at(url)
+        await eventually(lambda: all_safe(site), seconds=40)
+        assert await site.scalar("select count(distinct volume) from mount_history") == 1
+        assert await site.scalar("select count(*) from mount_history where outcome like 'the cache does not give%'") > 1
+        await eventually(lambda: quiet(site))
+        await drop_all(site)
+        await cache_at("http://127.0.0.1:1")
+        await site.stage(*paths)
+        await there_is(site, "candidate where code = 'cache_away' and kind = 'volume'")
+        await cache_at(url)
+        await eventually(lambda: quiet(site), seconds=40)
+        assert [await site.get(path) for path in paths] == [content(number, 10_000) for number in range(2)]
+        assert await site.scalar("select count(*) from failure") == 0
+        assert await no_drift(site)
+
+
 async def test_a_recall_waits_in_its_mount_for_what_can_be_evicted(database: Database, memory_path: Path) -> None:
     async with running_site(database, memory_path, libraries=EAST, drives=1, cache_bytes=1_000_000) as site:
         wanted = await on_tape_only(site, 2, 400_000)

@@ -15,7 +15,7 @@ from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, ReasonRequired, WrongState
 from catalog.mounts import Candidate
 from catalog.states import MountState, VolumeState
-from tapeserver.picturekeeping import end_kind
+from tapeserver.outcomes import FRUITLESS, end_kind
 from tests.store.media import mounted, planned, two_libraries
 
 SetClock = Callable[[datetime | None], Awaitable[None]]
@@ -154,7 +154,7 @@ async def test_mounts_that_brought_nothing_are_counted_since_the_last_one_that_d
         for outcome, files in (("read failed: x", 0), ("done", 3), ("read failed: x", 0), ("no cache space", 0)):
             await mount_that_ended(connection, "east1", "E00001", outcome, files=files)
         await mount_that_ended(connection, "east2", "E00002", "the mover died")
-        ends = await mounts.recent_ends(connection)
+        ends = await mounts.recent_ends(connection, fruitless=FRUITLESS)
         assert (ends["E00001"].fruitless, ends["E00001"].outcome) == (2, "no cache space")
         assert (ends["E00002"].fruitless, ends["E00002"].drive) == (0, "east2")
 

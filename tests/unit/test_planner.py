@@ -192,6 +192,15 @@ def test_a_volume_wanted_both_ways_is_mounted_once_and_to_write() -> None:
     assert decided(seen).mounts[0].pool == "p"
 
 
+def test_a_volume_on_its_way_out_is_still_the_one_that_its_pool_fills() -> None:
+    here = mount("A1", "d2", "archive", pool="p", ending=True)
+    seen = picture(mounts=[here], archives=[archive(oldest=60, writable=["A2"])])
+    assert mounted(seen) == []
+    assert codes(seen) == {"p": "leaving"}
+    full = mount("A1", "d2", "archive", pool="p", ending=True, full=True)
+    assert mounted(picture(mounts=[full], archives=[archive(oldest=60, writable=["A2"])])) == [("d1", "A2", "archive")]
+
+
 def test_a_mounted_volume_needs_no_mount_and_a_pool_that_is_being_filled_no_second_one() -> None:
     here = mount("A1", "d2", "archive", pool="p")
     seen = picture(mounts=[here], recalls=[recall("A1")], archives=[archive(oldest=60)])
