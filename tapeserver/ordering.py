@@ -14,7 +14,7 @@ it at its start, in a thread. Until then, and without numba, numpy finds an orde
 from __future__ import annotations
 
 import importlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -48,10 +48,6 @@ REACH = 400
 
 LINEAR_MAX = 150
 """Up to so many files on a linear medium the recurrence is solved."""
-
-INSERT_ABOVE, INSERT_SHARE = 512, 20
-"""Above so many reads a few arrivals (fewer than one in so many) are put in their cheapest places: a whole plan each
-time would take longer than it saves."""
 
 SEED = 20_000_101
 
@@ -139,88 +135,29 @@ def order_reads(
     return _measured(geometry, start, length, head, weight, indices)
 
 
-class ReadOrder:
-    """The reads of one mount in their order, while others arrive and some are taken back.
+def insert_reads(geometry: Geometry, starts: ArrayLike, lengths: ArrayLike, standing: int, *, head: int = 0) -> Indices:
+    """The first `standing` reads stay in the order in which they are given; each other is put, one after the other,
+    where it costs least motion. Positions and lengths in bytes as for `order_reads`; indices in the order to read.
 
-    What `next` has handed out stays as it was; all the rest, late arrivals ahead of the head and behind it alike, is
-    put in order anew from where the head will stand. Keys are the caller's: what is known already is not added again.
+    One costs a pass over all: for a few among many it is far cheaper than a new order, and hardly worse.
     """
-
-    def __init__(
-        self, geometry: Geometry, head: int = 0, *, objective: Objective = "total", effort: float = 1.0
-    ) -> None:
-        self._geometry, self._head = geometry, head
-        self._objective, self._effort = objective, effort
-        self._waiting: dict[Hashable, tuple[int, int, float]] = {}
-        self._order: list[Hashable] = []
-        self._arrived: list[Hashable] = []
-
-    def __len__(self) -> int:
-        """How many have not been handed out."""
-        return len(self._waiting)
-
-    def add(
-        self,
-        keys: Sequence[Hashable],
-        starts: ArrayLike,
-        lengths: ArrayLike,
-        weights: ArrayLike | None = None,
-    ) -> None:
-        """Want these too: positions and lengths in bytes, weights as for `order_reads`. Raises ValueError."""
-        start, length = np.asarray(starts, dtype=np.int64), np.asarray(lengths, dtype=np.int64)
-        weight = np.ones(len(keys)) if weights is None else np.asarray(weights, dtype=np.float64)
-        if not len(keys) == len(start) == len(length) == len(weight):
-            raise ValueError(f"{len(keys)} keys, {len(start)} starts, {len(length)} lengths, {len(weight)} weights")
-        for key, *what in zip(keys, start.tolist(), length.tolist(), weight.tolist(), strict=True):
-            if key not in self._waiting:
-                self._waiting[key] = (what[0], what[1], what[2])
-                self._arrived.append(key)
-
-    def remove(self, keys: Iterable[Hashable]) -> None:
-        """Want these no more; those that were handed out or never asked for are passed over."""
-        for key in keys:
-            self._waiting.pop(key, None)
-
-    def next(self, count: int = 1) -> list[Hashable]:
-        """The next `count` keys to read, fewer at the end. They count as handed out."""
-        if self._arrived:
-            self._plan()
-        taken: list[Hashable] = []
-        while self._order and len(taken) < count:
-            key = self._order.pop()
-            place = self._waiting.pop(key, None)
-            if place is not None:
-                taken.append(key)
-                self._head = place[0] + place[1]
-        return taken
-
-    def _plan(self) -> None:
-        arrived = [key for key in dict.fromkeys(self._arrived) if key in self._waiting]
-        self._arrived.clear()
-        new = set(arrived)
-        standing = [key for key in reversed(self._order) if key in self._waiting and key not in new]
-        if len(standing) > INSERT_ABOVE and len(arrived) * INSERT_SHARE < len(standing):
-            for key in arrived:
-                standing.insert(self._cheapest_place(standing, key), key)
-            self._order = standing[::-1]
-            return
-        keys = list(self._waiting)
-        starts, lengths, weights = zip(*self._waiting.values(), strict=True) if keys else ((), (), ())
-        found = order_reads(
-            self._geometry, starts, lengths,
-            head=self._head, weights=weights, objective=self._objective, effort=self._effort,
-        )  # fmt: skip
-        # The last is the next, so that handing out is a pop.
-        self._order = [keys[index] for index in found.indices[::-1].tolist()]
-
-    def _cheapest_place(self, standing: list[Hashable], key: Hashable) -> int:
-        places = np.array([self._waiting[other][:2] for other in standing], dtype=np.int64)
-        ends = np.concatenate(([self._head], places.sum(axis=1)))
-        start, length, _ = self._waiting[key]
-        links = self._geometry.locate_many(ends[:-1], places[:, 0])
-        added = self._geometry.locate_many(ends, start)
-        added[:-1] += self._geometry.locate_many(start + length, places[:, 0]) - links
-        return int(np.argmin(added))
+    start = np.asarray(starts, dtype=np.int64)
+    end = start + np.asarray(lengths, dtype=np.int64)
+    order = np.arange(standing)
+    #: where the head comes from before each read, and at last; where it goes then, and what that way costs
+    sources, targets = np.concatenate(([head], end[:standing])), start[:standing]
+    ways = geometry.locate_many(sources[:-1], targets)
+    for read in range(standing, len(start)):
+        there = geometry.locate_many(sources, start[read])
+        onward = geometry.locate_many(end[read], targets)
+        added = there.copy()
+        added[:-1] += onward - ways
+        place = int(np.argmin(added))
+        order = np.insert(order, place, read)
+        sources, targets = np.insert(sources, place + 1, end[read]), np.insert(targets, place, start[read])
+        ways[place : place + 1] = onward[place : place + 1]
+        ways = np.insert(ways, place, there[place])
+    return order
 
 
 def _tour(nodes: Nodes, objective: Objective, *, linear: bool, effort: float, plain: bool) -> Indices:

@@ -2,8 +2,8 @@
 
 The session brings all that is wanted of the volume, again and again; what it has taken is gone from here, and stays as
 it was taken. The rest, with late arrivals ahead of the head and behind it, is put in the order that
-`tapeserver.ordering` finds. Of a medium whose locates cost nothing known it is read by position, from the head on and
-then from the front: so the tape is passed over once.
+`tapeserver.ordering` finds; a few that arrive while many wait join the order that there is. Of a medium whose locates
+cost nothing known it is read by position, from the head on and then from the front: so the tape is passed over once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import numpy as np
 
 from catalog.queues import WantedRecall
 from tapeserver.drivemodel import LOCATE_SECONDS_MIN, Geometry
-from tapeserver.ordering import EXACT_MAX, order_reads, warm_up
+from tapeserver.ordering import EXACT_MAX, insert_reads, order_reads, warm_up
 from tapeserver.tapeformat import locate_member
 
 #: so many are looked at together; of more the volume is read in windows of position
 WANTED_MAX = 20_000
+#: above so many, arrivals are put where they cost least until they are one in so many: an order of all anew takes a
+#: hundred times longer, and is less than one per cent better
+INSERT_ABOVE, INSERT_SHARE = 512, 50
 
 Place = tuple[int, int]
 
@@ -39,6 +42,8 @@ class ReadingList:
         self._geometry, self._block_size = geometry, block_size
         #: the next one last, where it is taken off
         self._rest: list[WantedRecall] = []
+        #: joined the order since all was put in order
+        self._inserted = 0
         #: where the head is after what was taken: (block, byte offset), and in bytes from the begin of the tape
         self.head: Place = (0, 0)
         self._head_byte = 0
@@ -48,17 +53,16 @@ class ReadingList:
 
     def refresh(self, wanted: Sequence[WantedRecall]) -> None:
         """All that is wanted now, in the place of what was here. Arrivals may take seconds: call it in a thread."""
-        known = {one.file_id for one in self._rest}
-        if all(one.file_id in known for one in wanted):
-            still = {one.file_id for one in wanted}
-            self._rest = [one for one in self._rest if one.file_id in still]
-            return
-        by_place = sorted(wanted, key=lambda one: (one.first_block, one.byte_offset, one.file_id))
+        known, still = {one.file_id for one in self._rest}, {one.file_id for one in wanted}
+        rest = [one for one in reversed(self._rest) if one.file_id in still]
+        arrived = [one for one in wanted if one.file_id not in known]
         if self._geometry is not None:
-            self._rest = self._ordered(by_place, self._geometry)[::-1]
-            return
-        ahead = [one for one in by_place if (one.first_block, one.byte_offset) >= self.head]
-        self._rest = [*by_place[: len(by_place) - len(ahead)][::-1], *ahead[::-1]]
+            rest = self._with(rest, arrived, self._geometry)
+        elif arrived:
+            by_place = sorted([*rest, *arrived], key=_by_place)
+            ahead = [one for one in by_place if (one.first_block, one.byte_offset) >= self.head]
+            rest = [*ahead, *by_place[: len(by_place) - len(ahead)]]
+        self._rest = rest[::-1]
 
     def take(self, files_max: int, bytes_max: int, seconds_max: float = float("inf")) -> dict[int, float]:
         """The next files in their order, and what reading each takes as far as is known; no more than given.
@@ -82,11 +86,9 @@ class ReadingList:
     def segments(self) -> list[tuple[int, int]]:
         """The pieces of the rest in their present order, for the drive: (first block, number of blocks)."""
         pieces = self._pieces_in_order()
-        return [
-            (self._first_byte(piece[0]) // self._block_size,
-             (self._end_byte(piece[-1]) - self._first_byte(piece[0])) // self._block_size)
-            for piece in pieces
-        ]  # fmt: skip
+        firsts = [self._first_byte(piece[0]) // self._block_size for piece in pieces]
+        ends = [-(-self._end_byte(piece[-1]) // self._block_size) for piece in pieces]
+        return [(first, end - first) for first, end in zip(firsts, ends, strict=True)]
 
     def rearrange(self, pieces: Sequence[Sequence[int]], order: Sequence[int]) -> None:
         """Read `pieces` (files, as `pieces` gave them) in this order; what has been taken since is passed over.
@@ -110,11 +112,22 @@ class ReadingList:
     def _seconds_of(self, one: WantedRecall) -> float:
         if self._geometry is None:
             return 0.0
-        first = self._first_byte(one)
-        if first < self._head_byte <= first + self._block_size:
-            # It begins in the block that was read last, which the mover still holds: no search at all.
-            first = self._head_byte
-        return self._geometry.locate_seconds(self._head_byte, first) + self._geometry.transfer_seconds(one.bytes)
+        way = self._geometry.locate_seconds(self._head_byte, self._first_byte(one))
+        return way + self._geometry.transfer_seconds(one.bytes)
+
+    def _with(
+        self, rest: list[WantedRecall], arrived: Sequence[WantedRecall], geometry: Geometry
+    ) -> list[WantedRecall]:
+        if not arrived:
+            return rest
+        self._inserted += len(arrived)
+        if len(rest) <= max(INSERT_ABOVE, self._inserted * INSERT_SHARE):
+            self._inserted = 0
+            return self._ordered(sorted([*rest, *arrived], key=_by_place), geometry)
+        files = [*rest, *sorted(arrived, key=_by_place)]
+        starts = [self._first_byte(one) for one in files]
+        order = insert_reads(geometry, starts, [one.bytes for one in files], len(rest), head=self._head_byte)
+        return [files[index] for index in order.tolist()]
 
     def _ordered(self, by_place: Sequence[WantedRecall], geometry: Geometry) -> list[WantedRecall]:
         pieces = self._joined(by_place, geometry)
@@ -130,16 +143,19 @@ class ReadingList:
         pieces = [[one] for one in files[:1]]
         for before, one in pairwise(files):
             gap = self._first_byte(one) - self._end_byte(before)
-            # Small ones begin in the block in which the one before ends.
-            if -self._block_size <= gap <= LOCATE_SECONDS_MIN / geometry.gap_seconds_per_byte:
+            if 0 <= gap <= LOCATE_SECONDS_MIN / geometry.gap_seconds_per_byte:
                 pieces[-1].append(one)
             else:
                 pieces.append([one])
         return pieces
 
     def _first_byte(self, one: WantedRecall) -> int:
-        return locate_member(one.first_block, one.byte_offset, self._block_size)[0] * self._block_size
+        block, within = locate_member(one.first_block, one.byte_offset, self._block_size)
+        return block * self._block_size + within
 
     def _end_byte(self, one: WantedRecall) -> int:
-        block = locate_member(one.first_block, one.byte_offset + max(0, one.bytes - 1), self._block_size)[0]
-        return (block + 1) * self._block_size
+        return self._first_byte(one) + one.bytes
+
+
+def _by_place(one: WantedRecall) -> tuple[int, int, int]:
+    return one.first_block, one.byte_offset, one.file_id

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from catalog.units import MB
 from tapeserver import ordering, orderplain
 from tapeserver.drivemodel import Geometry, model_of
-from tapeserver.ordering import ReadOrder, order_reads
+from tapeserver.ordering import insert_reads, order_reads
 
 # The first run on a machine compiles the loops, on a busy one for minutes; later ones load them from a cache.
 pytestmark = pytest.mark.timeout(900)
@@ -172,57 +172,23 @@ def test_arrays_that_do_not_fit_are_refused():
         order_reads(GEOMETRIES["LTO-7"], [1], [1], objective="fastest")
 
 
-@given(wanted(), st.lists(st.tuples(st.integers(0, 8), st.integers(0, 10)), max_size=12), st.data())
-@settings(max_examples=40, deadline=None)
-def test_late_arrivals_change_nothing_that_was_handed_out_and_all_are_read_once(request, steps, data):
+@given(wanted(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_each_arrival_is_put_where_it_costs_least_among_those_that_stay_in_their_order(request, data):
     geometry, starts, lengths, _, head = request
-    reads = ReadOrder(geometry, head, effort=0.1)
-    coming, handed, removed = list(range(len(starts))), [], set()
-    for arrivals, taken in steps:
-        some, coming = coming[:arrivals], coming[arrivals:]
-        reads.add(some, starts[some], lengths[some])
-        waiting = [key for key in range(len(starts)) if key not in coming and key not in handed and key not in removed]
-        assert len(reads) == len(waiting)
-        handed += reads.next(taken)
-        if waiting and data.draw(st.booleans()):
-            gone = data.draw(st.sampled_from(waiting))
-            if gone not in handed:
-                removed.add(gone)
-            reads.remove([gone])
-    reads.add(coming, starts[coming], lengths[coming])
-    handed += reads.next(len(starts))
-    assert sorted(handed) == [key for key in range(len(starts)) if key not in removed]
-    assert reads.next(5) == []
+    standing = data.draw(st.integers(0, len(starts)))
 
+    def seconds(order):
+        ends = np.concatenate(([head], (starts + lengths)[order][:-1])) if len(order) else np.empty(0)
+        return geometry.locate_many(ends, starts[order]).sum()
 
-def test_a_late_arrival_on_the_way_is_read_on_the_way():
-    geometry = GEOMETRIES["LTO-7"]
-    reads = ReadOrder(geometry)
-    places = [index * 10**9 for index in (1, 10, 20, 30)]
-    reads.add("abcd", places, [MB] * 4)
-    assert reads.next(2) == ["a", "b"]
-    reads.add(["late"], [15 * 10**9], [MB])
-    assert reads.next(10) == ["late", "c", "d"]
-
-
-def test_a_few_arrivals_among_many_are_put_where_they_cost_least(monkeypatch):
-    monkeypatch.setattr(ordering, "INSERT_ABOVE", 20)
-    geometry = GEOMETRIES["LTO-7"]
-    reads = ReadOrder(geometry, effort=0.0)
-    reads.add(range(100), np.arange(100) * 100 * MB, [MB] * 100)
-    assert reads.next(10) == list(range(10))
-    reads.add(["late"], [5050 * MB], [MB])
-    rest = reads.next(100)
-    assert rest[rest.index("late") - 1 : rest.index("late") + 2] == [50, "late", 51]
-
-
-def test_a_key_that_was_taken_back_may_come_again():
-    reads = ReadOrder(GEOMETRIES["LTO-7"])
-    reads.add("ab", [0, 10**9], [MB, MB])
-    assert reads.next() == ["a"]
-    reads.remove("b")
-    reads.add("b", [2 * 10**9], [MB])
-    assert reads.next(5) == ["b"]
+    expected = list(range(standing))
+    for read in range(standing, len(starts)):
+        ways = [np.array([*expected[:place], read, *expected[place:]]) for place in range(len(expected) + 1)]
+        expected = insert_reads(geometry, starts[: read + 1], lengths[: read + 1], standing, head=head).tolist()
+        assert seconds(np.array(expected)) == pytest.approx(min(map(seconds, ways)))
+    assert sorted(expected) == list(range(len(starts)))
+    assert [read for read in expected if read < standing] == list(range(standing))
 
 
 def test_the_plain_constructions_are_permutations_of_all_files():

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from copy import copy
+from typing import Any
+
+import pytest
 
 from catalog.queues import WantedRecall
+from tapeserver import readinglist
 from tapeserver.drivemodel import Geometry, model_of
-from tapeserver.ordering import order_reads
+from tapeserver.ordering import Order, order_reads
 from tapeserver.readinglist import ReadingList
 
 BLOCK = 256 * 1024
@@ -79,6 +83,53 @@ def test_late_arrivals_join_the_rest_and_what_was_taken_stays() -> None:
     left = {5, 1000, 2000} - {first}
     reading.refresh(on_tape(*left, 70, 3000))
     assert set(taken(reading)) == left | {70, 3000}
+
+
+def many_waiting(monkeypatch: pytest.MonkeyPatch, *gigabytes: int) -> tuple[ReadingList, list[int]]:
+    """Many small files wait, so many that arrivals up to one in 20 join; and how many were put in order each time."""
+    monkeypatch.setattr(readinglist, "INSERT_ABOVE", 20)
+    monkeypatch.setattr(readinglist, "INSERT_SHARE", 20)
+    planned: list[int] = []
+
+    def order(geometry: Geometry, starts: Any, lengths: Any, head: int) -> Order:
+        planned.append(len(starts))
+        return order_reads(geometry, starts, lengths, head=head)
+
+    monkeypatch.setattr(readinglist, "order_reads", order)
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh(on_tape(*gigabytes, size=10**6))
+    return reading, planned
+
+
+def test_a_few_arrivals_among_many_join_the_order_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [one for one in range(50) if one != 30]
+    reading, planned = many_waiting(monkeypatch, *places)
+    assert taken(reading, 10) == places[:10]
+    reading.refresh(on_tape(*places[10:20], *places[21:], 30, size=10**6))
+    assert taken(reading) == [one for one in range(10, 50) if one != places[20]]
+    assert planned == [49]
+
+
+def test_when_many_have_joined_one_by_one_all_are_put_in_order_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = list(range(0, 90, 2))
+    reading, planned = many_waiting(monkeypatch, *waiting)
+    for late in (1, 7, 13):
+        waiting.append(late)
+        reading.refresh(on_tape(*waiting, size=10**6))
+    assert planned == [45, 48]
+
+
+def test_members_of_one_bundle_join_between_the_members_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readinglist, "INSERT_ABOVE", 20)
+    members = [
+        WantedRecall(file_id=one, tape_file=9, first_block=9000, byte_offset=one * 11_000, bytes=10_240)
+        for one in range(200)
+    ]
+    reading = ReadingList(LTO7, BLOCK)
+    reading.refresh([one for one in members if one.file_id not in (50, 120)])
+    assert taken(reading, 10) == list(range(10))
+    reading.refresh(members[10:])
+    assert taken(reading, 1000) == list(range(10, 200))
 
 
 def test_no_more_is_taken_than_the_time_allows_but_one_always() -> None:
