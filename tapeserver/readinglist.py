@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,14 @@ WANTED_MAX = 20_000
 INSERT_ABOVE, INSERT_SHARE = 512, 50
 
 Place = tuple[int, int]
+
+
+class Segment(NamedTuple):
+    """Files that are read in one go, and where they lie: what a drive puts in order."""
+
+    files: list[int]
+    first_block: int
+    blocks: int
 
 
 @cache
@@ -51,18 +60,23 @@ class ReadingList:
     def __len__(self) -> int:
         return len(self._rest)
 
-    def refresh(self, wanted: Sequence[WantedRecall]) -> None:
-        """All that is wanted now, in the place of what was here. Arrivals may take seconds: call it in a thread."""
+    def refresh(self, wanted: Sequence[WantedRecall]) -> bool:
+        """All that is wanted now, in the place of what was here. Arrivals may take seconds: call it in a thread.
+
+        True: all was put in order by the model, which a drive may know better.
+        """
         known, still = {one.file_id for one in self._rest}, {one.file_id for one in wanted}
         rest = [one for one in reversed(self._rest) if one.file_id in still]
         arrived = [one for one in wanted if one.file_id not in known]
+        anew = False
         if self._geometry is not None:
-            rest = self._with(rest, arrived, self._geometry)
+            rest, anew = self._with(rest, arrived, self._geometry)
         elif arrived:
             by_place = sorted([*rest, *arrived], key=_by_place)
             ahead = [one for one in by_place if (one.first_block, one.byte_offset) >= self.head]
             rest = [*ahead, *by_place[: len(by_place) - len(ahead)]]
         self._rest = rest[::-1]
+        return anew
 
     def take(self, files_max: int, bytes_max: int, seconds_max: float = float("inf")) -> dict[int, float]:
         """The next files in their order, and what reading each takes as far as is known; no more than given.
@@ -82,32 +96,26 @@ class ReadingList:
             self._rest = self._rest[: -len(taken)]
         return taken
 
-    @property
-    def segments(self) -> list[tuple[int, int]]:
-        """The pieces of the rest in their present order, for the drive: (first block, number of blocks)."""
-        pieces = self._pieces_in_order()
-        firsts = [self._first_byte(piece[0]) // self._block_size for piece in pieces]
-        ends = [-(-self._end_byte(piece[-1]) // self._block_size) for piece in pieces]
-        return [(first, end - first) for first, end in zip(firsts, ends, strict=True)]
+    def segments(self) -> list[Segment]:
+        """The rest in its present order, for the drive; of a medium of which nothing is known, nothing."""
+        if self._geometry is None:
+            return []
+        block_size, found = self._block_size, []
+        for piece in self._joined(self._rest[::-1], self._geometry):
+            first, end = self._first_byte(piece[0]) // block_size, -(-self._end_byte(piece[-1]) // block_size)
+            found.append(Segment([one.file_id for one in piece], first, end - first))
+        return found
 
-    def rearrange(self, pieces: Sequence[Sequence[int]], order: Sequence[int]) -> None:
-        """Read `pieces` (files, as `pieces` gave them) in this order; what has been taken since is passed over.
+    def rearrange(self, segments: Sequence[Segment], order: Sequence[int]) -> None:
+        """Read `segments`, as they were given, in this order; what has been taken since is passed over.
 
-        What has come since stays behind them. An order that does not name each piece once is no order: nothing is done.
+        What has come since stays behind them. An order that does not name each once is no order: nothing is done.
         """
-        if sorted(order) != list(range(len(pieces))):
+        if sorted(order) != list(range(len(segments))):
             return
         waiting = {one.file_id: one for one in reversed(self._rest)}
-        told = [waiting.pop(file_id) for index in order for file_id in pieces[index] if file_id in waiting]
+        told = [waiting.pop(file_id) for index in order for file_id in segments[index].files if file_id in waiting]
         self._rest = [*told, *waiting.values()][::-1]
-
-    @property
-    def pieces(self) -> list[list[int]]:
-        """The files of each of `segments`."""
-        return [[one.file_id for one in piece] for piece in self._pieces_in_order()]
-
-    def _pieces_in_order(self) -> list[list[WantedRecall]]:
-        return self._joined(self._rest[::-1], self._geometry) if self._geometry is not None else []
 
     def _seconds_of(self, one: WantedRecall) -> float:
         if self._geometry is None:
@@ -117,17 +125,18 @@ class ReadingList:
 
     def _with(
         self, rest: list[WantedRecall], arrived: Sequence[WantedRecall], geometry: Geometry
-    ) -> list[WantedRecall]:
+    ) -> tuple[list[WantedRecall], bool]:
+        """In their order; and whether that is a new one."""
         if not arrived:
-            return rest
+            return rest, False
         self._inserted += len(arrived)
         if len(rest) <= max(INSERT_ABOVE, self._inserted * INSERT_SHARE):
             self._inserted = 0
-            return self._ordered(sorted([*rest, *arrived], key=_by_place), geometry)
+            return self._ordered(sorted([*rest, *arrived], key=_by_place), geometry), True
         files = [*rest, *sorted(arrived, key=_by_place)]
         starts = [self._first_byte(one) for one in files]
         order = insert_reads(geometry, starts, [one.bytes for one in files], len(rest), head=self._head_byte)
-        return [files[index] for index in order.tolist()]
+        return [files[index] for index in order.tolist()], False
 
     def _ordered(self, by_place: Sequence[WantedRecall], geometry: Geometry) -> list[WantedRecall]:
         pieces = self._joined(by_place, geometry)

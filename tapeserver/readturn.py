@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import copy
-from itertools import chain
 from typing import ClassVar, Literal
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,7 +20,7 @@ from catalog.replicas import Recalled, Reservation
 from tapeserver.frames import Arrange, Arranged, Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
 from tapeserver.mountcontext import MountContext, geometry_in
 from tapeserver.outcomes import CACHE_AWAY, CACHE_FULL
-from tapeserver.readinglist import WANTED_MAX, ReadingList
+from tapeserver.readinglist import WANTED_MAX, ReadingList, Segment
 from tapeserver.turns import Turn
 
 #: all that is wanted of the volume is looked at anew so often, or when the list runs short; and so much longer it is
@@ -54,10 +53,10 @@ class ReadTurn(Turn):
         self._arrived_at = 0.0
         self._list = ReadingList(geometry_in(context.work), context.work.block_size)
         self._look_at = 0.0
-        #: whether the drive may have an order of its own; the last question after it, and the files of its segments
+        #: whether the drive may have an order of its own; the last question after it
         self._drive_answers = True
         self._question = 0
-        self._asked: list[list[int]] = []
+        self._asked: list[Segment] = []
         self._space_since: float | None = None
         self._space_tried_at = -SPACE_TRY_SECONDS
         self._cache_failures = 0
@@ -161,22 +160,24 @@ class ReadTurn(Turn):
 
         wanted = await self.context.commit(wanted_now)
         if len(wanted) > ORDER_IN_THREAD:
-            await asyncio.to_thread(self._list.refresh, wanted)
+            anew = await asyncio.to_thread(self._list.refresh, wanted)
         else:
-            self._list.refresh(wanted)
+            anew = self._list.refresh(wanted)
         self._look_at = self.context.now + max(LIST_SECONDS, LIST_SHARE * (self.context.now - began_at))
-        await self._ask_the_drive()
+        if anew and self._drive_answers:
+            await self._ask_the_drive()
 
     async def _ask_the_drive(self) -> None:
         """It knows its tape better than any model: what is new is put in order by it, if it ever answers.
 
         Only then: it stands still while it thinks, and what is left of its last order is in order.
         """
-        pieces = self._list.pieces if self._drive_answers else []
-        if len(pieces) > 2 and not set(chain(*pieces)) <= set(chain(*self._asked)):
-            self._question, self._asked = self._question + 1, pieces
-            segments = self._list.segments
-            await self.context.link.send(Arrange(number=self._question, segments=segments))
+        segments = await asyncio.to_thread(self._list.segments)
+        known = {file_id for segment in self._asked for file_id in segment.files}
+        if len(segments) > 2 and not known.issuperset(file_id for segment in segments for file_id in segment.files):
+            self._question, self._asked = self._question + 1, segments
+            places = [(segment.first_block, segment.blocks) for segment in segments]
+            await self.context.link.send(Arrange(number=self._question, segments=places))
 
     async def _hand_over(self, given: Sequence[_Given]) -> None:
         items = []

@@ -168,18 +168,21 @@ def test_small_files_that_share_blocks_cost_no_search_so_that_many_are_taken_at_
 def test_a_drive_that_knows_better_arranges_the_rest() -> None:
     reading = ReadingList(LTO7, BLOCK)
     reading.refresh(on_tape(5, 1000, 2000, 3000))
-    asked, segments = reading.pieces, reading.segments
-    assert [first for first, _ in segments] == [file_id * 10**9 // BLOCK + 4 for [file_id] in asked]
+    asked = reading.segments()
+    assert [(one.files, one.first_block) for one in asked] == [
+        ([file_id], file_id * 10**9 // BLOCK + 4) for [file_id] in (one.files for one in asked)
+    ]
     [first] = taken(reading, 1)
-    reading.refresh(on_tape(*(one for [one] in asked if one != first), 4000))
+    left = [file_id for one in asked for file_id in one.files if file_id != first]
+    reading.refresh(on_tape(*left, 4000))
     reading.rearrange(asked, [3, 2, 1, 0])
-    assert taken(reading) == [one for [one] in asked[::-1] if one != first] + [4000]
+    assert taken(reading) == [*left[::-1], 4000]
 
 
 def test_an_order_that_does_not_name_each_piece_once_changes_nothing() -> None:
     reading = ReadingList(LTO7, BLOCK)
     reading.refresh(on_tape(5, 1000, 2000))
-    before = reading.pieces
+    before = reading.segments()
     for nonsense in ([0, 0, 1], [0, 1], [3, 1, 2], [-1, 0, 1]):
         reading.rearrange(before, nonsense)
-    assert reading.pieces == before
+    assert reading.segments() == before
