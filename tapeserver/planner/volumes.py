@@ -120,12 +120,17 @@ class Volumes:
         return searched
 
     def begin(self, slot: int, at: float) -> None:
-        """A mount to read begins; how long it takes will tell how the files lie that were asked for together."""
+        """A mount to read begins; how long it takes will tell how the files lie that were asked for together.
+
+        Safe to repeat: what waited at the first word counts.
+        """
+        if slot in self._begun:
+            return
         geometry, size = self.geometry(slot), self.bytes[slot]
         ready = geometry.model.robot_seconds + geometry.load_seconds()
         together = ready + geometry.pass_seconds(self.parts[slot], size)
         scattered = ready + geometry.pass_seconds(self.files[slot], size)
-        self._begun.setdefault(slot, _Begun(at, together, scattered))
+        self._begun[slot] = _Begun(at, together, scattered)
 
     def end(self, slot: int, read_at: float | None) -> None:
         """The mount has ended, and was through with reading at `read_at`; None: its time says nothing."""
