@@ -273,9 +273,7 @@ async def test_a_wait_for_tape_that_cannot_come_ends_in_time_and_says_why(site: 
     for library in ("east", "west"):
         await site.set_state("libraries", library, "down")
     # The mount that has just written would serve it too.
-    async with asyncio.timeout(30):
-        while await site.scalar("select count(*) from mount"):
-            await asyncio.sleep(0.05)
+    await eventually(lambda: site.scalar("select count(*) = 0 from mount"), seconds=30)
     code, _, err = await run("tget", "--timeout", "0.5", "/exp/f", "g")
     assert code == 6
     assert "wanted from volume" in err
