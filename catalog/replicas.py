@@ -6,7 +6,6 @@ callers mean one thing by them: the disk. This module asks no disk; the cache se
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -157,10 +156,6 @@ class Eviction:
     evicted: list[Evicted]
     #: (file id, why it stays)
     kept: list[tuple[int, str]]
-
-    @property
-    def kept_counts(self) -> dict[str, int]:
-        return dict(Counter(why for _, why in self.kept))
 
 
 async def replica_for_read(connection: AsyncConnection, file_id: int) -> ReplicaPlace | None:

@@ -32,7 +32,6 @@ _SQL = {name: sa.text(statement) for name, statement in load("volumes").items()}
 #: a drive that no tape server has reported for longer is not attached, unless the tape servers are told otherwise
 DRIVE_HEARTBEAT_SECONDS_MAX = 30.0
 COPIES_MAX = 8
-VOLUMES_OPEN_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,22 +226,6 @@ async def list_pools(connection: AsyncConnection) -> list[tuple[str, str]]:
     return [(row.name, row.library) for row in rows]
 
 
-async def pools_of(connection: AsyncConnection, library: str) -> dict[str, int | None]:
-    """pool -> how many of its volumes are filled at once, None where the tape server says."""
-    pool = tables.pool
-    query = sa.select(pool.c.name, pool.c.volumes_open_max).where(pool.c.library == library).order_by(pool.c.name)
-    return {row.name: row.volumes_open_max for row in await connection.execute(query)}
-
-
-async def set_volumes_open_max(connection: AsyncConnection, pool: str, volumes_open_max: int | None) -> None:
-    """So many of its volumes are filled at once; None: as the tape servers are told. Raises NotFound, BadRequest."""
-    if volumes_open_max is not None and not 1 <= volumes_open_max <= VOLUMES_OPEN_MAX:
-        raise BadRequest(why=f"a pool fills 1 to {VOLUMES_OPEN_MAX} volumes at once, not {volumes_open_max}")
-    statement = tables.pool.update().where(tables.pool.c.name == pool).values(volumes_open_max=volumes_open_max)
-    if not (await connection.execute(statement)).rowcount:
-        raise NotFound(what=f"pool {pool}")
-
-
 async def list_volumes(
     connection: AsyncConnection,
     *,
@@ -276,21 +259,6 @@ async def volume_at(connection: AsyncConnection, vid: str) -> Volume:
 async def list_storage_classes(connection: AsyncConnection) -> list[StorageClass]:
     query = _select(tables.storage_class, StorageClass).order_by(tables.storage_class.c.name)
     return [StorageClass(**row) for row in (await connection.execute(query)).mappings()]
-
-
-async def largest_volume_bytes(connection: AsyncConnection, storage_class: str) -> int:
-    """Nominal capacity of the largest volume that a file of this class may go to whole, in each of its pools.
-
-    0 when a class has no volumes at all. Raises UnknownStorageClass.
-    """
-    pools = await connection.scalar(
-        sa.select(tables.storage_class.c.pools).where(tables.storage_class.c.name == storage_class)
-    )
-    if pools is None:
-        raise await _unknown_class(connection, storage_class)
-    volume = tables.volume
-    query = sa.select(sa.func.max(volume.c.capacity_bytes)).where(volume.c.pool.in_(pools))
-    return int(await connection.scalar(query) or 0)
 
 
 async def writable_volumes(

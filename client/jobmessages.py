@@ -7,7 +7,6 @@ import msgspec
 from client.messages import Answer, OurRequest
 
 JOB_ARGV_MAX = 1_000
-JOB_INPUTS_MAX = 100_000
 OUTPUT_WAIT_SECONDS_MAX = 30.0
 #: of a job's output answer: the job's state when the bytes were read
 JOB_STATE_HEADER = "Capstan-Job-State"

@@ -13,7 +13,6 @@ import msgspec
 
 PATHS_MAX = 10_000
 LIST_LIMIT_MAX = 10_000
-STAGE_FILES_MAX = 1_000_000
 
 
 class OurRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):

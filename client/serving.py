@@ -237,18 +237,6 @@ async def listen(
     return Listener(port=int(runner.addresses[0][1]), runner=runner)
 
 
-async def run_app(
-    app: web.Application, *, host: str, port: int, ready: Callable[[int], None], stop: asyncio.Event
-) -> None:
-    """Serve `app` until `stop` is set; `ready` is called with the port once connections are accepted."""
-    listener = await listen(app, host=host, port=port)
-    try:
-        ready(listener.port)
-        await stop.wait()
-    finally:
-        await listener.close()
-
-
 def configure_logging(*, level: str = "info", process: str = "") -> None:
     """Events with fields on stderr: JSON lines, or coloured text on a terminal. `process` is put on every line."""
     threshold = getattr(logging, level.upper(), None)

@@ -22,17 +22,9 @@ LABEL_BYTES = 80
 HEADER_NAMES = ("HDR1", "HDR2", "UHL1")
 TRAILER_NAMES = ("EOF1", "EOF2", "UTL1")
 IMPLEMENTATION = "CAPSTAN"
-SEQUENCE_MAX = 10**10 - 1
-BLOCK_SIZE_MAX = 10**8 - 1
-BLOCK_COUNT_MAX = 10**10 - 1
-FILE_COUNT_MAX = 10**7 - 1
-GENERATION_MAX = 10**6 - 1
-OBJECT_MAX = 10**12 - 1
-EPOCH_MAX = 10**12 - 1
 
 _VOLUME = re.compile(r"[A-Z0-9]{1,6}")
 _CATALOG_ID = re.compile(r"[0-9A-Z-]{8,36}")
-_CATALOG_MARK = re.compile(r"[0-9A-Z-]{8}")
 _IDENTIFIER = re.compile(r"[A-Z0-9 !\"%&'()*+,./:;<=>?_-]{1,17}")
 _OWNER = re.compile(r"[A-Z0-9 !\"%&'()*+,./:;<=>?_-]{0,14}")
 
@@ -138,11 +130,6 @@ def parse_volume(blocks: Sequence[bytes]) -> VolumeLabel:
     )
     _must_rebuild(lambda: build_volume(label), [vol1, uvl1])
     return label
-
-
-def parse_any_volume(block: bytes) -> str:
-    """The volume name in a VOL1 label of whatever origin. Raises BadLabel when it is no VOL1 label."""
-    return _Record(block, "VOL1").text(5, 10)
 
 
 def build_file(label: FileLabel) -> list[bytes]:

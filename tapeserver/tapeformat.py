@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from isal import isal_zlib
 
 from catalog.model import BLOCK_SIZE
-from tapeserver.labels import FileLabel
 
 VOLUME_LABEL_OBJECTS = 2
 """VOL1 UVL1: the first tape file begins here."""
@@ -66,11 +65,6 @@ def locate_member(first_block: int, byte_offset: int, block_size: int = BLOCK_SI
 def data_blocks(archive_bytes: int, block_size: int = BLOCK_SIZE) -> int:
     """How many blocks an archive of so many bytes takes; the last one is short."""
     return -(-archive_bytes // block_size)
-
-
-def trailer_fits(header: FileLabel, trailer: FileLabel, extent: Extent) -> bool:
-    """Whether `trailer` closes `header` around exactly these blocks."""
-    return header.opens(trailer) and trailer.block_count == extent.data_blocks
 
 
 def days_ns(day: datetime.date) -> int:

@@ -102,7 +102,3 @@ DELETE FROM rebuild.dead WHERE volume = :volume AND told_by = :told_by
 -- The sequence only grows: libraries refuse whoever comes with an epoch that is not above all that they have seen.
 SELECT setval(pg_get_serial_sequence('mount', 'epoch'), :seen)
 WHERE :seen > (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM mount_epoch_seq)
-
--- library_of --
--- Kept in the catalog, or made of the configuration before.
-SELECT name, kind, spec FROM library WHERE name = ANY(CAST(:names AS text[]))

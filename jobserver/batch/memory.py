@@ -120,11 +120,6 @@ class MemoryBatch:
         job.status = replace(job.status, exit_code=exit_code)
         self._fill_slots()
 
-    def lose(self, native_id: str) -> None:
-        """A running job vanishes: nobody will ever know how it ended."""
-        self._move(self._job(native_id), BatchState.LOST)
-        self._fill_slots()
-
     def _job(self, native_id: str) -> _Job:
         if native_id not in self._jobs:
             raise NotFound(what=f"the batch job {native_id}")

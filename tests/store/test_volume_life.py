@@ -298,14 +298,6 @@ async def test_a_class_that_asks_for_more_is_audited_and_one_that_cannot_be_serv
         assert [one.copies for one in await volumes.list_storage_classes(connection) if one.name == "one"] == [2]
 
 
-async def test_a_pool_says_how_many_of_its_volumes_are_open(media: Database) -> None:
-    async with media.transaction() as connection:
-        await volumes.set_volumes_open_max(connection, "east", 3)
-        assert await volumes.pools_of(connection, "east") == {"east": 3}
-        with pytest.raises(BadRequest):
-            await volumes.set_volumes_open_max(connection, "east", 65)
-
-
 async def clear_away(media: Database, vid: str = "E00001") -> int:
     return await volumes.clear_away(media, vid, recycle_days=7, files_max=2)
 

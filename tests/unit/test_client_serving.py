@@ -20,7 +20,6 @@ from client.serving import (
     json_body,
     listen,
     problem_middleware,
-    run_app,
     url_at,
 )
 
@@ -160,14 +159,6 @@ async def test_a_put_that_is_admitted_is_asked_for_its_body(url: str) -> None:
         session.put(f"{url}/put", data=b"four", expect100=True, headers=headers) as answer,
     ):
         assert await answer.text() == "4"
-
-
-async def test_run_app_says_its_port_and_ends_when_told() -> None:
-    stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(run_app(web.Application(), host="127.0.0.1", port=0, ready=port.set_result, stop=stop))
-    assert await port > 0
-    stop.set()
-    await asyncio.wait_for(task, 5)
 
 
 def test_an_unknown_log_level_is_an_error() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tapeserver import labels
 from tapeserver.labels import BadLabel, FileLabel, Kind, Status, VolumeLabel
-from tapeserver.tapeformat import Extent, data_blocks, locate_member, trailer_fits
+from tapeserver.tapeformat import Extent, data_blocks, locate_member
 
 CATALOG = "0F8C1D2E-77AA-4B3C-9D10-112233445566"
 HEADER = FileLabel(
@@ -23,23 +23,23 @@ volumes = st.from_regex(r"[A-Z0-9]{1,6}", fullmatch=True)
 volume_labels = st.builds(
     VolumeLabel,
     volume=volumes,
-    generation=st.integers(0, labels.GENERATION_MAX),
+    generation=st.integers(0, 10**6 - 1),
     catalog_id=st.from_regex(r"[0-9A-Z-]{8,36}", fullmatch=True),
-    block_size=st.integers(0, labels.BLOCK_SIZE_MAX),
+    block_size=st.integers(0, 10**8 - 1),
     owner=st.from_regex(r"[A-Z0-9][A-Z0-9.]{0,13}", fullmatch=True) | st.just(""),
 )
 headers = st.builds(
     FileLabel,
     volume=volumes,
     identifier=st.from_regex(r"[A-Z0-9]([A-Z0-9 .]{0,15}[A-Z0-9])?", fullmatch=True),
-    sequence=st.integers(0, labels.SEQUENCE_MAX),
-    generation=st.integers(0, labels.GENERATION_MAX),
+    sequence=st.integers(0, 10**10 - 1),
+    generation=st.integers(0, 10**6 - 1),
     catalog=st.from_regex(r"[0-9A-Z-]{8}", fullmatch=True),
-    block_size=st.integers(0, labels.BLOCK_SIZE_MAX),
-    epoch=st.integers(0, labels.EPOCH_MAX),
+    block_size=st.integers(0, 10**8 - 1),
+    epoch=st.integers(0, 10**12 - 1),
     created=st.dates(datetime.date(1900, 1, 1), datetime.date(2199, 12, 31)),
     kind=st.sampled_from(Kind),
-    previous_index=st.integers(0, labels.OBJECT_MAX),
+    previous_index=st.integers(0, 10**12 - 1),
 )
 blocks = st.binary(max_size=100) | st.text(alphabet="VOLHDRUEFT12 0AC", min_size=80, max_size=80).map(str.encode)
 
@@ -49,10 +49,9 @@ def test_volume_labels_round_trip_in_80_characters(label):
     built = labels.build_volume(label)
     assert [len(block) for block in built] == [80, 80]
     assert labels.parse_volume(built) == label
-    assert labels.parse_any_volume(built[0]) == label.volume
 
 
-@given(headers, st.integers(0, labels.BLOCK_COUNT_MAX), st.integers(0, labels.FILE_COUNT_MAX), st.booleans())
+@given(headers, st.integers(0, 10**10 - 1), st.integers(0, 10**7 - 1), st.booleans())
 def test_file_labels_round_trip_in_80_characters(header, block_count, file_count, aborted):
     trailer = header.closed(block_count=block_count, file_count=file_count, aborted=aborted)
     assert labels.parse_header(labels.build_file(header)) == header
@@ -123,9 +122,8 @@ def test_a_header_is_no_trailer_and_a_trailer_of_another_file_does_not_close_it(
         labels.parse_trailer(labels.build_file(HEADER))
     with pytest.raises(BadLabel):
         labels.parse_header(labels.build_file(trailer))
-    extent = Extent(first_block=2, data_blocks=5)
-    assert trailer_fits(HEADER, trailer, extent)
-    assert not trailer_fits(HEADER, trailer, Extent(first_block=2, data_blocks=6))
+    assert HEADER.opens(trailer)
+    assert not HEADER.opens(replace(trailer, sequence=trailer.sequence + 1))
 
 
 def test_places_are_counted_in_objects_from_hdr1():
