@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from catalog.errors import BadPath, Denied
 
@@ -16,6 +17,7 @@ PATH_BYTES_MAX = 4096
 #: first names of the namespace that the door, and the system's own files, keep for themselves
 RESERVED_FIRST_NAMES = frozenset({".capstan", ".well-known", "api", "ui", "metrics", "healthz"})
 BLOCK_SIZE = 256 * 1024
+PRIORITY_MIN, PRIORITY_MAX = -32768, 32767
 
 
 class Action(enum.StrEnum):
@@ -172,6 +174,26 @@ class FileRecord:
 
 #: files that a mover has in hand while it reads
 HANDED_OUT_FILES = 16.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightRule:
+    """Requests that match have this weight; the first rule that matches counts. Patterns as in a shell."""
+
+    weight: float
+    activity: str = "*"
+    group: str = "*"
+    owner: str = "*"
+    priority_min: int = PRIORITY_MIN
+    priority_max: int = PRIORITY_MAX
+
+    def matches(self, activity: str, group: str, owner: str, priority: int) -> bool:
+        return (
+            self.priority_min <= priority <= self.priority_max
+            and fnmatchcase(activity, self.activity)
+            and fnmatchcase(group, self.group)
+            and fnmatchcase(owner, self.owner)
+        )
 
 
 @dataclass(frozen=True, slots=True)

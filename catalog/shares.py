@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import identity
 from catalog.errors import BadRequest, NotFound
+from catalog.model import PRIORITY_MAX, PRIORITY_MIN, WeightRule
 from catalog.planningtables import planning, share, weight_rule
 
 SHARES_MAX = 10_000
@@ -24,7 +25,6 @@ WEIGHT_MAX = 1e6
 DRIVES_MAX = 10_000
 DRIVE_SECONDS_MAX = 1e12
 NAME_MAX = 200
-PRIORITY_MIN, PRIORITY_MAX = -32768, 32767
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +39,6 @@ class Share:
     #: of a group: drives that read, and that write, for it at once in each library; None: any number
     reading_drives: int | None = None
     writing_drives: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightRule:
-    """Requests that match have this weight; the first rule that matches counts. Patterns as in a shell."""
-
-    weight: float
-    activity: str = "*"
-    group: str = "*"
-    owner: str = "*"
-    priority_min: int = PRIORITY_MIN
-    priority_max: int = PRIORITY_MAX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ the catalog is `tapeserver.picturesource`'s, deciding the planner's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from catalog.counters import Change
 from catalog.shares import Settings
@@ -27,7 +27,6 @@ from tapeserver.planner import (
     MountView,
     Picture,
     Policy,
-    Rule,
     Share,
     VolumeView,
 )
@@ -301,9 +300,8 @@ class PictureKeeper:
             picture.allot(one.group, one.owner, Allotment(weight=one.weight, seconds=one.drive_seconds))
             if not one.owner:
                 picture.limits[one.group] = DriveLimit(reading=one.reading_drives, writing=one.writing_drives)
-        rules = tuple(Rule(**asdict(rule)) for rule in settings.rules)
-        self._wanted_policy = replace(self._wanted_policy, rules=rules)
-        self.policy = replace(self.policy, rules=rules)
+        self._wanted_policy = replace(self._wanted_policy, rules=settings.rules)
+        self.policy = replace(self.policy, rules=settings.rules)
 
     @property
     def doubtful(self) -> list[str]:

@@ -12,6 +12,7 @@ from aiohttp import web
 from catalog import reading, shares, usage
 from catalog.database import PLANNER
 from catalog.errors import BadRequest
+from catalog.model import WeightRule
 from client import operatormessages as messages
 from client.serving import json_body, json_response
 from tapeserver.door.context import context_of, principal_of
@@ -88,7 +89,7 @@ async def rules_listed(request: web.Request) -> web.Response:
 async def rule_added(request: web.Request) -> web.Response:
     context, principal = context_of(request), administrator(request)
     body = await json_body(request, messages.RuleBody)
-    rule = shares.WeightRule(
+    rule = WeightRule(
         weight=body.weight, activity=body.activity, group=body.group, owner=body.owner,
         priority_min=body.priority_min, priority_max=body.priority_max,
     )  # fmt: skip

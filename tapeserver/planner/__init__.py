@@ -7,7 +7,7 @@
 from tapeserver.planner.deciding import plan
 from tapeserver.planner.explaining import explaining, explanations
 from tapeserver.planner.picture import Picture
-from tapeserver.planner.policy import Policy, Rule
+from tapeserver.planner.policy import Policy
 from tapeserver.planner.usage import Allotment
 from tapeserver.planner.views import (
     ArchiveNeed,
@@ -40,7 +40,6 @@ __all__ = [
     "Picture",
     "PlannedMount",
     "Policy",
-    "Rule",
     "Share",
     "VolumeView",
     "explaining",

@@ -8,31 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
+from catalog.model import WeightRule
 from tapeserver.planner.views import Share
 
 HOUR = 3600.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """Requests that match have this weight; the first rule that matches counts. Patterns as in a shell."""
-
-    weight: float
-    activity: str = "*"
-    group: str = "*"
-    owner: str = "*"
-    priority_min: int = -32768
-    priority_max: int = 32767
-
-    def matches(self, share: Share) -> bool:
-        return (
-            self.priority_min <= share.priority <= self.priority_max
-            and fnmatchcase(share.activity, self.activity)
-            and fnmatchcase(share.group, self.group)
-            and fnmatchcase(share.owner, self.owner)
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +56,7 @@ class Policy:
     deadline_seconds_min: float = 1800.0
     #: who has waited so long comes before all others, whosever share it is
     deadline_seconds_max: float = 48 * HOUR
-    rules: Sequence[Rule] = ()
+    rules: Sequence[WeightRule] = ()
     #: what only Capstan itself waits for: priorities up to this come behind …
     background_priority_max: int = 10
     #: … until they have waited so long
@@ -109,4 +89,5 @@ class Policy:
 
     def weight(self, share: Share) -> float:
         """By the first rule that matches; 1 without any."""
-        return next((rule.weight for rule in self.rules if rule.matches(share)), 1.0)
+        asks = share.activity, share.group, share.owner, share.priority
+        return next((rule.weight for rule in self.rules if rule.matches(*asks)), 1.0)

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from catalog import shares
 from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, ReasonRequired
-from catalog.shares import Share, WeightRule
+from catalog.model import WeightRule
+from catalog.shares import Share
 
 BY = {"who": "op", "reason": "agreed"}
 

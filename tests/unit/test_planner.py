@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from catalog.candidates import render
+from catalog.model import WeightRule
 from tapeserver.planner import (
     ArchiveNeed,
     Decision,
@@ -20,7 +21,6 @@ from tapeserver.planner import (
     MountView,
     Picture,
     Policy,
-    Rule,
     Share,
     VolumeView,
     explanations,
@@ -540,7 +540,7 @@ def test_rules_of_the_operator_turn_activities_into_weights() -> None:
         recall("B1", share=Share("x", "g", "T0 export")),
     ]
     assert mounted(picture(on=drives(1), recalls=wanted)) == [("d1", "A1", "recall")]
-    policy = dataclasses.replace(POLICY, rules=[Rule(activity="T0*", weight=3), Rule(weight=1)])
+    policy = dataclasses.replace(POLICY, rules=[WeightRule(activity="T0*", weight=3), WeightRule(weight=1)])
     assert mounted(picture(on=drives(1), recalls=wanted), policy) == [("d1", "B1", "recall")]
 
 
