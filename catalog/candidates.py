@@ -28,6 +28,10 @@ SENTENCES: dict[str, str] = {
     "cooling_down": "its last mount failed; it is tried again {cooldown_seconds} after that",
     "cache_full": "the cache has no room: {why}; it is tried again when there is, or {cooldown_seconds} after that",
     "cache_away": "the cache cannot be reached ({why}); it is tried again {cooldown_seconds} after that",
+    "no_compatible_drive": "no drive of library {library} can {doing} {medium} media",
+    "compatible_drives_down": "no drive of library {library} that can {doing} {medium} media is up and attached",
+    "no_free_compatible_drive": "it waits for a drive that can {doing} {medium} media: "
+    "all {drives} that are up are in use",
     "leaving": "the volume that it fills is just leaving drive {drive}",
     "no_volume": "pool {pool} has no volume with room",
     "volumes_in_use": "every volume of pool {pool} that has room is mounted or cooling down",

@@ -1,7 +1,7 @@
 """Live mounts, taken and carried out by sessions; and the candidates that explain what is not mounted.
 
-Their rows are written by planners, in `catalog.situations`; the end of a mount gives back what it had taken, so it is in
-`catalog.endings`. Nothing here touches a library.
+Their rows are written by planners, in `catalog.situations`; the end of a mount gives back what it had taken, so it is
+in `catalog.endings`. Nothing here touches a library.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class MountWork:
     end_block: int
     written_bytes: int
     capacity_bytes: int
+    #: as an operator names it; "": as its library, or its capacity, tells
+    medium: str
     #: HDR1 of the last index, 0: none; the chain of indexes tells of the tape files up to `indexed_tape_files`
     index_block: int
     indexed_tape_files: int
@@ -147,7 +149,15 @@ async def work_of(connection: AsyncConnection, epoch: int) -> MountWork | None:
             *(
                 _volume.c[name]
                 for name in (
-                    *("generation", "block_size", "tape_files", "end_block", "written_bytes", "capacity_bytes"),
+                    *(
+                        "generation",
+                        "block_size",
+                        "tape_files",
+                        "end_block",
+                        "written_bytes",
+                        "capacity_bytes",
+                        "medium",
+                    ),
                     *("index_block", "indexed_tape_files"),
                 )
             ),

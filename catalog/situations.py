@@ -31,6 +31,8 @@ class SeenDrive:
     up: bool
     #: a live tape server can use it
     attached: bool
+    #: '': nobody has said
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,7 @@ class SeenVolume:
     pool: str | None
     capacity_bytes: int
     written_bytes: int
-    #: as its library names it
+    #: as an operator, or its library, names it
     medium: str | None
 
 

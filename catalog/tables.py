@@ -67,7 +67,7 @@ drive = Table(
     "drive", metadata,
     column("name", Text, primary_key=True), column("library", Text, ForeignKey("library.name")),
     *switch("up"),
-    optional("tapeserver", Text), optional("heartbeat_at", TIME),
+    word("model", ""), word("reported_model", ""), optional("tapeserver", Text), optional("heartbeat_at", TIME),
 )
 
 pool = Table(
@@ -84,6 +84,7 @@ volume = Table(
     number("generation", 0, Integer), column("capacity_bytes", BigInteger), number("written_bytes", 0),
     number("block_size", 262144, Integer), number("tape_files", 0, Integer), number("end_block", 0),
     flag("end_verified", default=True), number("index_block", 0), number("indexed_tape_files", 0, Integer),
+    word("medium", ""),
     *columns(TIME, "full_at", "closed_at", "labelled_at", "written_at", "read_at", "verified_at", nullable=True),
     *columns(TIME, "left_at", "hurried_at", nullable=True), Index("volume_pool", "pool", "state"),
     Index("volume_library", "library", "since"),

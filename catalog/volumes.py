@@ -53,6 +53,10 @@ class Drive:
     reason: str
     changed_by: str
     since: datetime
+    #: what an operator says that it is; "": as reported
+    model: str
+    #: what its library says; "": nothing
+    reported_model: str
     tapeserver: str | None
     #: a live tape server has reported it lately
     attached: bool
@@ -68,6 +72,8 @@ class Volume:
     changed_by: str
     since: datetime
     generation: int
+    #: what an operator says that it is; "": as its library, or its capacity, tells
+    medium: str
     capacity_bytes: int
     written_bytes: int
     block_size: int

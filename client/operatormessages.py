@@ -22,6 +22,13 @@ class StateBody(OurRequest):
     reason: str
 
 
+class KindBody(OurRequest):
+    """drives/NAME/model, volumes/VID/medium; "auto": as the library says, or the capacity"""
+
+    kind: str
+    reason: str
+
+
 class VolumeBody(OurRequest):
     """volumes/VID/VERB"""
 

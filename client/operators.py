@@ -11,6 +11,7 @@ from client.operatormessages import (
     DropBody,
     Dropped,
     Items,
+    KindBody,
     PoolBody,
     PoolChange,
     QueueView,
@@ -63,6 +64,11 @@ class Operators:
     async def set_state(self, what: str, name: str, state: str, *, reason: str) -> Row:
         """drives and libraries: up, down; volumes: enabled, disabled."""
         return await self._post(f"{_API}/{what}/{name}", StateBody(state=state, reason=reason))
+
+    async def set_kind(self, what: str, name: str, kind: str, *, reason: str) -> Row:
+        """What a drive ("drives") or a volume ("volumes") is, above what its library says; "auto" takes it back."""
+        noun = {"drives": "model", "volumes": "medium"}[what]
+        return await self._post(f"{_API}/{what}/{name}/{noun}", KindBody(kind=kind, reason=reason))
 
     async def volume(
         self, volume: str, verb: str, *, reason: str, force: bool = False, share: float | None = None

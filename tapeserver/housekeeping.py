@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import alerts, endings, failures, mounts, queues, replicas, situations, volumes
+from catalog import alerts, endings, failures, hardware, mounts, queues, replicas, situations, volumes
 from catalog.database import PLANNER, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError
 from catalog.states import DriveState, LibraryState, MountState
@@ -102,7 +102,7 @@ class Housekeeping:
                 # Whoever decides about it again later begins to count anew.
                 self._silent_since.pop(library.name, None)
                 continue
-            why = await _why_unreachable(library, [one for one in drives if one.library == library.name])
+            why = await self._why_unreachable(library, [one for one in drives if one.library == library.name])
             if not why:
                 self._silent_since.pop(library.name, None)
                 if library.state is LibraryState.UNREACHABLE:
@@ -111,6 +111,23 @@ class Housekeeping:
             silent = now - self._silent_since.setdefault(library.name, now)
             if silent >= self._config.unreachable_seconds and library.state is LibraryState.UP:
                 await self._set_library(library.name, LibraryState.UNREACHABLE, why)
+
+    async def _why_unreachable(self, library: volumes.Library, drives: Sequence[volumes.Drive]) -> str:
+        up = [one for one in drives if one.state is DriveState.UP]
+        if up and not any(one.attached for one in up):
+            return "none of its drives is attached to a live tape server"
+        try:
+            changer = open_library(library.spec)
+            inventory = await in_thread(changer.inventory, f"inventory of {library.name}", PROBE_SECONDS_MAX)
+        except CapstanError as error:
+            return str(error)
+        models = {one.drive: one.model for one in inventory.drives}
+        changed = {one.name for one in drives if one.reported_model != models.get(one.name, one.reported_model)}
+        if changed:
+            await self._database.run(lambda connection: hardware.report_models(connection, library.name, models))
+            log.info("drives are known by their models", library=library.name, drives=sorted(changed))
+            self._wake()
+        return ""
 
     async def _set_library(self, name: str, state: LibraryState, reason: str) -> None:
         async with self._database.transaction() as connection:
@@ -182,18 +199,6 @@ class Housekeeping:
     def _wake(self) -> None:
         self._database.wake(PLANNER)
         self._database.wake(SESSIONS)
-
-
-async def _why_unreachable(library: volumes.Library, drives: Sequence[volumes.Drive]) -> str:
-    up = [one for one in drives if one.state is DriveState.UP]
-    if up and not any(one.attached for one in up):
-        return "none of its drives is attached to a live tape server"
-    try:
-        changer = open_library(library.spec)
-        await in_thread(changer.inventory, f"inventory of {library.name}", PROBE_SECONDS_MAX)
-    except CapstanError as error:
-        return str(error)
-    return ""
 
 
 def _withdraw(vid: str) -> Callable[[AsyncConnection], Awaitable[None]]:

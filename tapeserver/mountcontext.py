@@ -143,7 +143,7 @@ class MountContext:
 def medium_in(work: MountWork) -> str:
     """The medium of the mounted volume, as far as anybody says."""
     named = work.library_spec.get("medium")
-    return medium_of(work.capacity_bytes, named if isinstance(named, str) else None)
+    return medium_of(work.capacity_bytes, work.medium or (named if isinstance(named, str) else None))
 
 
 def geometry_in(work: MountWork) -> Geometry | None:

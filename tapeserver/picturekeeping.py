@@ -155,7 +155,9 @@ class PictureKeeper:
         picture = self.picture
         self._now = situation.now
         picture.library_state, picture.library_reason = situation.library_state, situation.library_reason
-        picture.set_drives(DriveView(name=one.name, up=one.up, attached=one.attached) for one in situation.drives)
+        picture.set_drives(
+            DriveView(name=one.name, up=one.up, attached=one.attached, model=one.model) for one in situation.drives
+        )
         live, ends = {one.drive: one for one in situation.mounts}, {one.epoch: one for one in situation.ends}
         for mount in list(picture.mounts.values()):
             present = live.get(mount.drive)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -78,7 +79,11 @@ class PictureSource:
         self._changes_after = (changed[-1].since, changed[-1].vid) if len(changed) == PAGE else again
         # Those that nothing waits for, nobody asks about.
         views = [_view(one) for one in changed if keeper.view_of(one.vid) is not None]
-        views += await self._known(connection, sorted({*keeper.strangers, *(one.volume for one in waiting)}), keeper)
+        views += await self._known(
+            connection,
+            sorted({*keeper.strangers, *(one.volume for one in waiting), *chain(*writable.values())}),
+            keeper,
+        )
         return Surroundings(
             pools=[(one, writable.get(one.name, [])) for one in seen],
             media=[_media_need(one, now) for one in waiting],

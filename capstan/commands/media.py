@@ -1,9 +1,9 @@
-"""`capstan drive|library`: list and show them; take one down or up, with a reason."""
+"""`capstan drive|library`: list and show them; take one down or up, or say what a drive is, with a reason."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from capstan.commands.common import (
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     "drive": (
         "drives",
-        {"name": "drive", "library": "library", "state": "state", "attached": "attached", "tapeserver": "tape server",
-         "reason": "reason"},
+        {"name": "drive", "library": "library", "state": "state", "attached": "attached", "kind": "model",
+         "tapeserver": "tape server", "reason": "reason"},
     ),
     "library": (
         "libraries",
@@ -65,6 +65,12 @@ def run(command: str, words: Sequence[str]) -> int:
         one = add_verb(verbs, command, verb, _HELP[command, verb], f'{name} --reason "{reason}"')
         one.add_argument("names", nargs="+", metavar="NAME")
         add_reason(one)
+    if command == "drive":
+        what = "say what drives are, where the library does not: which media fit them; auto takes that back"
+        one = add_verb(verbs, command, "model", what, f'LTO-9 {name} --reason "replaced"')
+        one.add_argument("kind", metavar="MODEL")
+        one.add_argument("names", nargs="+", metavar="NAME")
+        add_reason(one)
     add_json(parser)
     parsed = parser.parse_args(words)
     return guarded(lambda: _carry_out(command, parsed), as_json=parsed.json)
@@ -75,7 +81,8 @@ def _carry_out(command: str, parsed: argparse.Namespace) -> None:
     verb = parsed.verb or "list"
     if verb in ("list", "ls"):
         rows = ask(lambda session: session.operators.items(noun))
-        print_json({"items": rows}) if parsed.json else print_table(noun, rows, columns)
+        shown = [{**row, "kind": row.get("model") or row.get("reported_model")} for row in rows]
+        print_json({"items": rows}) if parsed.json else print_table(noun, shown, columns)
     elif verb == "show":
         row = ask(lambda session: session.operators.item(noun, parsed.name))
         if parsed.json:
@@ -83,21 +90,47 @@ def _carry_out(command: str, parsed: argparse.Namespace) -> None:
             return
         print_fields({key: value for key, value in row.items() if key not in ("failures", "alerts", "mount")})
         print_belongings(row)
+    elif verb == "model":
+        set_kinds("drives", parsed)
     else:
         _set_states(command, parsed)
 
 
+def set_kinds(noun: str, parsed: argparse.Namespace) -> None:
+    """Say what these drives, or volumes, are: as for a state."""
+
+    async def one(session: Session, name: str) -> dict[str, Any]:
+        return await session.operators.set_kind(noun, name, parsed.kind, reason=parsed.reason)
+
+    def told(name: str, answer: dict[str, Any]) -> str:
+        return f"{noun.removesuffix('s')} {name} is {answer['kind'] or 'what its library says'}"
+
+    _one_by_one(parsed, one, told)
+
+
 def _set_states(command: str, parsed: argparse.Namespace) -> None:
-    """One after the other, each said when it is done: the first that is refused ends it."""
     noun, _ = NOUNS[command]
+
+    async def one(session: Session, name: str) -> dict[str, Any]:
+        return await session.operators.set_state(noun, name, parsed.verb, reason=parsed.reason)
+
+    _one_by_one(parsed, one, lambda name, answer: f"{command} {name} is {answer.get('state', parsed.verb)}")
+
+
+def _one_by_one(
+    parsed: argparse.Namespace,
+    change: Callable[[Session, str], Awaitable[dict[str, Any]]],
+    told: Callable[[str, dict[str, Any]], str],
+) -> None:
+    """One after the other, each said when it is done: the first that is refused ends it."""
     answers: list[dict[str, Any]] = []
 
     async def each(session: Session) -> None:
         for name in parsed.names:
-            answer = await session.operators.set_state(noun, name, parsed.verb, reason=parsed.reason)
+            answer = await change(session, name)
             answers.append(answer)
             if not parsed.json:
-                print(f"{command} {name} is {answer.get('state', parsed.verb)}")
+                print(told(name, answer))
 
     ask(each)
     if parsed.json:

@@ -21,7 +21,7 @@ from capstan.commands.common import (
 )
 from capstan.commands.maintenance import COLUMNS as MAINTENANCE
 from capstan.commands.maintenance import with_progress
-from capstan.commands.media import print_belongings
+from capstan.commands.media import print_belongings, set_kinds
 from catalog.units import show_bytes
 from client.cli.common import counted
 
@@ -79,6 +79,11 @@ def run(command: str, words: Sequence[str]) -> int:
             one.add_argument("--force", action="store_true", help="whatever is on the cartridge is overwritten")
         if verb == "verify":
             one.add_argument("--share", type=_share, metavar="PERCENT", help="of its files, drawn at random; else all")
+    medium = "say what volumes are, where library and capacity do not: which drives fit them; auto takes that back"
+    one = add_verb(verbs, command, "medium", medium, 'LTO-8 E00007 --reason "from the old library"')
+    one.add_argument("kind", metavar="MEDIUM")
+    one.add_argument("names", nargs="+", metavar="VID")
+    add_reason(one)
     add_json(parser)
     parsed = parser.parse_args(words)
     return guarded(lambda: _carry_out(parsed), as_json=parsed.json)
@@ -104,6 +109,8 @@ def _carry_out(parsed: argparse.Namespace) -> None:
         print_json(row) if parsed.json else _print_volume(row)
     elif verb == "files":
         _print_files(parsed)
+    elif verb == "medium":
+        set_kinds("volumes", parsed)
     else:
         _change(verb, parsed)
 
@@ -163,6 +170,7 @@ def _print_volume(row: dict[str, Any]) -> None:
         "since": row["since"],
         "by": row["changed_by"],
         "generation": row["generation"],
+        "medium": row["medium"] or None,
         "filled": f"{filled}, {counted(row['tape_files'], 'tape file')}",
         "live": f"{counted(contents['live_files'], 'file')}, {show_bytes(contents['live_bytes'])}{about}",
         "in the recycle bin": deleted,

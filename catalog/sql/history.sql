@@ -29,7 +29,7 @@ order by i.request, i.number limit :limit
 -- volumes --
 -- Those that are named, and those of pools that anything could have been written to; each as far as it was written when
 -- the history begins: what came later is written again in a simulation. From the end back, by the index of positions.
-select v.vid, v.pool, v.capacity_bytes, l.spec ->> 'medium' as medium, coalesce((
+select v.vid, v.pool, v.capacity_bytes, coalesce(nullif(v.medium, ''), l.spec ->> 'medium') as medium, coalesce((
     select c.first_block * v.block_size + c.byte_offset + c.length from copy c
     where c.volume = v.vid and c.generation = v.generation
       and c.created_at < capstan_now() - make_interval(secs => :seconds)

@@ -8,7 +8,8 @@ select json_build_object(
     'now', extract(epoch from capstan_now()), 'library_state', l.state, 'library_reason', l.reason,
     'drives', coalesce((
         select json_agg(json_build_object('name', d.name, 'up', d.state = 'up', 'attached', coalesce(
-            d.heartbeat_at > capstan_now() - make_interval(secs => :silence_seconds_max), false)) order by d.name)
+            d.heartbeat_at > capstan_now() - make_interval(secs => :silence_seconds_max), false),
+            'model', coalesce(nullif(d.model, ''), d.reported_model)) order by d.name)
         from drive d where d.library = l.name), '[]'),
     'mounts', coalesce((
         select json_agg(json_build_object(
@@ -87,7 +88,8 @@ where p.name = any(cast(:pools as text[])) order by p.name;
 -- volumes --
 -- By name where names are given, else those whose state has changed since, by an index and in pages: no planner reads
 -- twenty thousand rows a round.
-select v.vid, v.since, v.state, v.reason, v.pool, v.capacity_bytes, v.written_bytes, l.spec ->> 'medium' as medium
+select v.vid, v.since, v.state, v.reason, v.pool, v.capacity_bytes, v.written_bytes,
+       coalesce(nullif(v.medium, ''), l.spec ->> 'medium') as medium
 from volume v join library l on l.name = v.library
 where v.library = :library
   and (cast(:volumes as text[]) is null or v.vid = any(cast(:volumes as text[])))

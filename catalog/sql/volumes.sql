@@ -63,6 +63,13 @@ returning name;
 update drive set heartbeat_at = capstan_now()
 where name = any(cast(:drives as text[])) and tapeserver = :tapeserver;
 
+-- report_models --
+-- Said again and again, written only when it is new.
+update drive d set reported_model = t.model
+from unnest(cast(:drives as text[]), cast(:models as text[])) as t (drive, model)
+where d.name = t.drive and d.library = :library and d.reported_model <> t.model
+returning d.name;
+
 -- labelled --
 -- A label is on the tape: the volume is empty, and its copies of an older generation count no more. Who has taken it out
 -- of use meanwhile keeps his word; the label is there all the same, and what is written behind it is of its generation.

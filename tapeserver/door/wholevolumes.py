@@ -148,7 +148,7 @@ class _Choice:
 def _geometry(volume: volumes.Volume, spec: dict[str, Any]) -> Geometry:
     """Raises BadRequest: without a model of the medium nobody knows what coming back costs."""
     named = spec.get("medium")
-    medium = medium_of(volume.capacity_bytes, named if isinstance(named, str) else None)
+    medium = medium_of(volume.capacity_bytes, volume.medium or (named if isinstance(named, str) else None))
     try:
         return Geometry(model_of(medium), volume.capacity_bytes or None)
     except ValueError as exc:

@@ -63,7 +63,8 @@ class DriveStatus:
 
     `volume` is what the changer put there (None: empty), `epoch` the highest epoch this drive has seen, `home_slot`
     where a dismount will bring the volume. `working` is False when the library itself reports the drive as broken,
-    and `detail` then says in words why.
+    and `detail` then says in words why. `model` is the drive's, as it calls itself ("ULT3580-TD8") or by its medium
+    ("LTO-8"); "" when the library does not know.
     """
 
     drive: str
@@ -72,6 +73,7 @@ class DriveStatus:
     home_slot: int | None = None
     working: bool = True
     detail: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,7 @@ class VirtualLibrary:
                     home_slot=home.get(state.volume) if state.volume else None,
                     working=state.drive not in dead,
                     detail=dead.get(state.drive, ""),
+                    model=self._medium or "",
                 )
                 for state in drives
             ),

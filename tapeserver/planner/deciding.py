@@ -4,8 +4,8 @@ It looks at the whole picture: every free drive, reads, writes and what volumes 
 (`wishes.Tier`), room in the cache, limits of groups. A volume in a drive costs nothing to change to: its session takes
 what arrives, and it stays while nobody else wants the drive. What is not mounted is explained apart (`explaining`).
 
-**No starvation.** Let a volume be readable, its group below its limit, the cache with room, n drives working. Whatever
-arrives, if V volumes and pools are wanted meanwhile, it is mounted before it has waited
+**No starvation.** Let a volume be readable, its group below its limit, the cache with room, n drives working that fit
+it. Whatever arrives, if V volumes and pools are wanted meanwhile, it is mounted before it has waited
 
     max(deadline_seconds_max, remount_seconds) + (ceil(V / n) + 1) * mount
 
@@ -25,6 +25,7 @@ from typing import Literal
 
 import numpy as np
 
+from tapeserver.planner.fits import Fits
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.scoring import Booleans
@@ -48,6 +49,7 @@ class Outcome:
     """A decision with all that explains it."""
 
     recalls: Recalls
+    fits: Fits
     wishes: Sequence[Wish]
     explained: dict[tuple[str, str], Explanation]
     mounts: list[PlannedMount] = field(default_factory=list)
@@ -79,9 +81,10 @@ def decide(picture: Picture, policy: Policy, now: float) -> Outcome:
         for drive in picture.drives.values()
         if drive.up and drive.attached and drive.name not in picture.mounts
     )
-    recalls = judge_recalls(picture, policy, now, ranked=bool(free))
-    wishes, explained = _others(picture, policy, now, recalls.drain_seconds)
-    outcome = Outcome(recalls, wishes, explained, free=free)
+    fits = Fits(picture)
+    recalls = judge_recalls(picture, policy, now, ranked=bool(free), fits=fits)
+    wishes, explained = _others(picture, policy, now, recalls.drain_seconds, fits)
+    outcome = Outcome(recalls, fits, wishes, explained, free=free)
     outcome.room_bytes = cache_room(picture, policy)
     if picture.library_state == "up":
         _Giving(picture, policy, now, outcome).give()
@@ -101,13 +104,13 @@ def cache_room(picture: Picture, policy: Policy) -> float:
 
 
 def _others(
-    picture: Picture, policy: Policy, now: float, drain_seconds: float
+    picture: Picture, policy: Policy, now: float, drain_seconds: float, fits: Fits
 ) -> tuple[list[Wish], dict[tuple[str, str], Explanation]]:
     """Wishes that are not recalls, in order, and why there are no others."""
     wishes: list[Wish] = []
     explained: dict[tuple[str, str], Explanation] = {}
     for pool in sorted(picture.archives):
-        for found in judge_archive(picture.archives[pool], picture, policy, now, drain_seconds):
+        for found in judge_archive(picture.archives[pool], picture, policy, now, drain_seconds, fits):
             if isinstance(found, Wish):
                 wishes.append(found)
             else:
@@ -116,7 +119,7 @@ def _others(
         mount.purpose == "verify" or (mount.full and mount.purpose == "archive") for mount in picture.mounts.values()
     )
     for need in picture.media.values():
-        one = judge_media(need, picture, policy, now, verifying)
+        one = judge_media(need, picture, policy, now, verifying, fits)
         if isinstance(one, Wish):
             verifying += one.tier is Tier.IDLE
             wishes.append(one)
@@ -131,6 +134,10 @@ class _Giving:
 
     def __init__(self, picture: Picture, policy: Policy, now: float, outcome: Outcome) -> None:
         self._picture, self._policy, self._outcome = picture, policy, outcome
+        self._fits = outcome.fits
+        #: drives that are free by model, and volumes that found none by medium
+        self._free = self._fits.models(outcome.free)
+        self._in_vain: Counter[str] = Counter()
         self._taken: set[str] = set()
         #: drives by (purpose, group), and by purpose
         self._drives: Counter[tuple[str, str]] = Counter()
@@ -146,13 +153,13 @@ class _Giving:
         others = [wish for wish in outcome.wishes if wish.tier is not Tier.IDLE]
         self._serve_all(heapq.merge(self._recalls(recalls.worth & ~recalls.resting), others, key=_order))
         resting = recalls.worth & recalls.resting & ~recalls.asleep
-        if outcome.free and not outcome.waiting:
-            # Nobody else wants these drives: what was mounted just now may be mounted again.
+        if outcome.free:
+            # Nobody else wants these drives, or could use them: what was mounted just now may be mounted again.
             self._serve_all(self._recalls(resting), patient=True)
         elif not outcome.waiting:
             outcome.resting = int(resting.sum())
         # A drive that is free in vain now (a limit, a mount that ends) is not idle.
-        if not outcome.waiting:
+        if outcome.free:
             self._serve_all((wish for wish in outcome.wishes if wish.tier is Tier.IDLE), patient=True)
 
     def _serve_all(self, wishes: Iterable[Wish], *, patient: bool = False) -> None:
@@ -164,7 +171,11 @@ class _Giving:
                 return
 
     def _recalls(self, which: Booleans) -> Iterator[Wish]:
-        """Wishes of these volumes, the best first; no more are put in order than are looked at."""
+        """Wishes of these volumes, the best first. Of media for which no drive is free no more than can matter."""
+        return heapq.merge(*(self._ranked(some, medium) for medium, some in self._fits.parts(which)), key=_order)
+
+    def _ranked(self, which: Booleans, medium: str) -> Iterator[Wish]:
+        """No more are put in order than are looked at."""
         recalls, rank = self._outcome.recalls, self._picture.volumes.rank()
         slots = np.flatnonzero(which)
         keys = -recalls.key[slots]
@@ -176,6 +187,8 @@ class _Giving:
             near, far = np.arange(len(slots)), np.arange(0)
         for some in (near, far):
             for one in slots[some[np.lexsort((rank[slots[some]], keys[some]))]].tolist():
+                if self._in_vain[medium] >= self._enough and not self._fits.any_of(self._free, medium):
+                    return
                 yield recall_wish(self._picture, recalls, self._policy, one)
 
     def _serve(self, wish: Wish) -> bool:
@@ -194,8 +207,13 @@ class _Giving:
         if group is None:
             outcome.limited[named] = wish.groups[0]
             return True
-        drive = self._pick_drive(wish.volume)
-        if drive is None:
+        drive = self._pick_drive(wish.volume, served.purpose)
+        if drive is None and served is not wish:
+            # Those that are free may still do what is asked for first.
+            served, group = wish, self._group_with_room(wish.purpose, wish.groups)
+            drive = None if group is None else self._pick_drive(wish.volume, wish.purpose)
+        if drive is None or group is None:
+            self._in_vain[self._fits.medium(wish.volume)] += 1
             return False
         self._taken.add(wish.volume)
         outcome.room_bytes -= wish.cache_bytes
@@ -226,15 +244,17 @@ class _Giving:
                 return served, group
         return wish, None
 
-    def _pick_drive(self, volume: str) -> str | None:
-        """Takes a free drive: another one than those in which the volume failed, if there is."""
+    def _pick_drive(self, volume: str, purpose: str) -> str | None:
+        """Takes a free drive that can: another one than those in which the volume failed, if there is."""
         free, end = self._outcome.free, self._picture.troubles.get(volume)
         failed_in = self._picture.suspects.get(volume, frozenset())
         if end is not None and end.kind == "failed":
             failed_in |= {end.drive}
-        drive = next((name for name in free if name not in failed_in), free[0] if free else None)
+        able = self._fits.best(free, volume, purpose)
+        drive = next((name for name in able if name not in failed_in), able[0] if able else None)
         if drive is not None:
             free.remove(drive)
+            self._free -= self._fits.models([drive])
         return drive
 
     def _group_with_room(self, purpose: str, groups: Sequence[str]) -> str | None:
@@ -263,7 +283,7 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
     filling = {mount.pool for mount in live if mount.purpose == "archive" and not mount.full}
     # Another volume for a pool that is being filled already is no reason to interrupt anybody.
     waiting = [wish for wish in outcome.waiting.values() if wish.purpose != "archive" or wish.pool not in filling]
-    wanted = len(waiting) - (len(picture.mounts) - len(live))
+    fits, leaving = outcome.fits, [mount.drive for mount in picture.mounts.values() if mount.ending]
     blocked = {
         name for (kind, name), one in outcome.explained.items() if kind == "pool" and one.code == "volumes_in_use"
     }
@@ -310,10 +330,10 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
     ends: list[tuple[MountView, Literal["idle", "verifies", "long"]]] = [
         *((one, "idle") for one in idle), *((one, "verifies") for one in verifying), *((one, "long") for one in long)
     ]  # fmt: skip
+    unserved = fits.without([(wish.volume, wish.purpose) for wish in waiting], [*leaving, *found])
     for mount, why in ends:
-        if len(found) >= wanted:
-            break
-        end(mount, why)
+        if mount.drive not in found and fits.take(unserved, mount.drive):
+            end(mount, why)
     return list(found.values())
 
 

@@ -72,6 +72,9 @@ def _of_recall(
         return explain("mounted", drive=mount.drive)
     if name in ready:
         return explain("ready", drive=ready[name].drive)
+    unfit = outcome.fits.why_none(name, "recall")
+    if unfit is not None:
+        return explain(unfit[0], **unfit[1])
     if recalls.wait[slot] < 0:
         return explain("backing_off")
     if end is not None:
@@ -95,7 +98,8 @@ def _of_recall(
         return explain("cache_short", short_bytes=int(short))
     if recalls.resting[slot] and (outcome.waiting or not outcome.free or recalls.asleep[slot]):
         return explain("resting", rest_seconds=policy.remount_seconds)
-    return explain(no_drive[0], **no_drive[1])
+    code, arguments = outcome.fits.why_not_now(name, "recall") or no_drive
+    return explain(code, **arguments)
 
 
 def _of_wish(
@@ -111,7 +115,8 @@ def _of_wish(
     if wish.tier is Tier.IDLE and no_drive[0] == "no_free_drive":
         code = "no_idle_drive" if wish.purpose == "verify" else "no_idle_drive_index"
         return Explanation(kind=wish.kind, key=wish.name, code=code, arguments={"library": picture.library})
-    return Explanation(kind=wish.kind, key=wish.name, code=no_drive[0], arguments=no_drive[1])
+    code, arguments = outcome.fits.why_not_now(wish.volume, wish.purpose) or no_drive
+    return Explanation(kind=wish.kind, key=wish.name, code=code, arguments=arguments)
 
 
 def _limit(kind: str, name: str, purpose: str, group: str, policy: Policy) -> Explanation:

@@ -26,6 +26,8 @@ class DriveView:
     up: bool
     #: a live tape server can use it
     attached: bool
+    #: as `tapeserver.compatibility` knows it; what it does not know reads and writes everything
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

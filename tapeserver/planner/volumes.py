@@ -53,6 +53,10 @@ class Volumes:
         self.newest = np.full(INITIAL_VOLUMES, -NEVER)
         self.readable = np.zeros(INITIAL_VOLUMES, dtype=bool)
         self.ended = np.full(INITIAL_VOLUMES, -NEVER)
+        #: number in `media`
+        self.medium = np.zeros(INITIAL_VOLUMES, dtype=np.int64)
+        self.media: list[str] = []
+        self._medium_of: dict[str, int] = {}
         self._cost = np.zeros(INITIAL_VOLUMES)
         self._geometry = np.zeros(INITIAL_VOLUMES, dtype=np.int64)
         self._geometries: list[Geometry] = []
@@ -79,6 +83,7 @@ class Volumes:
         self.views[slot] = view
         self.readable[slot] = view.state in READABLE_STATES
         self._geometry[slot] = self._geometry_number(view)
+        self.medium[slot] = self._medium_number(view)
         self._stale.add(slot)
 
     def change(self, slot: int, files: int, size: int, parts: int) -> None:
@@ -161,7 +166,15 @@ class Volumes:
         self.names.append(view.name)
         self.views.append(view)
         self._geometry[slot] = self._geometry_number(view)
+        self.medium[slot] = self._medium_number(view)
         return slot
+
+    def _medium_number(self, view: VolumeView) -> int:
+        number = self._medium_of.get(view.medium)
+        if number is None:
+            number = self._medium_of[view.medium] = len(self.media)
+            self.media.append(view.medium)
+        return number
 
     def _geometry_number(self, view: VolumeView) -> int:
         model = _model(view.medium)
@@ -173,7 +186,18 @@ class Volumes:
         return number
 
     def _grow(self) -> None:
-        for name in ("files", "bytes", "parts", "oldest", "newest", "readable", "ended", "_cost", "_geometry"):
+        for name in (
+            "files",
+            "bytes",
+            "parts",
+            "oldest",
+            "newest",
+            "readable",
+            "ended",
+            "medium",
+            "_cost",
+            "_geometry",
+        ):
             column = getattr(self, name)
             added = np.full_like(column, _EMPTY.get(name, 0))
             setattr(self, name, np.concatenate([column, added]))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tapeserver.planner.fits import Fits
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import HOUR, Policy
 from tapeserver.planner.resting import cache_pause, rest_seconds, rests, why_resting
@@ -102,11 +103,16 @@ def within(tier: Tier, value: float) -> float:
     return tier + value / (1.0 + value)
 
 
-def judge_recalls(picture: Picture, policy: Policy, now: float, *, ranked: bool = True) -> Recalls:
+def judge_recalls(
+    picture: Picture, policy: Policy, now: float, *, ranked: bool = True, fits: Fits | None = None
+) -> Recalls:
     """Every volume for reading; `ranked`: who comes first matters."""
     volumes, count = picture.volumes, len(picture.volumes)
     files, size, wait = volumes.files[:count], volumes.bytes[:count], now - volumes.oldest[:count]
     runnable = (files > 0) & volumes.readable[:count]
+    readable = (fits or Fits(picture)).readable()
+    if readable is not None:
+        runnable &= readable
     for volume in picture.mounted:
         runnable[volumes.slot(volume)] = False
     full = limited(picture)
@@ -210,15 +216,18 @@ def recall_wish(picture: Picture, recalls: Recalls, policy: Policy, slot: int) -
 
 
 def judge_archive(
-    need: ArchiveNeed, picture: Picture, policy: Policy, now: float, drain_seconds: float
+    need: ArchiveNeed, picture: Picture, policy: Policy, now: float, drain_seconds: float, fits: Fits | None = None
 ) -> Iterator[Wish | Explanation]:
     def explain(code: str, **arguments: Any) -> Explanation:
         return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
 
     opened = [m for m in picture.mounts.values() if m.purpose == "archive" and m.pool == need.pool and not m.full]
     filling = [m for m in opened if not m.ending]
-    resting = [volume for volume in need.writable if rests(volume, picture, policy, now)]
-    usable = [volume for volume in need.writable if volume not in resting and volume not in picture.mounted]
+    fits = fits or Fits(picture)
+    unfit = {volume: why for volume in need.writable if (why := fits.why_none(volume, "archive")) is not None}
+    able = [volume for volume in need.writable if volume not in unfit]
+    resting = [volume for volume in able if rests(volume, picture, policy, now)]
+    usable = [volume for volume in able if volume not in resting and volume not in picture.mounted]
     open_max = policy.volumes_open_max if need.volumes_open_max is None else need.volumes_open_max
     wanted_volumes = min(open_max, 1 + need.bytes // max(1, policy.volumes_open_bytes))
     reason = _worth(need, policy, now)
@@ -235,6 +244,9 @@ def judge_archive(
     elif opened and len(opened) >= wanted_volumes:
         # It has room, and is there again soon: another one would be one too many.
         yield explain("leaving", drive=min(mount.drive for mount in opened if mount.ending))
+    elif unfit and not able:
+        code, arguments = unfit[need.writable[0]]
+        yield explain(code, **arguments)
     elif not usable:
         in_use = bool(resting or any(mount.pool == need.pool for mount in picture.mounts.values()))
         yield explain("volumes_in_use" if in_use else "no_volume", pool=need.pool)
@@ -311,7 +323,9 @@ def in_steps(seconds: float, limit_seconds: float) -> float:
 # ------------------------------------------------------------------ what volumes want for their own sake
 
 
-def judge_media(need: MediaNeed, picture: Picture, policy: Policy, now: float, verifying: int) -> Wish | Explanation:
+def judge_media(
+    need: MediaNeed, picture: Picture, policy: Policy, now: float, verifying: int, fits: Fits
+) -> Wish | Explanation:
     def explain(code: str, **arguments: Any) -> Explanation:
         return Explanation(kind="volume", key=need.volume, code=code, arguments=arguments)
 
@@ -324,6 +338,11 @@ def judge_media(need: MediaNeed, picture: Picture, policy: Policy, now: float, v
         return explain(unusable[0], **unusable[1])
     if mount is not None:
         return explain("mounted", drive=mount.drive)
+    # A mount to write knows that a full volume takes nothing more.
+    purpose = "archive" if need.purpose == "index" else need.purpose
+    unfit = fits.why_none(need.volume, purpose)
+    if unfit is not None:
+        return explain(unfit[0], **unfit[1])
     end = picture.troubles.get(need.volume)
     resting = None if end is None else rest_seconds(end, picture, policy, now)
     if end is not None and resting is not None:
@@ -339,8 +358,7 @@ def judge_media(need: MediaNeed, picture: Picture, policy: Policy, now: float, v
         kind="volume",
         name=need.volume,
         volume=need.volume,
-        # A mount to write knows that a full volume takes nothing more.
-        purpose="archive" if need.purpose == "index" else need.purpose,
+        purpose=purpose,
         pool=view.pool,
         key=within(tier, age / HOUR),
         reason_code=need.purpose,

@@ -48,6 +48,25 @@ async def test_a_volume_is_closed_opened_disabled_and_enabled_to_what_it_was(doo
     assert (found["state"], found["changed_by"]) == ("active", "op")
 
 
+async def test_an_operator_says_what_a_drive_and_a_volume_are_and_takes_it_back(door: Door) -> None:
+    async def say(what: str, kind: str, **more: str) -> Answer:
+        return await door.ask("POST", f"{OURS}/{what}", token="op", json={"kind": kind, "reason": "test", **more})
+
+    assert (await say("drives/east-1/model", "ULT3580-TD9")).json == {"drive": "east-1", "kind": "LTO-9"}
+    assert (await say("volumes/E00001/medium", "lto8")).json == {"volume": "E00001", "kind": "LTO-8"}
+    assert (await door.sql("select model from drive where name = 'east-1'")) == [("LTO-9",)]
+    assert (await shown(door, "E00001"))["medium"] == "LTO-8"
+    refused = await say("drives/east-1/model", "LTO-99")
+    assert (refused.status, refused.code) == (400, "bad_request")
+    assert "LTO-10" in refused.json["detail"]
+    assert (await say("drives/nosuch/model", "LTO-9")).code == "not_found"
+    assert (await say("drives/east-1/model", "LTO-9", reason=" ")).code == "reason_required"
+    assert (await say("volumes/E00001/medium", "auto")).json == {"volume": "E00001", "kind": ""}
+    assert (await door.sql("select action, object from audit where action ~ ' (medium|model)$' order by id")) == [
+        ("drive model", "east-1"), ("volume medium", "E00001"), ("volume medium", "E00001"),
+    ]  # fmt: skip
+
+
 async def test_copies_that_were_found_broken_count_again_when_an_operator_mends_them(door: Door) -> None:
     await door.in_catalog(lambda world: world.file("/d/f", volumes=("E00001",)))
     await door.sql("update copy set broken_at = capstan_now(), broken_why = 'dirty heads'")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from catalog import endings, leases, mounts, queues, situations
+from catalog import endings, hardware, leases, mounts, queues, situations
 from catalog.database import Database
 from catalog.errors import NotFound
 from tapeserver.config import Config
@@ -180,3 +180,37 @@ async def test_a_recorded_run_is_replayed_by_the_planner_and_decides_the_same(at
     decisions = list(replay(lines))
     assert [one.volume for found in decisions for one in found.recorded.mounts] == ["E00001", "E00002"]
     assert all(found.same for found in decisions)
+
+
+async def test_a_volume_goes_only_to_a_drive_that_can_read_it_by_what_library_and_operator_say(at: At) -> None:
+    async with at.database.transaction() as connection:
+        reported = {"east1": "ULT3580-TD9", "east2": "ULT3580-TD9"}
+        assert await hardware.report_models(connection, "east", reported) == ["east1", "east2"]
+        assert await hardware.report_models(connection, "east", reported) == []
+        await hardware.set_volume_medium(connection, "E00001", "LTO-7", who="root", reason="old cartridge")
+    await at.ask(at.files[:1])
+    await at.work()
+    assert await at.mounted() == []
+    assert await at.said() == {"E00001": "no_compatible_drive"}
+    async with at.database.transaction() as connection:
+        await hardware.set_drive_model(connection, "east2", "LTO-8", who="root", reason="the library is wrong")
+    await at.work()
+    async with at.database.connection() as connection:
+        [one] = await mounts.list_mounts(connection)
+        assert (one.volume, one.drive) == ("E00001", "east2")
+
+
+async def test_a_pool_is_written_to_a_volume_that_a_drive_can_write(at: At) -> None:
+    async with at.database.transaction() as connection:
+        await hardware.report_models(connection, "east", {"east1": "LTO-9", "east2": "LTO-9"})
+        await connection.execute(sa.text("update volume set medium = 'LTO-7' where library = 'east'"))
+        pool = await connection.scalar(sa.text("select pool from volume where vid = 'E00001'"))
+        files = await make_files(connection, 1)
+        await queues.enqueue_archives(connection, files)
+        await queues.make_urgent(connection, files)
+    await at.work()
+    assert (await at.said())[pool] == "no_compatible_drive"
+    async with at.database.transaction() as connection:
+        await hardware.set_volume_medium(connection, "E00003", "LTO-8", who="root", reason="a new one")
+    await at.work()
+    assert await at.mounted() == [("E00003", "archive")]

@@ -49,6 +49,8 @@ create table drive (
     name text primary key, library text not null references library,
     state text not null default 'up', reason text not null default '', changed_by text not null default 'capstan',
     since timestamptz not null default capstan_now(),
+    model text not null default '',                -- what an operator says that it is; '': as its library reports
+    reported_model text not null default '',       -- '': the library does not say
     tapeserver text, heartbeat_at timestamptz
 );
 
@@ -62,6 +64,7 @@ create table volume (
     state text not null default 'blank', reason text not null default '', changed_by text not null default 'capstan',
     since timestamptz not null default capstan_now(),
     generation integer not null default 0,
+    medium text not null default '',               -- what an operator says that it is; '': as its library or its capacity tells
     capacity_bytes bigint not null, written_bytes bigint not null default 0, block_size integer not null default 262144,
     tape_files integer not null default 0,        -- number of the last tape file; 0 on a labelled, empty volume
     end_block bigint not null default 0,          -- logical object number at which the next tape file starts
