@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from types import MappingProxyType
 
@@ -86,145 +86,127 @@ class DriveModel:
 _LTO9_UNLOAD = ((5 * GB, 1), (50 * GB, 2), (inf, 3))
 """LTO-9 rewinds longer the more was moved: 55, 110 or 165 s on average, one, two or three rewinds' worth [S]."""
 
-_ALL = (
-    DriveModel(
-        name="LTO-7",
-        native_rate=300 * MB,  # [S] full and half height
-        minimum_rate=100 * MB,  # [M]
-        capacity_bytes=6 * TB,  # [S]
-        length_metres=960,  # [S]
-        search_metres_per_second=9.2,  # [X] from 56 s on average and the length
-        wraps=112,  # [S]
-        bands=4,  # [S]
-        load_seconds=15,  # [S]
-        first_load_seconds=15,  # [S]
-        unload_seconds=20,  # [S]
-        rewind_average_seconds=60,  # [S]
-    ),
-    DriveModel(
-        name="LTO-8",
-        native_rate=360 * MB,  # [S]
-        minimum_rate=112 * MB,  # [M]
-        capacity_bytes=12 * TB,  # [S]
-        length_metres=960,  # [S]
-        search_metres_per_second=9.2,  # [X]
-        wraps=208,  # [S]
-        bands=4,  # [S]
-        load_seconds=15,  # [S]
-        first_load_seconds=15,  # [S]
-        unload_seconds=24,  # [S]
-        rewind_average_seconds=59,  # [S]
-    ),
-    DriveModel(
-        name="LTO-8-HH",
-        native_rate=300 * MB,  # [S]
-        minimum_rate=112 * MB,  # [M]
-        capacity_bytes=12 * TB,  # [S]
-        length_metres=960,  # [S]
-        search_metres_per_second=9.2,  # [X]
-        wraps=208,  # [S]
-        bands=4,  # [S]
-        load_seconds=15,  # [S]
-        first_load_seconds=15,  # [S]
-        unload_seconds=24,  # [S]
-        rewind_average_seconds=59,  # [S]
-    ),
-    DriveModel(
-        name="LTO-9",
-        native_rate=400 * MB,  # [S]
-        minimum_rate=180 * MB,  # [M]
-        capacity_bytes=18 * TB,  # [S]
-        length_metres=1035,  # [S]
-        search_metres_per_second=12.7,  # [X] from 45 s on average and the length
-        wraps=280,  # [S] 8,960 tracks, 32 at once
-        bands=4,  # [S]
-        load_seconds=17,  # [S]
-        first_load_seconds=3600,  # [S] 40 to 120 minutes
-        unload_seconds=30,  # [S]
-        rewind_average_seconds=55,  # [S]
-        unload_rewinds=_LTO9_UNLOAD,
-        recommends_order=True,  # [S]
-    ),
-    DriveModel(
-        name="LTO-9-HH",
-        native_rate=300 * MB,  # [S]
-        minimum_rate=180 * MB,  # [M]
-        capacity_bytes=18 * TB,  # [S]
-        length_metres=1035,  # [S]
-        search_metres_per_second=8.5,  # [X] from 65 s on average and the length
-        wraps=280,  # [S]
-        bands=4,  # [S]
-        load_seconds=16,  # [S]
-        first_load_seconds=3600,  # [S] 40 to 120 minutes
-        unload_seconds=56,  # [S]
-        rewind_average_seconds=62,  # [S]
-        unload_rewinds=_LTO9_UNLOAD,
-        recommends_order=True,  # [S]
-    ),
-    DriveModel(
-        name="LTO-10",
-        native_rate=400 * MB,  # [S]
-        minimum_rate=180 * MB,  # [M] taken from LTO-9
-        capacity_bytes=30 * TB,  # [S]
-        length_metres=1035,  # [S]
-        search_metres_per_second=8.5,  # [X] from 65 s on average and the length
-        wraps=472,  # [M] 15,104 tracks, 32 at once
-        bands=4,  # [S]
-        load_seconds=12,  # [S]
-        first_load_seconds=12,  # [M] the measuring at the first load is gone
-        unload_seconds=27,  # [S]
-        rewind_average_seconds=62,  # [S]
-        recommends_order=True,  # [M]
-    ),
-    DriveModel(
-        name="TS1160",
-        native_rate=400 * MB,  # [M]
-        minimum_rate=112 * MB,  # [M]
-        capacity_bytes=20 * TB,  # [M] on a JE medium
-        length_metres=1163,  # [M]
-        search_metres_per_second=12.4,  # [M]
-        wraps=272,  # [M] 8,704 tracks, 32 at once
-        bands=4,  # [M]
-        load_seconds=13,  # [M]
-        first_load_seconds=13,  # [M]
-        unload_seconds=24,  # [M]
-        rewind_average_seconds=51,  # [X] from length and speed, with start and stop
-        recommends_order=True,  # [S]
-    ),
-    DriveModel(
-        name="TS1170",
-        native_rate=400 * MB,  # [M]
-        minimum_rate=112 * MB,  # [M]
-        capacity_bytes=50 * TB,  # [M] on a JF medium
-        length_metres=1337,  # [M]
-        search_metres_per_second=12.4,  # [M]
-        wraps=592,  # [M] 18,944 tracks, 32 at once
-        bands=4,  # [M]
-        load_seconds=13,  # [M]
-        first_load_seconds=13,  # [M]
-        unload_seconds=24,  # [M]
-        rewind_average_seconds=58,  # [X] from length and speed, with start and stop
-        recommends_order=True,  # [S]
-    ),
-    DriveModel(
-        name="helical",  # of the class of a Redwood SD-3
-        native_rate=11 * MB,  # [M]
-        minimum_rate=6 * MB,  # [M]
-        capacity_bytes=50 * GB,  # [M]
-        length_metres=366,  # [M]
-        search_metres_per_second=3.7,  # [X] from 53 s on average [M] and the length
-        wraps=1,  # [S] helical scan: one track along the tape
-        bands=1,  # [S]
-        load_seconds=17,  # [M]
-        first_load_seconds=17,  # [M]
-        unload_seconds=20,  # [M]
-        rewind_average_seconds=53,  # [M]
-        flush_seconds=4.0,  # [M]
-        terms=_LINEAR,
-    ),
+_LTO7 = DriveModel(
+    name="LTO-7",
+    native_rate=300 * MB,  # [S] full and half height
+    minimum_rate=100 * MB,  # [M]
+    capacity_bytes=6 * TB,  # [S]
+    length_metres=960,  # [S]
+    search_metres_per_second=9.2,  # [X] from 56 s on average and the length
+    wraps=112,  # [S]
+    bands=4,  # [S]
+    load_seconds=15,  # [S]
+    first_load_seconds=15,  # [S]
+    unload_seconds=20,  # [S]
+    rewind_average_seconds=60,  # [S]
 )
 
-MODELS: Mapping[str, DriveModel] = MappingProxyType({model.name: model for model in _ALL})
+_LTO8 = DriveModel(
+    name="LTO-8",
+    native_rate=360 * MB,  # [S]
+    minimum_rate=112 * MB,  # [M]
+    capacity_bytes=12 * TB,  # [S]
+    length_metres=960,  # [S]
+    search_metres_per_second=9.2,  # [X]
+    wraps=208,  # [S]
+    bands=4,  # [S]
+    load_seconds=15,  # [S]
+    first_load_seconds=15,  # [S]
+    unload_seconds=24,  # [S]
+    rewind_average_seconds=59,  # [S]
+)
+
+# Half-height drives ("HH") move the same medium: what is not named is as in the full-height one.
+_LTO8_HH = replace(_LTO8, name="LTO-8-HH", native_rate=300 * MB)  # [S]
+
+_LTO9 = DriveModel(
+    name="LTO-9",
+    native_rate=400 * MB,  # [S]
+    minimum_rate=180 * MB,  # [M]
+    capacity_bytes=18 * TB,  # [S]
+    length_metres=1035,  # [S]
+    search_metres_per_second=12.7,  # [X] from 45 s on average and the length
+    wraps=280,  # [S] 8,960 tracks, 32 at once
+    bands=4,  # [S]
+    load_seconds=17,  # [S]
+    first_load_seconds=3600,  # [S] 40 to 120 minutes
+    unload_seconds=30,  # [S]
+    rewind_average_seconds=55,  # [S]
+    unload_rewinds=_LTO9_UNLOAD,
+    recommends_order=True,  # [S]
+)
+
+_LTO9_HH = replace(
+    _LTO9,
+    name="LTO-9-HH",
+    native_rate=300 * MB,  # [S]
+    search_metres_per_second=8.5,  # [X] from 65 s on average and the length
+    load_seconds=16,  # [S]
+    unload_seconds=56,  # [S]
+    rewind_average_seconds=62,  # [S]
+)
+
+_LTO10 = DriveModel(
+    name="LTO-10",
+    native_rate=400 * MB,  # [S]
+    minimum_rate=180 * MB,  # [M] taken from LTO-9
+    capacity_bytes=30 * TB,  # [S]
+    length_metres=1035,  # [S]
+    search_metres_per_second=8.5,  # [X] from 65 s on average and the length
+    wraps=472,  # [M] 15,104 tracks, 32 at once
+    bands=4,  # [S]
+    load_seconds=12,  # [S]
+    first_load_seconds=12,  # [M] the measuring at the first load is gone
+    unload_seconds=27,  # [S]
+    rewind_average_seconds=62,  # [S]
+    recommends_order=True,  # [M]
+)
+
+_TS1160 = DriveModel(
+    name="TS1160",
+    native_rate=400 * MB,  # [M]
+    minimum_rate=112 * MB,  # [M]
+    capacity_bytes=20 * TB,  # [M] on a JE medium
+    length_metres=1163,  # [M]
+    search_metres_per_second=12.4,  # [M]
+    wraps=272,  # [M] 8,704 tracks, 32 at once
+    bands=4,  # [M]
+    load_seconds=13,  # [M]
+    first_load_seconds=13,  # [M]
+    unload_seconds=24,  # [M]
+    rewind_average_seconds=51,  # [X] from length and speed, with start and stop
+    recommends_order=True,  # [S]
+)
+
+_TS1170 = replace(
+    _TS1160,
+    name="TS1170",
+    capacity_bytes=50 * TB,  # [M] on a JF medium
+    length_metres=1337,  # [M]
+    wraps=592,  # [M] 18,944 tracks, 32 at once
+    rewind_average_seconds=58,  # [X] from length and speed, with start and stop
+)
+
+_HELICAL = DriveModel(
+    name="helical",  # of the class of a Redwood SD-3
+    native_rate=11 * MB,  # [M]
+    minimum_rate=6 * MB,  # [M]
+    capacity_bytes=50 * GB,  # [M]
+    length_metres=366,  # [M]
+    search_metres_per_second=3.7,  # [X] from 53 s on average [M] and the length
+    wraps=1,  # [S] helical scan: one track along the tape
+    bands=1,  # [S]
+    load_seconds=17,  # [M]
+    first_load_seconds=17,  # [M]
+    unload_seconds=20,  # [M]
+    rewind_average_seconds=53,  # [M]
+    flush_seconds=4.0,  # [M]
+    terms=_LINEAR,
+)
+
+MODELS: Mapping[str, DriveModel] = MappingProxyType(
+    {model.name: model for model in (_LTO7, _LTO8, _LTO8_HH, _LTO9, _LTO9_HH, _LTO10, _TS1160, _TS1170, _HELICAL)}
+)
 
 
 def model_of(medium: str) -> DriveModel:
