@@ -203,16 +203,19 @@ def _copy(copy: Copy) -> str:
 async def _archives(connection: AsyncConnection, file: FileRecord, where: Places) -> list[str]:
     rows = (await connection.execute(sa.text(SQL["archives_of"]), {"file": file.file_id})).all()
     said = await _said(connection, [row.pool for row in rows], kind="pool")
+    known = (await estimates.of_archives(connection, [file.file_id])).get(file.file_id, {})
     sentences = []
     for row in rows:
+        seconds = known.get(row.copy_number)
+        when = "" if seconds is None else f" It is expected on tape in {show_about(seconds)}."
         what = f"Copy {row.copy_number} of {where.copies_wanted}"
         failed = f" It has failed {row.attempts} times: {row.last_error}" if row.attempts else ""
         if row.state == "claimed":
-            sentences.append(f"{what} is being written to volume {row.volume} in drive {row.drive}.{failed}")
+            sentences.append(f"{what} is being written to volume {row.volume} in drive {row.drive}.{when}{failed}")
         elif row.state == "held":
             sentences.append(f"{what} waits for an operator's retry, having failed too often: {row.last_error}")
         else:
-            sentences.append(f"{what} waits to be written to pool {row.pool}{said[row.pool]}.{failed}")
+            sentences.append(f"{what} waits to be written to pool {row.pool}{said[row.pool]}.{when}{failed}")
     return sentences
 
 
@@ -221,15 +224,15 @@ async def _recall(connection: AsyncConnection, file: FileRecord) -> list[str]:
     if row is None:
         return []
     failed = f" It has failed {row.attempts} times: {row.last_error}" if row.attempts else ""
+    known = (await estimates.of_files(connection, [file.file_id])).get(file.file_id)
+    when = "" if known is None or known.seconds is None else f" It is expected on disk in {show_about(known.seconds)}."
     if row.state == "claimed":
         taken = f"volume {row.volume} in drive {row.drive}" if row.volume else "a mount that has just ended"
-        return [f"It is being read from {taken}; {_requests_wait(row.waiters)} for it.{failed}"]
+        return [f"It is being read from {taken}; {_requests_wait(row.waiters)} for it.{when}{failed}"]
     said = await _said(connection, row.volumes)
     choices = " or ".join(f"volume {volume}{said[volume]}" for volume in row.volumes)
     pause = " after a pause" if row.backing_off else ""
     place = f"from {choices}" if choices else "from a copy that cannot be reached now"
-    known = (await estimates.of_files(connection, [file.file_id])).get(file.file_id)
-    when = "" if known is None or known.seconds is None else f" It is expected on disk in {show_about(known.seconds)}."
     return [f"It waits to be read{pause} {place}; {_requests_wait(row.waiters)} for it.{when}{failed}"]
 
 
@@ -237,7 +240,7 @@ async def _expected_of_volume(connection: AsyncConnection, vid: str) -> list[str
     known = (await estimates.of_volumes(connection, [vid])).get(vid)
     if known is None:
         return []
-    end = f"all of it is expected on disk in {show_about(known.begins + known.reading)}"
+    end = f"all of it is expected on disk in {show_about(known.ends)}"
     if known.mounted or known.begins <= 0:
         return [f"{end.capitalize()}."]
     return [f"It is expected in a drive in {show_about(known.begins)}; {end}."]

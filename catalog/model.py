@@ -172,10 +172,6 @@ class FileRecord:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-#: files that a mover has in hand while it reads
-HANDED_OUT_FILES = 16.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightRule:
     """Requests that match have this weight; the first rule that matches counts. Patterns as in a shell."""
@@ -197,26 +193,96 @@ class WeightRule:
 
 
 @dataclass(frozen=True, slots=True)
+class InHand:
+    """What a mount has claimed and not done yet."""
+
+    files_read: int = 0
+    bytes_read: int = 0
+    files_written: int = 0
+    bytes_written: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ReadingTime:
     """When what waits on one volume is expected to be read; seconds of any one clock. An expectation, no promise."""
 
     #: when the first file may come from it: it is in a drive and ready
     begins: float
-    #: what reading all that waits for it takes from there
+    #: what reading all that waits for it takes, behind what is in hand
     reading: float
     #: so many wait
     files: float
     #: it is being read
     mounted: bool = False
+    #: what its mover has in hand, which comes first: seconds from `begins`, and files
+    in_hand: float = 0.0
+    in_hand_files: float = 0.0
+
+    @property
+    def ends(self) -> float:
+        """When all of it is expected to be read."""
+        return self.begins + self.in_hand + self.reading
 
     def done(self, files: float) -> float:
-        """When the last of `files` of those that wait is expected to be read: they lie anywhere among them.
+        """When the last of `files` of those that wait is expected to be read: they lie anywhere among them."""
+        return self.begins + self.in_hand + _last_place(files, self.files) * self.reading
 
-        On a volume that is being read they are taken for the newest: what the mover has in hand comes before them.
-        """
-        waiting = max(self.files, files, 1.0)
-        in_hand = min(HANDED_OUT_FILES, waiting - files) if self.mounted else 0.0
-        rest = waiting - in_hand
-        # The mean of the largest of `files` places among the rest.
-        place = in_hand + (files * (rest + 1) / (files + 1) if files else rest)
-        return self.begins + place / waiting * self.reading
+    def handed(self, files: float) -> float:
+        """When the last of `files` of those that the mover has in hand is expected to be read."""
+        if not self.in_hand_files:
+            # They were taken since this was found.
+            return self.done(files)
+        return self.begins + _last_place(files, self.in_hand_files) * self.in_hand
+
+
+def _last_place(files: float, among: float) -> float:
+    """Where the last of `files` is expected, of which each lies anywhere `among` so many; a part of them."""
+    among = max(among, files, 1.0)
+    return files * (among + 1) / (files + 1) / among if files else 1.0
+
+
+#: what is written is safe with the next flush: a mover waits no longer for it than this, unless told otherwise
+FLUSH_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class WritingTime:
+    """When what waits for one pool is expected to be safe on tape; seconds of one clock. An expectation, no promise."""
+
+    #: a volume of the pool is in a drive, and its end is found
+    begins: float
+    #: writing what mounts have taken already, from there …
+    in_hand: float = 0.0
+    #: … and writing all that waits, behind that
+    writing: float = 0.0
+    #: so many wait, and so many of them are wanted by somebody: they come first
+    files: float = 0.0
+    urgent: float = 0.0
+    #: arrivals of the first and of the last of what waits; None: nothing that waits can be written now
+    oldest: float | None = None
+    newest: float | None = None
+
+    @property
+    def ends(self) -> float:
+        return self.begins + self.in_hand + self.writing
+
+    def safe(self, came: float, *, urgent: bool) -> float | None:
+        """When a file that waits since `came` is expected to be safe: it comes behind what came before it."""
+        if self.oldest is None:
+            return None
+        first = min(1.0, self.urgent / self.files) if self.files else 0.0
+        at = self.begins + self.in_hand
+        if urgent:
+            # It is flushed at once.
+            return at + first * self.writing
+        span = self.oldest if self.newest is None else self.newest
+        before = min(1.0, max(0.0, (came - self.oldest) / (span - self.oldest))) if span > self.oldest else 1.0
+        left = (1.0 - first) * (1.0 - before) * self.writing
+        return self.ends - left + min(left, FLUSH_SECONDS / 2)
+
+    def handed(self) -> float:
+        """When a file that a mount has taken is expected to be safe; which of them it is, is not asked."""
+        if not self.in_hand:
+            # It was taken since this was found.
+            return self.ends
+        return self.begins + max(self.in_hand / 2, min(self.in_hand, FLUSH_SECONDS / 2))

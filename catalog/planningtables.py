@@ -70,6 +70,15 @@ estimate = Table(
     column("volume", Text, ForeignKey("volume.vid", ondelete="CASCADE"), primary_key=True),
     column("library", Text, ForeignKey("library.name")), column("begins_at", TIME), column("reading_seconds", Double),
     column("files", BigInteger), column("mounted", Boolean),
+    column("in_hand_seconds", Double), column("in_hand_files", BigInteger),
+)
+
+pool_estimate = Table(
+    "pool_estimate", metadata,
+    column("pool", Text, ForeignKey("pool.name", ondelete="CASCADE"), primary_key=True),
+    column("library", Text, ForeignKey("library.name")), column("begins_at", TIME),
+    *columns(Double, "in_hand_seconds", "writing_seconds"), *columns(BigInteger, "files", "urgent"),
+    optional("oldest_at", TIME), optional("newest_at", TIME),
 )
 
 estimate_look = Table(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import candidates, counters, estimates, leases, mounts, replicas, tables, volumes
-from catalog.model import ReadingTime
+from catalog.model import ReadingTime, WritingTime
 from catalog.sql import load
 
 SQL = load("reading")
@@ -47,10 +47,11 @@ async def queue_view(connection: AsyncConnection) -> dict[str, Any]:
     said = {(one.kind, one.key): one for one in await mounts.list_candidates(connection)}
     backlog = await counters.backlog(connection)
     oldest = await oldest_unsafe_seconds(connection)
-    expected = await estimates.of_volumes(connection)
+    expected, safe = await estimates.of_volumes(connection), await estimates.of_pools(connection)
+    archives = [_waiting(one, "pool", said) for one in backlog if one.kind == "archive"]
     recalls = [_waiting(one, "volume", said) for one in backlog if one.kind == "recall"]
     return {
-        "archives": [_waiting(one, "pool", said) for one in backlog if one.kind == "archive"],
+        "archives": [row | _expected(safe.get(row["pool"])) for row in archives],
         "recalls": [row | _expected(expected.get(row["volume"])) for row in recalls],
         "mounts": [_mount(one) for one in await mounts.list_mounts(connection)],
         "drives": [row_of(one) for one in await volumes.list_drives(connection)],
@@ -139,11 +140,11 @@ def _waiting(one: counters.Backlog, name: str, said: Mapping[tuple[str, str], mo
     }
 
 
-def _expected(one: ReadingTime | None) -> Row:
-    """Seconds until the first may come, and until all that waits is read; None: not known."""
-    if one is None:
+def _expected(one: ReadingTime | WritingTime | None) -> Row:
+    """Seconds until the first may come, and until all that waits is read, or written; None: not known."""
+    if one is None or (isinstance(one, WritingTime) and one.oldest is None):
         return {"begins_seconds": None, "expected_seconds": None}
-    return {"begins_seconds": max(0.0, one.begins), "expected_seconds": max(0.0, one.begins + one.reading)}
+    return {"begins_seconds": max(0.0, one.begins), "expected_seconds": max(0.0, one.ends)}
 
 
 def _mount(one: mounts.Mount) -> Row:

@@ -170,6 +170,8 @@ class FileLocation(Answer, omit_defaults=True):
     recall: str = ""
     #: until it is expected on disk; None: not known
     expected_seconds: float | None = None
+    #: until all copies that are to be written are expected to be safe on tape; None: not known, or there are none
+    expected_on_tape_seconds: float | None = None
     error: ItemError | None = None
 
 
@@ -186,6 +188,8 @@ class ArchiveWaitFile(Answer):
     safe: bool
     state: str = ""
     reason: str = ""
+    #: until it is expected to be safe; None: not known, or it is
+    expected_seconds: float | None = None
 
 
 class ArchiveWait(Answer):

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 import msgspec
 
 from catalog.errors import CapstanError, NotFound, TimedOut, Unavailable
+from catalog.units import show_about
 from client.messages import (
     PATHS_MAX,
     ArchiveInfo,
@@ -43,7 +44,7 @@ TERMINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
 _HOPELESS = frozenset({"lost", "not_found", "denied", "bad_path", "is_a_directory"})
 #: what a sentence of an explanation holds that tells of waiting
 _OF_WAITING = (" waits ", " wanted from ", " being read ", " being written ")
-_EXPECTED = " expected on disk in "
+_EXPECTED = (" expected on disk in ", " expected on tape in ")
 
 OnWaiting = Callable[[str], None]
 
@@ -222,8 +223,7 @@ class Staging:
             waiting = [file.path for file in states if not file.safe]
             if not waiting:
                 return
-            reason = next((file.reason for file in states if file.reason), "")
-            on_waiting(f"{len(waiting)} not yet safe" + (f": {reason}" if reason else ""))
+            on_waiting(_not_yet_safe([file for file in states if not file.safe]))
 
     async def _paced(self, object_: str, what: str, timeout_seconds: float | None) -> AsyncIterator[str]:
         """What is waited for, at growing pauses, until the time is over."""
@@ -250,8 +250,16 @@ class Staging:
 def _the_wait(sentences: Sequence[str]) -> str:
     """Of an explanation what it waits for, and until when; else its beginning."""
     told = [sentence for sentence in sentences if any(word in sentence for word in _OF_WAITING)]
-    until = [sentence for sentence in sentences if _EXPECTED in sentence]
+    until = [sentence for sentence in sentences if any(word in sentence for word in _EXPECTED)]
     return " ".join(dict.fromkeys([*[*told, *sentences][:1], *until[:1]]))
+
+
+def _not_yet_safe(files: Sequence[ArchiveWaitFile]) -> str:
+    """How many are on their way to tape, why one of them waits, and until when all of them do, where that is known."""
+    known = [file.expected_seconds for file in files if file.expected_seconds is not None]
+    until = f", the last is expected on tape in {show_about(max(known))}" if len(known) == len(files) > 1 else ""
+    reason = next((file.reason for file in files if file.reason), "")
+    return f"{len(files)} not yet safe{until}" + (f": {reason}" if reason else "")
 
 
 def _timed_out(what: str, seconds: float, sentence: str) -> TimedOut:

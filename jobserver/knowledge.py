@@ -99,9 +99,9 @@ class Knowledge:
         return seen is not None and seen.view.blocked
 
     def expected_seconds(self, job: int, *, now: float) -> float | None:
-        """Until the last input of a job is expected on disk; None while of any nothing is known, or all are being read.
+        """Until the last input of a job is expected on disk; None while nothing is known of any that waits.
 
-        What is being read already is taken to come before what still waits for a volume.
+        What is being read already, and nothing else is known of, is taken to come before what waits for a volume.
         """
         latest: float | None = None
         for item in self._inputs[job]:
@@ -109,9 +109,11 @@ class Knowledge:
             if seen is None:
                 return None
             location = seen.location
-            if seen.view.on_disk or location.recall == RECALL_CLAIMED:
+            if seen.view.on_disk:
                 continue
             if location.expected_seconds is None:
+                if location.recall == RECALL_CLAIMED:
+                    continue
                 return None
             latest = max(latest or 0.0, seen.at + location.expected_seconds - now)
         return latest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -16,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import estimates, leases, volumes
 from catalog.database import Database
 from catalog.leases import Lease
-from catalog.model import ReadingTime
-from tapeserver.estimates import estimating
+from catalog.model import InHand, ReadingTime, WritingTime
+from tapeserver.estimates import NOTHING_IN_HAND, estimating
 from tapeserver.planner import Picture, Policy
 
 #: estimates are made at most so often, and left alone for so much longer than it took to make them
@@ -44,6 +45,8 @@ class Estimating:
         self._speed: float | None = None
         #: what stands in the catalog; None: nobody knows
         self._said: dict[str, ReadingTime] | None = None
+        #: whether anything is said of pools; None: nobody knows
+        self._said_of_pools: bool | None = None
         self._due = 0.0
 
     async def publish(self, picture: Picture, policy: Policy, lease: Lease) -> bool:
@@ -51,33 +54,39 @@ class Estimating:
         loop = asyncio.get_running_loop()
         if loop.time() < self._due and lease == self._lease:
             return False
+        mounted = {mount.epoch: mount.volume for mount in picture.mounts.values()}
         async with self._database.connection() as connection:
             if lease != self._lease or self._said is None:
                 self._speed = await _speed(connection, self.library)
                 self._said = await estimates.said(connection, self.library)
-                self._lease = lease
+                self._lease, self._said_of_pools = lease, None
             now = await leases.clock(connection)
-        found = dict[str, ReadingTime]()
+            claimed = {} if self._speed is None else await estimates.in_hand(connection, mounted)
+        volumes, pools = dict[str, ReadingTime](), dict[str, WritingTime]()
         if self._speed is not None:
             spent, began = 0.0, loop.time()
-            for part in expected(picture, policy, now, self._speed):
-                found |= part
+            hands = {mounted[epoch]: hand for epoch, hand in claimed.items()}
+            for part in expected(picture, policy, now, self._speed, hands):
+                volumes |= part.volumes
+                pools |= part.pools
                 spent += loop.time() - began
                 await self._breathe()
                 began = loop.time()
             self._due = loop.time() + min(max(ESTIMATE_SECONDS, ESTIMATE_SHARE * spent), ESTIMATE_SECONDS_MAX)
         else:
             self._due = loop.time() + ESTIMATE_SECONDS_MAX
-        await self._write(found, now, lease)
+        await self._write(volumes, pools, now, lease)
         return True
 
-    async def _write(self, found: dict[str, ReadingTime], now: float, lease: Lease) -> None:
+    async def _write(
+        self, found: dict[str, ReadingTime], pools: dict[str, WritingTime], now: float, lease: Lease
+    ) -> None:
         said = self._said or {}
         changes, gone = dict[str, ReadingTime](), said.keys() - found.keys()
         for part in _parts(list(found)):
             changes |= estimates.changed(said, {volume: found[volume] for volume in part}, now)
             await self._breathe()
-        if not found and not gone:
+        if not found and not gone and not pools and self._said_of_pools is False:
             return
         # Committed or not: until it is known, it is read again.
         self._said = None
@@ -85,26 +94,51 @@ class Estimating:
             if not await leases.guard(connection, lease):
                 return
             await estimates.publish(connection, self.library, changes, gone=gone)
+            if pools or self._said_of_pools is not False:
+                await estimates.publish_pools(connection, self.library, pools)
         self._said = {volume: one for volume, one in said.items() if volume in found} | changes
+        self._said_of_pools = bool(pools)
 
 
-def expected(picture: Picture, policy: Policy, now: float, speed: float = 1.0) -> Iterator[Mapping[str, ReadingTime]]:
-    """By name, of every volume that something waits for and that can be read; in parts, between which it may change.
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """By name."""
+
+    volumes: Mapping[str, ReadingTime] = field(default_factory=dict)
+    pools: Mapping[str, WritingTime] = field(default_factory=dict)
+
+
+def expected(
+    picture: Picture, policy: Policy, now: float, speed: float = 1.0, in_hand: Mapping[str, InHand] = NOTHING_IN_HAND
+) -> Iterator[Expected]:
+    """Of every volume and pool that something waits for, and that can be read or written; in parts, between which the
+    picture may change. `in_hand`: by volume, what its mover has.
 
     A library may be `speed` times faster than life.
     """
-    parts = estimating(picture, policy, now)
+    parts = estimating(picture, policy, now, in_hand, claimed_waits=False)
     found = next(parts)
     while (part := next(parts, None)) is not None:
         found = part
-        yield {}
+        yield Expected()
+
+    def sooner(at: float) -> float:
+        return now + (at - now) / speed
+
+    pools = {
+        pool: replace(one, begins=sooner(one.begins), in_hand=one.in_hand / speed, writing=one.writing / speed)
+        for pool, one in found.pools.items()
+    }
+    yield Expected(pools=pools)
     names = picture.volumes.names
     for slots in _parts(np.flatnonzero(np.isfinite(found.begins)).tolist()):
         times = [(names[slot], found.of(slot)) for slot in slots]
-        yield {
-            name: ReadingTime(now + (one.begins - now) / speed, one.reading / speed, one.files, one.mounted)
-            for name, one in times
-        }
+        yield Expected(
+            {
+                name: replace(one, begins=sooner(one.begins), reading=one.reading / speed, in_hand=one.in_hand / speed)
+                for name, one in times
+            }
+        )
 
 
 async def _next_turn() -> None:

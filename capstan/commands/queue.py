@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[str, dict[str, str]]] = {
         "archives, by pool",
         {
             "pool": "pool", "files": "files", "bytes": "bytes", "oldest_seconds": "oldest", "held": "held",
-            "why": "why not yet",
+            "expected": "expected in", "why": "why not yet",
         },
     ),
     "requests": (
@@ -83,9 +83,9 @@ def _print_view(view: dict[str, Any]) -> None:
     for drive in view["drives"]:
         mount = mounted.get(drive["name"])
         drive |= {"volume": mount["volume"], "doing": mount["state"]} if mount else {"doing": "idle"}
-    for recall in view["recalls"]:
-        if recall.get("expected_seconds") is not None:
-            recall["expected"] = show_about(recall["expected_seconds"])
+    for waiting in (*view["recalls"], *view["archives"]):
+        if waiting.get("expected_seconds") is not None:
+            waiting["expected"] = show_about(waiting["expected_seconds"])
     for key, (title, columns) in TABLES.items():
         rows = view.get(key, [])
         used = {

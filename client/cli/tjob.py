@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from catalog.errors import CapstanError
-from catalog.units import show_bytes, show_seconds
+from catalog.units import show_about, show_bytes, show_seconds
 from client.cli.common import (
     DONE,
     FAILED,
@@ -160,10 +160,12 @@ async def _list(session: Session, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"items": jobs})
     elif jobs:
-        print(f"{'ID':>6} {'STATE':<10} {'INPUTS':>11}  NAME")
+        print(f"{'ID':>6} {'STATE':<10} {'INPUTS':>11} {'EXPECTED IN':<13}  NAME")
         for job in jobs:
             inputs = f"{job.inputs.on_disk}/{job.inputs.total}"
-            print(f"{job.id:>6} {job.state:<10} {inputs:>11}  {plain(job.name or ' '.join(job.argv))[:100]}")
+            when = "" if job.expected_seconds is None else show_about(job.expected_seconds)
+            name = plain(job.name or " ".join(job.argv))[:100]
+            print(f"{job.id:>6} {job.state:<10} {inputs:>11} {when:<13}  {name}")
     return DONE
 
 

@@ -70,6 +70,7 @@ async def whereis(request: web.Request) -> web.Response:
         copies = await localities.copies(connection, ids)
         cached = await localities.cache_places(connection, ids)
         coming = await estimates.of_files(connection, [file_id for file_id in ids if file_id not in cached])
+        leaving = await estimates.of_archives(connection, ids)
     answers = []
     for path in body.paths:
         file_id = found.get(path)
@@ -94,6 +95,7 @@ async def whereis(request: web.Request) -> web.Response:
                 copies=[_copy(copy) for copy in copies[file_id]],
                 recall=recall.state if recall else "",
                 expected_seconds=recall.seconds if recall else None,
+                expected_on_tape_seconds=estimates.last_of(leaving.get(file_id, {})),
             )
         )
     return json_response(messages.Whereis(files=answers))
@@ -111,6 +113,9 @@ async def archive_wait(request: web.Request) -> web.Response:
         return found, errors, places
 
     found, errors, places = await context.database.run(look)
+    async with context.database.connection() as connection:
+        unsafe = [file_id for file_id, place in places.items() if not place.safe]
+        expected = await estimates.of_archives(connection, unsafe)
     context.database.wake(PLANNER)
     waiting = [path for path, file_id in found.items() if file_id in places and not places[file_id].safe]
     why = await _reasons(context, waiting[:20])
@@ -123,7 +128,13 @@ async def archive_wait(request: web.Request) -> web.Response:
             continue
         place = places[file_id]
         answers.append(
-            messages.ArchiveWaitFile(path=path, safe=place.safe, state=place.label, reason=why.get(path, ""))
+            messages.ArchiveWaitFile(
+                path=path,
+                safe=place.safe,
+                state=place.label,
+                reason=why.get(path, ""),
+                expected_seconds=estimates.last_of(expected.get(file_id, {})),
+            )
         )
     return json_response(messages.ArchiveWait(files=answers))
 

@@ -58,6 +58,7 @@ class Simulation:
         self._writer = [-1] * len(trace.pools)
         self._agenda = Agenda()
         self._expected: list[tuple[int, float]] = []
+        self._expected_archives: list[tuple[int, float]] = []
         self._asks, self._asks_at = False, np.inf
         self._free = settings.drives
         #: mounts that have lasted long
@@ -145,6 +146,9 @@ class Simulation:
             self._ask_soon(now)
         elif self.stations[number].state is State.KEPT:
             self._resume(self.stations[number], now)
+        every = self.settings.estimate_every
+        if every and archive % every == 0:
+            self._expected_archives.append((archive, self._listener.expected_archive(pool, now)))
 
     def _tell_pool(self, pool: int) -> None:
         if self._listens:
@@ -282,9 +286,9 @@ class Simulation:
         oldest = self.writing.times[queue[0]] if queue else np.inf
         self.waiting.take(len(self.trace.volumes) + station.pool, len(archives), size, oldest)
         self._tell_pool(station.pool)
-        geometry = self.geometries[station.volume]
-        station.work = self.writing.write(geometry, archives, station.volume, station.head, now)
+        station.work = self.writing.write(self.geometries[station.volume], archives, station.volume, station.head, now)
         station.joins = False
+        self._listener.writes(station.volume, len(archives), size, now, float(station.work.ends[-1]))
         self._next(station, float(station.work.ends[-1]), DONE)
 
     def _begin(self, station: Station, rows: Integers, now: float) -> None:
@@ -392,4 +396,5 @@ class Simulation:
             seconds=[station.seconds for station in self.stations],
             decisions=self.decisions,
             expected=self._expected,
+            expected_archives=self._expected_archives,
         )  # fmt: skip

@@ -86,6 +86,8 @@ class Outcome:
     decisions: int = 0
     #: (request, when it was expected to be done when it came)
     expected: Sequence[tuple[int, float]] = ()
+    #: the same of archives
+    expected_archives: Sequence[tuple[int, float]] = ()
 
     @property
     def request_done(self) -> Floats:
@@ -121,13 +123,11 @@ class Outcome:
 
     @property
     def estimate_errors(self) -> EstimateErrors | None:
-        known = [(request, at) for request, at in self.expected if np.isfinite(at)]
-        if not known:
-            return None
-        rows = np.array([request for request, _ in known])
-        came = self.trace.request_times[rows]
-        expected = np.maximum(np.array([at for _, at in known]) - came, 1.0)
-        return EstimateErrors.of(expected, self.request_waits[rows])
+        return _errors(self.expected, self.trace.request_times, self.request_waits)
+
+    @property
+    def archive_estimate_errors(self) -> EstimateErrors | None:
+        return _errors(self.expected_archives, self.trace.archive_times, self.archive_waits)
 
     @property
     def phase_seconds(self) -> dict[Phase, float]:
@@ -166,4 +166,13 @@ class Outcome:
             "busy": round(self.busy, 4),
             **({"archive_waits": Waits.of(self.archive_waits).as_json()} if self.trace.archives else {}),
             **({"estimates": errors.as_json()} if (errors := self.estimate_errors) else {}),
+            **({"archive_estimates": errors.as_json()} if (errors := self.archive_estimate_errors) else {}),
         }
+
+
+def _errors(expected: Sequence[tuple[int, float]], times: Floats, waits: Floats) -> EstimateErrors | None:
+    known = [(row, at) for row, at in expected if np.isfinite(at)]
+    if not known:
+        return None
+    rows = np.array([row for row, _ in known])
+    return EstimateErrors.of(np.maximum(np.array([at for _, at in known]) - times[rows], 1.0), waits[rows])

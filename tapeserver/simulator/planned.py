@@ -5,9 +5,11 @@ It only tells the picture what happens, in its words, and the engine what was de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from catalog.model import InHand
 from tapeserver.estimates import estimate
 from tapeserver.planner.deciding import plan
 from tapeserver.planner.picture import Picture
@@ -59,6 +61,8 @@ class Planned(Listener):
         self._cohorts = [cohort or mine for cohort, mine in zip(trace.request_cohorts.tolist(), own, strict=True)]
         self._drives = {_drive(number): number for number in range(drives)}
         self._epoch = 0
+        #: by volume: files and bytes that were last taken to be written to it, when, and until when
+        self._written: dict[str, tuple[int, int, float, float]] = {}
         #: by drive: files read for each share in the mount under way, by which its drive-seconds are charged
         self._read: list[dict[int, int]] = [{} for _ in range(drives)]
 
@@ -145,8 +149,28 @@ class Planned(Listener):
     def expected(self, request: int, now: float) -> float:
         parts, volumes = self._parts, self.picture.volumes
         mine = range(parts.offsets[request], parts.offsets[request + 1])
-        found = estimate(self.picture, self.policy, now)
+        found = estimate(self.picture, self.policy, now, self._in_hand(now))
         return found.all_done((volumes.slot(self._names[parts.volumes[part]]), parts.files[part]) for part in mine)
+
+    def writes(self, volume: int, files: int, size: int, now: float, until: float) -> None:
+        self._written[self._names[volume]] = (files, size, now, until)
+
+    def expected_archive(self, pool: int, now: float) -> float:
+        found = estimate(self.picture, self.policy, now, self._in_hand(now)).pools.get(self._pool_names[pool])
+        if found is None:
+            return math.nan
+        at = found.safe(now, urgent=False)
+        # Nothing waits: it has been taken already, the last of what has.
+        return found.ends if at is None else at
+
+    def _in_hand(self, now: float) -> dict[str, InHand]:
+        """As much of what is being written as there is time left for."""
+        hands = {}
+        for mount in self.picture.mounts.values():
+            files, size, began, until = self._written.get(mount.volume, (0, 0, now, now))
+            left = (until - now) / (until - began) if until > now else 0.0
+            hands[mount.volume] = InHand(files_written=round(files * left), bytes_written=round(size * left))
+        return hands
 
     def _change(self, drive: str, **changes: object) -> None:
         mount = self.picture.mounts[drive]

@@ -37,6 +37,9 @@ class Listener:
     def mounts(self, drive: int, volume: int, pool: int, now: float) -> None:
         """A volume is on its way to a drive."""
 
+    def writes(self, volume: int, files: int, size: int, now: float, until: float) -> None:
+        """So much of what waited for its pool is being written to it."""
+
     def kept(self, drive: int, volume: int, now: float) -> None:
         """A mounted volume has no work left."""
 
@@ -48,6 +51,10 @@ class Listener:
 
     def expected(self, request: int, now: float) -> float:
         """When it is expected to be done; nan: no estimate."""
+        return math.nan
+
+    def expected_archive(self, pool: int, now: float) -> float:
+        """When what has just come for a pool is expected to be on tape; nan: no estimate."""
         return math.nan
 
     def dismounts(self, drive: int, volume: int, gave_way: bool, now: float) -> None:

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from capstan.commands.queue import _print_view
-from catalog import estimates, leases
+from catalog import estimates, leases, queues
 from catalog.database import Database
-from catalog.model import ReadingTime
+from catalog.model import ReadingTime, WritingTime
 from client.staging import _the_wait
 from tests.integration.door import Door, open_door
 
@@ -75,6 +75,52 @@ async def test_explanations_say_it_and_a_waiting_client_shows_it(door: Door) -> 
     assert (await sentences(door, "E00001"))[-1] == (
         "It is expected in a drive in about 10 min; all of it is expected on disk in about 12 min."
     )
+
+
+async def put(door: Door) -> int:
+    """A file on disk whose copy is to be written, and the planner's word: the pool is there in ten minutes, and written
+    for two."""
+    file: int = await door.in_catalog(lambda world: world.file("/exp/new", on_disk=True))
+    async with door.database.transaction() as connection:
+        await queues.enqueue_archives(connection, [file])
+        now = await leases.clock(connection)
+        time = WritingTime(begins=now + 600, writing=120, files=1, urgent=0, oldest=now - 60, newest=now - 60)
+        await estimates.publish(connection, "east", {}, gone=())
+        await estimates.publish_pools(connection, "east", {"east": time})
+    return file
+
+
+async def test_a_file_on_its_way_to_tape_is_told_when_it_is_expected_to_be_safe(door: Door) -> None:
+    file = await put(door)
+    [place] = (await door.ask("POST", f"{OURS}/whereis", json={"paths": ["/exp/new"]})).json["files"]
+    assert place["expected_on_tape_seconds"] == pytest.approx(SECONDS, abs=10)
+    told = await sentences(door, "/exp/new")
+    assert "It is expected on tape in about 12 min." in _the_wait(told)
+    # Who waits for it is told too, and that it comes first now.
+    [waiting] = (await door.ask("POST", f"{OURS}/archive-wait", json={"paths": ["/exp/new"]})).json["files"]
+    assert waiting["expected_seconds"] == pytest.approx(600, abs=10)
+    assert "It is expected on tape in about 10 min." in waiting["reason"]
+    await door.sql("update archive set state = 'held' where file = :file", file=file)
+    [waiting] = (await door.ask("POST", f"{OURS}/archive-wait", json={"paths": ["/exp/new"]})).json["files"]
+    assert waiting["expected_seconds"] is None, "an operator's retry is nobody's guess"
+
+
+async def test_the_standard_s_archiveinfo_holds_nothing_of_ours(door: Door) -> None:
+    await put(door)
+    [info] = (await door.ask("POST", "/api/v1/archiveinfo", json={"paths": ["/exp/new"]})).json
+    assert info == {"path": "/exp/new", "locality": "DISK"}
+
+
+async def test_the_queue_says_for_each_pool_when_all_of_it_is_written(
+    door: Door, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await put(door)
+    view = (await door.ask("GET", f"{OURS}/queue", token="op")).json
+    [waiting] = view["archives"]
+    assert waiting["begins_seconds"] == pytest.approx(600, abs=10)
+    assert waiting["expected_seconds"] == pytest.approx(SECONDS, abs=10)
+    _print_view(view)
+    assert "about 12 min" in capsys.readouterr().out
 
 
 async def test_the_queue_says_for_each_volume_when_it_is_read(door: Door, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from catalog import estimates, leases, staging, volumes
+from catalog import estimates, leases, queues, staging, volumes
 from catalog.database import Database
 from catalog.leases import Lease
-from catalog.model import Principal, ReadingTime
+from catalog.model import InHand, Principal, ReadingTime, WritingTime
 from catalog.units import show_about
 from tapeserver.config import Config
 from tapeserver.estimating import Estimating, expected
@@ -23,7 +25,7 @@ async def told(database: Database, **times: ReadingTime) -> None:
     """Publish these, their times being seconds from now."""
     async with database.transaction() as connection:
         now = await leases.clock(connection)
-        later = {vid: ReadingTime(now + t.begins, t.reading, t.files, t.mounted) for vid, t in times.items()}
+        later = {vid: replace(t, begins=now + t.begins) for vid, t in times.items()}
         for library, first in (("east", "E"), ("west", "W")):
             mine = {vid: one for vid, one in later.items() if vid.startswith(first)}
             if mine:
@@ -77,15 +79,71 @@ async def test_what_no_planner_has_looked_at_lately_is_not_told(database: Databa
         assert (await estimates.of_files(connection, files.values()))[files["a"]].seconds is None
 
 
-async def test_of_what_a_mount_has_taken_it_is_only_told_that_it_is_being_read(database: Database) -> None:
-    files, ann = await site(database, a=("E00001",))
-    await asked(database, ann, "a")
-    await told(database, E00001=ReadingTime(60, 10, 1))
+async def test_what_a_mount_has_in_hand_is_expected_before_what_still_waits(database: Database) -> None:
+    files, ann = await site(database, a=("E00001", "W00001"), b=("E00001",), c=("E00001",))
+    request, alone = await asked(database, ann, "a", "b"), await asked(database, ann, "a")
     async with database.transaction() as connection:
-        await World(connection).run("update recall set state = 'claimed'")
-        assert await estimates.of_files(connection, files.values()) == {
-            files["a"]: estimates.Expectation("claimed", None)
+        world = World(connection)
+        await world.run("update recall set state = 'claimed', volume = 'E00001' where file = :f", f=files["a"])
+        await world.run("delete from demand where file = :f", f=files["a"])
+    async with database.connection() as connection:
+        # Nothing is known of it yet: it is being read, and that is all.
+        assert (await estimates.of_files(connection, [files["a"]]))[files["a"]] == estimates.Expectation(
+            "claimed", None
+        )
+        assert await estimates.of_request(connection, alone) is None
+    await told(database, E00001=ReadingTime(0, 600, 1, True, 40, 3), W00001=ReadingTime(5, 5, 1))
+    async with database.connection() as connection:
+        found = await estimates.of_files(connection, files.values())
+        assert found[files["a"]].seconds == pytest.approx(40 * 2 / 3, abs=3)
+        assert found[files["b"]].seconds == pytest.approx(640, abs=3)
+        assert await estimates.of_request(connection, alone) == pytest.approx(40 * 2 / 3, abs=3)
+        assert await estimates.of_request(connection, request) == pytest.approx(640, abs=3)
+
+
+async def test_what_mounts_have_in_hand_is_counted_by_mount(database: Database) -> None:
+    _, ann = await site(database, a=("E00001",), b=("E00001",))
+    await asked(database, ann, "a", "b")
+    async with database.transaction() as connection:
+        world = World(connection)
+        put = await world.file("/d/new", size=70, on_disk=True)
+        await queues.enqueue_archives(connection, [put])
+        await world.run("update recall set state = 'claimed', epoch = 7")
+        await world.run("update archive set state = 'claimed', epoch = 8")
+        assert await estimates.in_hand(connection, [7, 8, 9]) == {
+            7: InHand(files_read=2, bytes_read=20),
+            8: InHand(files_written=1, bytes_written=70),
         }
+        assert await estimates.in_hand(connection, []) == {}
+
+
+async def test_a_file_is_safe_with_the_last_of_its_copies(database: Database) -> None:
+    await site(database)
+    async with database.transaction() as connection:
+        world = World(connection)
+        two, one = [await world.file(f"/d/{c}", on_disk=True, storage_class=c) for c in ("two", "one")]
+        await queues.enqueue_archives(connection, [two, one])
+        now = await leases.clock(connection)
+        east = WritingTime(now + 60, 0, 30, files=2, oldest=now - 10, newest=now)
+        west = WritingTime(now + 600, 0, 30, files=1, oldest=now - 10, newest=now)
+        await estimates.publish(connection, "east", {}, gone=())
+        await estimates.publish_pools(connection, "east", {"east": east})
+        found = await estimates.of_archives(connection, [two, one])
+        assert found[one] == {1: pytest.approx(90, abs=3)}
+        assert found[two] == {1: pytest.approx(90, abs=3), 2: None}
+        assert estimates.last_of(found[two]) is None, "nobody looks at the other library"
+        await estimates.publish(connection, "west", {}, gone=())
+        await estimates.publish_pools(connection, "west", {"west": west})
+        found = await estimates.of_archives(connection, [two, one])
+        assert estimates.last_of(found[two]) == pytest.approx(630, abs=3)
+        # One that has failed is tried again after a pause; one that a mount has is nearly there.
+        await world.run("update archive set not_before = capstan_now() + interval '1 hour' where file = :f", f=one)
+        await world.run("update archive set state = 'claimed' where file = :f", f=two)
+        found = await estimates.of_archives(connection, [two, one])
+        assert estimates.last_of(found[one]) == pytest.approx(3600, abs=3)
+        # Nothing is expected of a pool that its planner says nothing of any more.
+        await estimates.publish_pools(connection, "west", {})
+        assert set(await estimates.of_pools(connection)) == {"east"}
 
 
 def test_only_what_has_moved_by_more_than_a_tenth_is_written_anew() -> None:
@@ -173,12 +231,11 @@ async def test_of_a_library_that_takes_no_time_nothing_is_expected(database: Dat
 
 
 def test_a_library_that_is_faster_than_life_is_waited_for_accordingly() -> None:
-    slow, fast = (
-        {vid: one for part in expected(picture("E00001"), Policy(), 1000.0, speed) for vid, one in part.items()}[
-            "E00001"
-        ]
-        for speed in (1.0, 100.0)
-    )
+    def found(speed: float) -> ReadingTime:
+        parts = expected(picture("E00001"), Policy(), 1000.0, speed)
+        return next(part.volumes["E00001"] for part in parts if part.volumes)
+
+    slow, fast = found(1.0), found(100.0)
     assert fast.begins - 1000 == pytest.approx((slow.begins - 1000) / 100)
     assert fast.reading == pytest.approx(slow.reading / 100)
 
@@ -188,12 +245,16 @@ async def test_the_planner_at_work_tells_who_waits(database: Database) -> None:
     await real(database)
     async with database.transaction() as connection:
         await World(connection).run("update drive set heartbeat_at = capstan_now(), tapeserver = 't1'")
+        put = await World(connection).file("/d/new", on_disk=True)
+        await queues.enqueue_archives(connection, [put], urgent=True)
     first, second = await asked(database, ann, "a"), await asked(database, ann, "b")
     planner = LibraryPlanner(database, Config(name="t1"), "east")
     try:
         for work in (planner.decide, planner.learn, planner.decide, planner.learn):
             await work()
         async with database.connection() as connection:
+            pools = await estimates.of_pools(connection)
+            safe = estimates.last_of((await estimates.of_archives(connection, [put]))[put])
             waits = [await estimates.of_request(connection, request) for request in (first, second)]
     finally:
         await planner.close()
@@ -201,3 +262,6 @@ async def test_the_planner_at_work_tells_who_waits(database: Database) -> None:
     assert len(known) == 2
     # One drive: who comes second waits for the change too.
     assert min(known) + 30 < max(known) < 1000
+    assert set(pools) == {"east"}
+    assert safe is not None
+    assert 30 < safe < 1000

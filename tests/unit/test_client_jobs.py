@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from client.cli import tjob
-from client.jobmessages import JOB_STATE_HEADER, Job, JobInputs, SubmitBody
+from client.jobmessages import JOB_STATE_HEADER, Job, JobInputs, Jobs, SubmitBody
 from client.jobs import describe, exit_code_of
 from client.serving import json_body, json_response, listen, problem_middleware
 
@@ -38,6 +38,11 @@ class FakeJobs:
         values: dict[str, Any] = self.ends if over else {"state": "running"}
         return json_response(Job(id=12, name="n", owner="ann", argv=["x"], **values))
 
+    async def list(self, _: web.Request) -> web.StreamResponse:
+        jobs = [Job(id=11 + n, name=f"j{n}", owner="ann", argv=["x"], state="staging") for n in range(2)]
+        jobs[0].expected_seconds = 700.0
+        return json_response(Jobs(jobs=jobs))
+
     async def output(self, request: web.Request) -> web.StreamResponse:
         left = self.pieces[request.match_info["stream"]]
         content = left.pop(0) if left else b""
@@ -51,6 +56,7 @@ async def jobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     fake = FakeJobs()
     app = web.Application(middlewares=[problem_middleware])
     app.router.add_post("/api/jobs/v1/jobs", fake.submit)
+    app.router.add_get("/api/jobs/v1/jobs", fake.list)
     app.router.add_get("/api/jobs/v1/jobs/12", fake.get)
     app.router.add_get("/api/jobs/v1/jobs/12/{stream}", fake.output)
     listener = await listen(app)
@@ -117,6 +123,16 @@ async def test_followed_output_in_json_is_one_document_per_line(
     assert await run("output", "12", "--follow", "--json") == 0
     texts = [json.loads(line)["text"] for line in capfdbinary.readouterr().out.splitlines()]
     assert texts == ["one\n", "tw", "o\n"]
+
+
+async def test_the_list_says_when_each_job_is_expected_to_have_its_inputs(
+    jobs: FakeJobs, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert await run("list") == 0
+    head, known, unknown = capfdbinary.readouterr().out.decode().splitlines()
+    assert head.split() == ["ID", "STATE", "INPUTS", "EXPECTED", "IN", "NAME"]
+    assert "about 12 min" in known
+    assert unknown.split() == ["12", "staging", "0/0", "j1"]
 
 
 def test_a_job_is_described_by_its_state_its_inputs_and_what_it_waits_for() -> None:

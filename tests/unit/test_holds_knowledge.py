@@ -188,6 +188,8 @@ def coming(number: int, seconds: float | None, recall: str = "queued") -> FileLo
         ([coming(1, 50.0), coming(2, None)], None),
         ([coming(1, 50.0), seen(2)], None),
         ([coming(1, None, "claimed"), coming(2, None, "claimed")], None),
+        ([coming(1, 30.0, "claimed"), coming(2, None, "claimed")], 20.0),
+        ([coming(1, 300.0, "claimed"), coming(2, 90.0)], 290.0),
     ],
 )
 def test_a_job_is_expected_with_its_last_input_if_all_are_known(

@@ -400,7 +400,14 @@ create table weight_rule (
 create table estimate (
     volume text primary key references volume on delete cascade, library text not null references library,
     begins_at timestamptz not null, reading_seconds double precision not null, files bigint not null,
-    mounted boolean not null
+    mounted boolean not null,
+    in_hand_seconds double precision not null, in_hand_files bigint not null   -- what its mover has: that comes first
+);
+-- The same of what waits to be written, by pool. No oldest_at: nothing that waits can be written now.
+create table pool_estimate (
+    pool text primary key references pool on delete cascade, library text not null references library,
+    begins_at timestamptz not null, in_hand_seconds double precision not null, writing_seconds double precision not null,
+    files bigint not null, urgent bigint not null, oldest_at timestamptz, newest_at timestamptz
 );
 create table estimate_look (library text primary key references library, at timestamptz not null);
 

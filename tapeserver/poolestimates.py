@@ -1,0 +1,146 @@
+"""When will what waits for a pool be safe on tape? Pure: a pool's turn among the others, and what writing to it takes.
+
+Who comes when is `tapeserver.estimates`'s to run forward; here is what it has to know of pools.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from catalog.model import WritingTime
+from tapeserver.drivemodel import MODELS, Geometry
+from tapeserver.planner.picture import Picture
+from tapeserver.planner.policy import Policy
+from tapeserver.planner.views import ArchiveNeed
+from tapeserver.planner.volumes import MEDIUM_DEFAULT, UNKNOWN_STATE, change_seconds
+from tapeserver.planner.wishes import Wish, judge_archive
+
+#: a turn comes so much later than by what waits now, for what arrives meanwhile and comes first (measured in the
+#: simulation at eight tenths of the drives' time, `python -m bench --only simulator`)
+LATER_ARRIVALS = 1.15
+#: part of a medium's rate at which it is written, marks and labels included, and what each file costs besides
+#: (measured, `python -m bench --only tape`)
+WRITE_PART, WRITE_FILE_SECONDS = 0.96, 0.0004
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolTurn:
+    """A pool that is to be written to, when its turn comes."""
+
+    need: ArchiveNeed
+    #: who comes first, as of the volumes that are to be read
+    key: float
+    #: not before this
+    worth_at: float
+    #: so many volumes at once, each of which takes so long to mount with its end found, to write, and to change
+    volumes: int
+    load_seconds: float
+    writing_seconds: float
+    change_seconds: float
+
+    def times(self, now: float, free: list[float]) -> WritingTime:
+        """The next drives are its own."""
+        at = free[0]
+        for _ in range(self.volumes):
+            heapq.heapreplace(free, free[0] + self.change_seconds + self.writing_seconds)
+        begins = max(now + LATER_ARRIVALS * (at - now), self.worth_at) + self.load_seconds
+        return writing_time(self.need, begins, 0.0, self.writing_seconds)
+
+
+class Pools:
+    """Those that nothing is written to yet."""
+
+    def __init__(
+        self, picture: Picture, policy: Policy, needs: Mapping[str, ArchiveNeed], free_at: Mapping[str, float]
+    ) -> None:
+        """`free_at`: of pools of which a volume is in a drive, when it is out of it."""
+        self._picture, self._policy, self._left, self._free_at = picture, policy, dict(needs), free_at
+
+    def __len__(self) -> int:
+        return len(self._left)
+
+    def turns(self, at: float, drain_seconds: float) -> list[PoolTurn]:
+        """Each as the planner would judge it at that time, or when it will have collected. What cannot be written then
+        is forgotten."""
+        judged = {pool: self._turn(need, at, drain_seconds) for pool, need in sorted(self._left.items())}
+        self._left = {pool: need for pool, need in self._left.items() if judged[pool] is not None}
+        return [turn for turn in judged.values() if turn is not None]
+
+    def taken(self, turns: Iterable[PoolTurn]) -> None:
+        for turn in turns:
+            self._left.pop(turn.need.pool)
+
+    def _turn(self, need: ArchiveNeed, at: float, drain_seconds: float) -> PoolTurn | None:
+        picture, policy = self._picture, self._policy
+        worth_at = _worth_at(need, policy)
+        if worth_at is None:
+            return None
+        # A moment later, so that no last digit of the time says otherwise.
+        judged = judge_archive(need, picture, policy, max(at, worth_at + 1.0), drain_seconds)
+        wishes = [one for one in judged if isinstance(one, Wish)]
+        if not wishes and need.pool not in self._free_at:
+            return None
+        volume = wishes[0].volume if wishes else ""
+        if not wishes:
+            # Its volume is in a drive, and nobody knows who will come first when it is out.
+            worth_at = max(worth_at, self._free_at[need.pool])
+        geometry = geometry_to_write(picture, volume)
+        number, written = max(1, len(wishes)), _written_bytes(picture, volume, geometry)
+        seconds = writing_seconds(geometry, need.files, need.bytes) / number
+        further = int(need.bytes / number / max(geometry.capacity_bytes - written, geometry.capacity_bytes / 10))
+        to_end = geometry.locate_seconds(0, written)
+        change = change_seconds(geometry)
+        return PoolTurn(
+            need=need,
+            key=max((wish.key for wish in wishes), default=0.0),
+            worth_at=worth_at,
+            volumes=number,
+            load_seconds=geometry.model.robot_seconds + geometry.load_seconds() + to_end,
+            writing_seconds=seconds + further * change,
+            change_seconds=change + to_end,
+        )
+
+
+def _worth_at(need: ArchiveNeed, policy: Policy) -> float | None:
+    """When it is worth a mount at the latest; None: nothing that waits can be written."""
+    if need.oldest_at is None:
+        return None
+    enough = need.bytes >= policy.collecting_bytes or need.files >= policy.collecting_files
+    if need.urgent or enough:
+        return -np.inf
+    at, quiet = need.oldest_at + policy.collecting_age_seconds, policy.collecting_quiet_seconds
+    return min(at, need.newest_at + quiet) if quiet and need.newest_at is not None else at
+
+
+def writing_time(need: ArchiveNeed | None, begins: float, in_hand: float, writing: float) -> WritingTime:
+    if need is None or need.oldest_at is None:
+        return WritingTime(begins, in_hand)
+    newest = None if need.newest_at is None else max(need.newest_at, need.oldest_at)
+    return WritingTime(begins, in_hand, writing, need.files, need.urgent, need.oldest_at, newest)
+
+
+def writing_seconds(geometry: Geometry, files: float, size: float) -> float:
+    """Of so many files of `size` in all, until they are flushed."""
+    if not files:
+        return 0.0
+    rate = WRITE_PART * geometry.model.native_rate
+    return size / rate + files * WRITE_FILE_SECONDS + geometry.model.flush_seconds
+
+
+def geometry_to_write(picture: Picture, volume: str) -> Geometry:
+    """Of a volume that nothing is read from, little is known: it is taken to be like the others of its library."""
+    volumes, slot = picture.volumes, picture.volumes.find(volume)
+    known = (number for number, view in enumerate(volumes.views) if view.state != UNKNOWN_STATE)
+    if slot is None or volumes.views[slot].state == UNKNOWN_STATE:
+        slot = next(known, slot)
+    return Geometry(MODELS[MEDIUM_DEFAULT]) if slot is None else volumes.geometry(slot)
+
+
+def _written_bytes(picture: Picture, volume: str, geometry: Geometry) -> float:
+    slot = picture.volumes.find(volume)
+    written = None if slot is None else picture.volumes.views[slot].written_bytes
+    return geometry.capacity_bytes / 2 if written is None else written
