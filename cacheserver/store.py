@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from catalog.durable import sync_path
 from catalog.errors import BadConfig, NoSpace
 from catalog.replicas import path_in_root
 
@@ -80,11 +81,7 @@ class Disk:
         return True
 
     def fsync_directory(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_path(path)
 
     def sync(self) -> None:
         """Everything, of every file system."""

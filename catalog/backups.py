@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import secrets
 import shutil
 from collections.abc import Collection, Mapping
@@ -25,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog.database import Database
+from catalog.durable import sync_path
 from catalog.errors import Damaged, Refused
 from catalog.postgresql_programs import (
     MAINTENANCE_DATABASE,
@@ -233,26 +233,18 @@ def _free_name(directory: Path, catalog_id: str, at: datetime, taken: Collection
 
 def _make_durable(unfinished: Path, path: Path) -> str:
     """On the disk, with the sum beside the name that it will have; the sum, of what was read back."""
-    _fsync(unfinished)
+    sync_path(unfinished)
     sha256 = _sha256(unfinished)
     unfinished.chmod(0o600)
     beside = path.with_name(path.name + ".sha256")
     beside.write_text(f"{sha256}  {path.name}\n")
-    _fsync(beside)
+    sync_path(beside)
     return sha256
 
 
 def _publish(unfinished: Path, path: Path) -> None:
     unfinished.rename(path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(path.parent)
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from catalog.durable import sync_path
 from catalog.errors import CatalogUnreachable
 from catalog.postgresql_binaries import SHARED_ROOT, Account, main_output, major_version, make_reachable, run_program
 
@@ -84,7 +85,7 @@ class Cluster:
             self._unfinished_id_file.rename(self._id_file)
         else:
             self._initdb(binaries, self._data_dir / "postgresql")
-        _fsync_directory(self._data_dir)
+        sync_path(self._data_dir)
         log.info("database initialised", cluster=str(self.path))
 
     def check_version(self, binaries: Path) -> None:
@@ -132,7 +133,7 @@ class Cluster:
             handle.flush()
             os.fsync(handle.fileno())
         unfinished.rename(cluster)
-        _fsync_directory(cluster.parent)
+        sync_path(cluster.parent)
 
 
 def delete(path: Path) -> None:
@@ -153,12 +154,4 @@ def _write_private(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     unfinished.rename(path)
-    _fsync_directory(path.parent)
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_path(path.parent)

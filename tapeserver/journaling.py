@@ -10,7 +10,6 @@ until their segment is safe on tape. What a segment looks like is catalog.journa
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import zlib
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from catalog.signing import PutClaims, sign
 from tapeserver.config import Config
 from tapeserver.door.relay import make_session
 from tapeserver.leasedrounds import rounds_under_lease
+from tapeserver.library.storage import replace_file
 
 log = structlog.get_logger(__name__)
 
@@ -227,18 +227,7 @@ def _write(directory: Path, head: Head, entries: Sequence[Entry]) -> bytes:
     """Durable under its name when this returns."""
     data = encode_segment(head, entries)
     directory.mkdir(parents=True, exist_ok=True)
-    target = directory / segment_name(head.number)
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.new")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(target)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    replace_file(directory / segment_name(head.number), data)
     return data
 
 

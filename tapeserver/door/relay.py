@@ -95,14 +95,8 @@ async def relay_get(
     """Answer with what `url` answers, streamed. A source that breaks off breaks this answer off too."""
     try:
         async with session_of(context).get(url, headers=headers, allow_redirects=False) as answer:
-            response = web.StreamResponse(status=answer.status, headers=_kept(answer.headers, FILE_HEADERS))
-            if answer.status < 400:
-                response.headers.update(add)
-            await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
-            return response
+            kept = _kept(answer.headers, FILE_HEADERS)
+            return await _streamed(request, answer, {**kept, **add} if answer.status < 400 else kept)
     except (aiohttp.ClientError, TimeoutError) as exc:
         # Raised before the answer began this is a 503; afterwards the middleware cuts the connection.
         raise Unavailable(what=what, why=str(exc) or type(exc).__name__, retry_after_seconds=2) from exc
@@ -123,14 +117,20 @@ async def relay_call(request: web.Request, context: DoorContext, url: str, *, wh
                 for name, value in answer.headers.items()
                 if name.lower() not in ("connection", "keep-alive", "transfer-encoding", "server", "date")
             }
-            response = web.StreamResponse(status=answer.status, headers=kept)
-            await response.prepare(request)
-            async for chunk in answer.content.iter_any():
-                await response.write(chunk)
-            await response.write_eof()
-            return response
+            return await _streamed(request, answer, kept)
     except (aiohttp.ClientError, TimeoutError) as exc:
         raise Unavailable(what=what, why=str(exc) or type(exc).__name__, retry_after_seconds=2) from exc
+
+
+async def _streamed(
+    request: web.Request, answer: aiohttp.ClientResponse, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    await response.prepare(request)
+    async for chunk in answer.content.iter_any():
+        await response.write(chunk)
+    await response.write_eof()
+    return response
 
 
 def _kept(headers: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from catalog.durable import sync_path
 from tapeserver.library import Trace
 
 LOCK_POLL_SECONDS = 0.005
@@ -38,18 +39,9 @@ def replace_file(path: Path, data: bytes, trace: Trace | None = None) -> None:
     os.rename(temporary, path)
     if trace:
         trace("rename_record", path.name)
-    sync_directory(path.parent)
+    sync_path(path.parent)
     if trace:
         trace("fsync_directory", path.parent.name)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in the directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from catalog.durable import sync_path
 from tapeserver.library import (
     Alert,
     ChangerFault,
@@ -33,7 +34,7 @@ from tapeserver.library import (
     VolumeBusy,
     faults,
 )
-from tapeserver.library.storage import LockTimeout, locked, sync_directory, try_lock
+from tapeserver.library.storage import LockTimeout, locked, try_lock
 from tapeserver.library.virtualdrive import MEMORY_BYTES_MAX, VirtualDrive
 from tapeserver.library.virtualstate import LOCK_SECONDS_MAX, CartridgeState, DriveState, LibraryRecord, Places
 
@@ -292,7 +293,7 @@ def create_virtual_library(
             raise ValueError(f"{checked!r} is no name for a library or a drive")
     for directory in (root, root / "drives", root / "cartridges"):
         directory.mkdir(parents=True, exist_ok=True)
-        sync_directory(directory.parent)
+        sync_path(directory.parent)
     places = Places(root, name)
     with locked(places.library_lock, seconds_max=LOCK_SECONDS_MAX):
         wanted = LibraryRecord(name=name, drives=names, slots=slots)
