@@ -40,6 +40,16 @@ async def scratch_databases(database: Database) -> list[str]:
     return [row["datname"] for row in rows]
 
 
+@pytest.fixture
+def read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Backups verify well without being restored, which takes seconds."""
+
+    async def well(*_: Any) -> str:
+        return "read"
+
+    monkeypatch.setattr(backups, "verify", well)
+
+
 async def test_a_backup_is_verified_by_restoring_it_and_leaves_no_scratch(database: Database, tmp_path: Path) -> None:
     await with_files(database)
     made = await backups.make_backup(database, tmp_path, keep=3)
@@ -108,14 +118,9 @@ async def test_began_is_before_whatever_the_backup_may_lack(database: Database, 
 
 
 async def test_the_oldest_go_and_the_newest_that_counts_stays(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, read_back: None
 ) -> None:
     await with_files(database, 1)
-
-    async def well(*_: Any) -> str:
-        return "read"
-
-    monkeypatch.setattr(backups, "verify", well)
     made = [await backups.make_backup(database, tmp_path, keep=2) for _ in range(3)]
     assert [one.path.exists() for one in made] == [False, True, True]
     assert [row.removed_at is not None for row in await rows_of_backups(database)] == [True, False, False]
@@ -128,14 +133,9 @@ async def test_the_oldest_go_and_the_newest_that_counts_stays(
 
 
 async def test_a_clock_that_was_ahead_delays_no_backup_and_removes_no_newer_one(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path, read_back: None
 ) -> None:
     await with_files(database, 1)
-
-    async def well(*_: Any) -> str:
-        return "read"
-
-    monkeypatch.setattr(backups, "verify", well)
     for _ in range(2):
         await backups.make_backup(database, tmp_path, keep=2)
     async with database.transaction() as connection:

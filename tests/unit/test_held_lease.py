@@ -40,25 +40,33 @@ def database(monkeypatch: pytest.MonkeyPatch) -> LosingDatabase:
     return LosingDatabase()
 
 
+class Clock:
+    seconds = 100.0
+
+    def time(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The event loop's, which stands still."""
+    made = Clock()
+    monkeypatch.setattr("asyncio.get_running_loop", lambda: made)
+    return made
+
+
 async def test_a_renewal_whose_commit_was_lost_does_not_prolong_the_belief(
-    database: LosingDatabase, monkeypatch: pytest.MonkeyPatch
+    database: LosingDatabase, clock: Clock
 ) -> None:
     held = HeldLease(cast(Database, database), "planner:east", "ts", seconds=10)
-    now = 100.0
-
-    class Loop:
-        def time(self) -> float:
-            return now
-
-    monkeypatch.setattr("asyncio.get_running_loop", Loop)
     assert await held.hold() is not None
     assert held.sure
     database.losing = True
-    now += 6.0
+    clock.seconds += 6.0
     with pytest.raises(CatalogUnreachable):
         await held.hold()
     assert held.sure
-    now += 2.0
+    clock.seconds += 2.0
     assert not held.sure
 
 
@@ -71,21 +79,14 @@ async def test_a_lease_whose_taking_was_not_committed_is_not_held(database: Losi
 
 
 async def test_who_cannot_wait_has_the_lease_without_a_renewal_for_as_long_as_it_is_sure(
-    database: LosingDatabase, monkeypatch: pytest.MonkeyPatch
+    database: LosingDatabase, clock: Clock
 ) -> None:
     held = HeldLease(cast(Database, database), "planner:east", "ts", seconds=10)
-    now = 100.0
-
-    class Loop:
-        def time(self) -> float:
-            return now
-
-    monkeypatch.setattr("asyncio.get_running_loop", Loop)
     lease = await held.held()
     assert lease is not None
     database.losing = True
-    now += 6.0
+    clock.seconds += 6.0
     assert await held.held() == lease
-    now += 2.0
+    clock.seconds += 2.0
     with pytest.raises(CatalogUnreachable):
         await held.held()
