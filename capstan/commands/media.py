@@ -105,7 +105,7 @@ def set_kinds(noun: str, parsed: argparse.Namespace) -> None:
     def told(name: str, answer: dict[str, Any]) -> str:
         return f"{noun.removesuffix('s')} {name} is {answer['kind'] or 'what its library says'}"
 
-    _one_by_one(parsed, one, told)
+    one_by_one(parsed, one, told)
 
 
 def _set_states(command: str, parsed: argparse.Namespace) -> None:
@@ -114,10 +114,10 @@ def _set_states(command: str, parsed: argparse.Namespace) -> None:
     async def one(session: Session, name: str) -> dict[str, Any]:
         return await session.operators.set_state(noun, name, parsed.verb, reason=parsed.reason)
 
-    _one_by_one(parsed, one, lambda name, answer: f"{command} {name} is {answer.get('state', parsed.verb)}")
+    one_by_one(parsed, one, lambda name, answer: f"{command} {name} is {answer.get('state', parsed.verb)}")
 
 
-def _one_by_one(
+def one_by_one(
     parsed: argparse.Namespace,
     change: Callable[[Session, str], Awaitable[dict[str, Any]]],
     told: Callable[[str, dict[str, Any]], str],

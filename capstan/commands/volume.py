@@ -21,7 +21,7 @@ from capstan.commands.common import (
 )
 from capstan.commands.maintenance import COLUMNS as MAINTENANCE
 from capstan.commands.maintenance import with_progress
-from capstan.commands.media import print_belongings, set_kinds
+from capstan.commands.media import one_by_one, print_belongings, set_kinds
 from catalog.units import show_bytes
 from client.cli.common import counted
 
@@ -116,25 +116,11 @@ def _carry_out(parsed: argparse.Namespace) -> None:
 
 
 def _change(verb: str, parsed: argparse.Namespace) -> None:
-    """Each volume by itself, until one refuses."""
-    answers: list[dict[str, Any]] = []
+    async def one(session: Session, name: str) -> dict[str, Any]:
+        force, share = getattr(parsed, "force", False), getattr(parsed, "share", None)
+        return await session.operators.volume(name, verb, reason=parsed.reason, force=force, share=share)
 
-    async def each(session: Session) -> None:
-        for name in parsed.names:
-            answer = await session.operators.volume(
-                name,
-                verb,
-                reason=parsed.reason,
-                force=getattr(parsed, "force", False),
-                share=getattr(parsed, "share", None),
-            )
-            answers.append(answer)
-            if not parsed.json:
-                print(_said(verb, answer))
-
-    ask(each)
-    if parsed.json:
-        print_json(answers[0] if len(answers) == 1 else {"items": answers})
+    one_by_one(parsed, one, lambda _, answer: _said(verb, answer))
 
 
 def _said(verb: str, answer: dict[str, Any]) -> str:
