@@ -23,7 +23,7 @@ from tapeserver.planner.wishes import Wish, judge_archive
 #: simulation at eight tenths of the drives' time, `python -m bench --only simulator`)
 LATER_ARRIVALS = 1.15
 #: part of a medium's rate at which it is written, marks and labels included, and what each file costs besides
-#: (measured, `python -m bench --only tape`)
+#: (measured: docs/benchmarks.md)
 WRITE_PART, WRITE_FILE_SECONDS = 0.96, 0.0004
 
 

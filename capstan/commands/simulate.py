@@ -94,13 +94,17 @@ def _add_questions(parser: argparse.ArgumentParser, policies: list[str]) -> None
         "--noise", type=_real(0.0, NOISE_MAX), default=0.0, metavar="SIGMA",
         help="how much locates scatter, lognormal; real drives do by about 0.1 (default %(default)s)",
     )  # fmt: skip
+    asked.add_argument(
+        "--estimates", type=_number(0, REQUESTS_MAX), default=0, metavar="N",
+        help="at every Nth arrival ask when it is expected to be done, and tell how far off that was (default: not)",
+    )  # fmt: skip
 
 
 def _carry_out(parsed: argparse.Namespace) -> int:
     from tapeserver.ordering import warm_up
     from tapeserver.simulator.chart import chart
     from tapeserver.simulator.engine import Stuck
-    from tapeserver.simulator.report import COLUMNS, Run, rows
+    from tapeserver.simulator.report import COLUMNS, ESTIMATE_COLUMNS, Run, rows
     from tapeserver.simulator.running import answer
     from tapeserver.simulator.trace import BadTrace
 
@@ -118,7 +122,9 @@ def _carry_out(parsed: argparse.Namespace) -> int:
     if parsed.json:
         print_json({"trace": _trace_facts(parsed, trace), "runs": [one.as_json() for one in runs]})
     else:
-        print_table(title, rows(runs), COLUMNS)
+        table = rows(runs)
+        told = {name: heading for name, heading in ESTIMATE_COLUMNS.items() if any(row[name] for row in table)}
+        print_table(title, table, COLUMNS | told)
     return 0
 
 
@@ -150,6 +156,7 @@ def _questions(parsed: argparse.Namespace) -> Iterator[Question]:
             deadline_seconds=deadline,
             seed=parsed.seed,
             noise=parsed.noise,
+            estimate_every=parsed.estimates,
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from catalog.units import show_seconds
-from tapeserver.simulator.outcome import Outcome, Waits
+from tapeserver.simulator.outcome import EstimateErrors, Outcome, Waits
 from tapeserver.simulator.running import Question
 from tapeserver.simulator.stations import Phase
 
@@ -22,6 +22,13 @@ COLUMNS = {
     "job_p95": "p95 ",
     "job_max": "max ",
     **{str(phase): str(phase) for phase in Phase},
+}
+#: how far expected times were off, when they were asked for
+ESTIMATE_COLUMNS = {
+    "expected_median": "expected: off by",
+    "expected_p90": "9 of 10 within",
+    "archives_median": "archives: off by",
+    "archives_p90": "9 of 10 within ",
 }
 
 
@@ -52,9 +59,17 @@ def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 **_waits("request", requests),
                 **_waits("job", jobs),
                 **{str(phase): f"{100 * seconds / total:.1f} %" for phase, seconds in phases.items()},
+                **_errors("expected", run.outcome.estimate_errors),
+                **_errors("archives", run.outcome.archive_estimate_errors),
             }
         )
     return found
+
+
+def _errors(name: str, errors: EstimateErrors | None) -> dict[str, str]:
+    if errors is None:
+        return {f"{name}_median": "", f"{name}_p90": ""}
+    return {f"{name}_median": f"{100 * errors.median:.0f} %", f"{name}_p90": f"factor {errors.factor_p90:.2f}"}
 
 
 def _waits(name: str, waits: Waits) -> dict[str, str]:

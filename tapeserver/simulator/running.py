@@ -34,6 +34,8 @@ class Question:
     deadline_seconds: float | None = None
     seed: int = 0
     noise: float = 0.0
+    #: an expected time is asked for at every so manyth arrival; 0: none
+    estimate_every: int = 0
 
 
 def answer(trace: Trace, question: Question) -> Outcome:
@@ -43,7 +45,7 @@ def answer(trace: Trace, question: Question) -> Outcome:
         trace = trace.on_medium(model.name, model.capacity_bytes)
     geometries = geometries_of(trace)
     policy = policy_of(question, trace)
-    settings = Settings(drives=question.drives, noise=question.noise)
+    settings = Settings(drives=question.drives, noise=question.noise, estimate_every=question.estimate_every)
     return Simulation(trace, geometries, policy, settings, seed=question.seed).run()
 
 

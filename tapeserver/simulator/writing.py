@@ -17,6 +17,8 @@ from tapeserver.simulator.trace import Integers, Trace
 
 #: so many are taken at once; behind them a mount may give way
 BATCH_FILES = 64
+#: and no more bytes: a mover's flush comes no later
+BATCH_BYTES = 48 * 1024**3
 #: of the capacity is kept for trailer and index
 KEPT_PART = 0.01
 #: labels before and behind each file
@@ -50,10 +52,11 @@ class Writing:
 
     def take(self, pool: int, volume: int) -> list[int]:
         """The next archives that fit on the volume; none: it is full for them."""
-        queue = self.queues[pool]
+        queue, size = self.queues[pool], 0
         taken: list[int] = []
-        while queue and len(taken) < BATCH_FILES and self.size(queue[0]) <= self._room[volume]:
+        while queue and len(taken) < BATCH_FILES and size < BATCH_BYTES and self.size(queue[0]) <= self._room[volume]:
             taken.append(queue.popleft())
+            size += self.size(taken[-1])
             self._room[volume] -= self.size(taken[-1])
         return taken
 

@@ -30,6 +30,15 @@ def test_a_table_and_a_chart_are_made(tmp_path: Path, capsys: pytest.CaptureFixt
     assert ElementTree.parse(chart).getroot().tag.endswith("svg")
 
 
+def test_how_far_expected_times_were_off_is_told_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, "--estimates", "2"]) == 0
+    assert "expected: off by" in capsys.readouterr().out
+    assert main([*SMALL, "--estimates", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["estimates"]["samples"] == 20
+    assert main([*SMALL]) == 0
+    assert "expected" not in capsys.readouterr().out
+
+
 def test_a_saved_trace_gives_the_same_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "trace.jsonl.gz"
     assert main([*SMALL, "--policy", "oldest-first", "--save-trace", str(path), "--json"]) == 0
