@@ -16,9 +16,9 @@ from bench.measure import Row
 from bench.workplace import Workplace
 from catalog.journalformat import Entry, Head, encode_segment
 from catalog.units import GIB, KIB, MIB
-from tapeserver import indexformat
 from tapeserver.bundling import Limits, tape_files
 from tapeserver.config import Config
+from tapeserver.format import indexes
 from tapeserver.tapeaccount import LTO9, TapeFile, account
 
 #: (size, how many in all, least share)
@@ -98,11 +98,11 @@ def run_space(place: Workplace) -> list[Row]:
     head = Head(catalog_id=rebuild.CATALOG_ID, incarnation="a", number=1, previous=0, first_seq=1, last_seq=2)
     journal = len(encode_segment(head, told)) / number
     files = 20_000
-    index_head = indexformat.IndexHead(
+    index_head = indexes.IndexHead(
         volume="E00000", generation=1, catalog_id=rebuild.CATALOG_ID, pool="east", kind="full", first_tape_file=1,
         last_tape_file=files, previous_index=0, entries=files, block_size=rebuild.BLOCK_SIZE,
     )  # fmt: skip
-    index = sum(map(len, indexformat.build(index_head, rebuild.entries(1, files)))) / files
+    index = sum(map(len, indexes.build(index_head, rebuild.entries(1, files)))) / files
     return [
         Row(
             name="space of indexes and journal on tape, of user data in files of 1 MiB",

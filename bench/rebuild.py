@@ -19,12 +19,12 @@ from pathlib import Path
 from catalog import migrate, rebuilding, volumes
 from catalog.database import Database
 from catalog.embedded import EmbeddedPostgres
-from tapeserver import indexformat, labels, paxformat
-from tapeserver.indexformat import IndexEntry, IndexHead
-from tapeserver.labels import FileLabel, Kind, VolumeLabel
+from tapeserver.format import indexes, labels, pax
+from tapeserver.format.indexes import IndexEntry, IndexHead
+from tapeserver.format.labels import FileLabel, Kind, VolumeLabel
+from tapeserver.format.pax import END_OF_ARCHIVE, OwnMember, padding
 from tapeserver.library import Drive
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library
-from tapeserver.paxformat import END_OF_ARCHIVE, OwnMember, padding
 from tapeserver.scan.rescanning import Rescan
 
 CATALOG_ID = "0F8C1D2E"
@@ -58,10 +58,10 @@ def write_volume(drive: Drive, volume: str, first: int, files: int) -> None:
         volume=volume, generation=1, catalog_id=CATALOG_ID, pool="east", kind="full", first_tape_file=1,
         last_tape_file=tape_files, previous_index=0, entries=files, block_size=BLOCK_SIZE,
     )  # fmt: skip
-    data = b"".join(indexformat.build(head, entries(first, files)))
-    name = indexformat.member_name(volume, 1, tape_files + 1)
+    data = b"".join(indexes.build(head, entries(first, files)))
+    name = indexes.member_name(volume, 1, tape_files + 1)
     own = OwnMember(path=name, kind="index", size=len(data), mtime_ns=0, generation=1, catalog_id=CATALOG_ID)
-    archive = paxformat.build_own(own) + data + bytes(padding(len(data))) + END_OF_ARCHIVE
+    archive = pax.build_own(own) + data + bytes(padding(len(data))) + END_OF_ARCHIVE
     blocks = [archive[at : at + BLOCK_SIZE] for at in range(0, len(archive), BLOCK_SIZE)]
     opened = FileLabel(
         volume=volume, identifier="0", sequence=tape_files + 1, generation=1, catalog=CATALOG_ID,

@@ -1,6 +1,6 @@
 """What the next index of a volume says: the committed truth of a range of its tape files, in pages.
 
-Reads only. How it becomes bytes is `tapeserver.indexformat`'s matter; that it lies on tape is recorded by
+Reads only. How it becomes bytes is `tapeserver.format.indexes`'s matter; that it lies on tape is recorded by
 `written.record_end`.
 """
 

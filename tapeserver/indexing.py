@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import fullindexes, recalls, tapeindex
 from catalog.written import record_end
+from tapeserver.format.indexes import BadIndex, Builder, IndexHead, member_name
 from tapeserver.frames import IndexPart, IndexWritten
-from tapeserver.indexformat import BadIndex, Builder, IndexHead, member_name
 from tapeserver.mountcontext import MountContext
 
 log = structlog.get_logger(__name__)

@@ -16,10 +16,10 @@ from catalog.database import Database
 from catalog.errors import NotFound
 from catalog.model import BLOCK_SIZE
 from catalog.states import VolumeState
+from tapeserver.format.objects import VOLUME_LABEL_OBJECTS
 from tapeserver.frames import Load
 from tapeserver.library import Library, open_library
 from tapeserver.mover.volume import label_volume
-from tapeserver.tapeformat import VOLUME_LABEL_OBJECTS
 
 FIRST_GENERATION = 1
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from catalog.queues import WantedRecall
 from tapeserver.drivemodel import LOCATE_SECONDS_MIN, Geometry
+from tapeserver.format.objects import locate_member
 from tapeserver.ordering import EXACT_MAX, insert_reads, order_reads, warm_up
-from tapeserver.tapeformat import locate_member
 
 #: so many are looked at together; of more the volume is read in windows of position
 WANTED_MAX = 20_000

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from catalog.model import BLOCK_SIZE
-from tapeserver import labels
-from tapeserver.bundleformat import OFFSET_WIDTH
-from tapeserver.paxformat import END_OF_ARCHIVE, OWN_HEADER_BYTES, RECORD, padding
-from tapeserver.tapeformat import HEADER_OBJECTS, TRAILER_OBJECTS, data_blocks
+from tapeserver.format import labels
+from tapeserver.format.bundles import OFFSET_WIDTH
+from tapeserver.format.objects import HEADER_OBJECTS, TRAILER_OBJECTS, data_blocks
+from tapeserver.format.pax import END_OF_ARCHIVE, OWN_HEADER_BYTES, RECORD, padding
 
 LABELS = len(labels.HEADER_NAMES) + len(labels.TRAILER_NAMES)
 """Blocks of 80 bytes around the data of a tape file."""

@@ -23,6 +23,7 @@ from catalog.states import VolumeState
 from catalog.written import record_end
 from tapeserver import frames
 from tapeserver.adopting import Adopting
+from tapeserver.format.objects import VOLUME_LABEL_OBJECTS
 from tapeserver.frames import (
     Committed,
     Drop,
@@ -43,7 +44,6 @@ from tapeserver.library import DriveFault, Fenced, HardwareError, MediumError, N
 from tapeserver.mountcontext import MountContext
 from tapeserver.outcomes import CACHE_AWAY
 from tapeserver.supplying import Supply
-from tapeserver.tapeformat import VOLUME_LABEL_OBJECTS
 from tapeserver.turns import Turn
 
 log = structlog.get_logger(__name__)

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tapeserver import bundleformat, indexformat, labels, paxformat
-from tapeserver.indexformat import IndexDead, IndexEntry, IndexHead
-from tapeserver.labels import FileLabel, Kind, VolumeLabel
+from tapeserver.format import bundles, indexes, labels, pax
+from tapeserver.format.indexes import IndexDead, IndexEntry, IndexHead
+from tapeserver.format.labels import FileLabel, Kind, VolumeLabel
+from tapeserver.format.objects import VOLUME_LABEL_OBJECTS, Extent, adler32, adler32_text
+from tapeserver.format.pax import END_OF_ARCHIVE, Member, OwnMember, padding
 from tapeserver.library import Drive
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library
-from tapeserver.paxformat import END_OF_ARCHIVE, Member, OwnMember, padding
-from tapeserver.tapeformat import VOLUME_LABEL_OBJECTS, Extent, adler32, adler32_text
 
 CATALOG_ID = "0F8C1D2E"
 BLOCK_SIZE = 4096
@@ -75,7 +75,7 @@ class TapeWriter:
 
     def file(self, stored: Stored, *, aborted: bool = False, damaged: bytes | None = None) -> Extent:
         """A tape file with this one file; `damaged`: other bytes than the header promises."""
-        headers = paxformat.build_member(stored.member(self.generation))
+        headers = pax.build_member(stored.member(self.generation))
         data = stored.data if damaged is None else damaged
         extent = self._tape_file(
             headers + data + bytes(padding(len(data))) + END_OF_ARCHIVE, 1, aborted=aborted, identifier=stored.file_id
@@ -88,17 +88,17 @@ class TapeWriter:
 
     def bundle(self, files: Sequence[Stored], *, good: int | None = None) -> Extent:
         """A bundle of these, of which the first `good` are whole and the rest is cut off."""
-        parts = [(stored, paxformat.build_member(stored.member(self.generation))) for stored in files]
+        parts = [(stored, pax.build_member(stored.member(self.generation))) for stored in files]
         lines = [
-            (bundleformat.list_line(one.file_id, one.path, one.size, one.adler32), headers, one.size)
+            (bundles.list_line(one.file_id, one.path, one.size, one.adler32), headers, one.size)
             for one, headers in parts
         ]
-        layout = bundleformat.lay_out(lines)
-        own = bundleformat.list_member(
+        layout = bundles.lay_out(lines)
+        own = bundles.list_member(
             layout, volume=self.volume, generation=self.generation, catalog_id=CATALOG_ID,
             tape_file=self.tape_files + 1, mtime_ns=0,
         )  # fmt: skip
-        archive = paxformat.build_own(own) + layout.list_data + bytes(padding(len(layout.list_data)))
+        archive = pax.build_own(own) + layout.list_data + bytes(padding(len(layout.list_data)))
         count = len(files) if good is None else good
         for stored, headers in parts[:count]:
             archive += headers + stored.data + bytes(padding(stored.size))
@@ -118,14 +118,14 @@ class TapeWriter:
             previous_index=self.previous_index, entries=len(entries), block_size=BLOCK_SIZE,
         )  # fmt: skip
         head = replace_struct(head, changes)
-        data = b"".join(indexformat.build(head, entries, [one for one in self.dead if one.tape_file >= first]))
+        data = b"".join(indexes.build(head, entries, [one for one in self.dead if one.tape_file >= first]))
         if damaged:
             data = data[:-9] + bytes([data[-9] ^ 0xFF]) + data[-8:]
-        name = indexformat.member_name(self.volume, self.generation, self.tape_files + 1)
+        name = indexes.member_name(self.volume, self.generation, self.tape_files + 1)
         own = OwnMember(
             path=name, kind="index", size=len(data), mtime_ns=0, generation=self.generation, catalog_id=CATALOG_ID
         )
-        archive = paxformat.build_own(own) + data + bytes(padding(len(data))) + END_OF_ARCHIVE
+        archive = pax.build_own(own) + data + bytes(padding(len(data))) + END_OF_ARCHIVE
         extent = self._tape_file(archive, 1, kind=Kind.INDEX)
         self.previous_index, self.indexed = extent.first_block, self.tape_files
         return extent

@@ -1,7 +1,7 @@
 """The Library and Drive protocols: what Capstan asks of tape hardware, in terms that a SCSI library can fulfil.
 
 A library moves volumes between slots and drives; a drive reads and writes blocks and tape marks at a position. Neither
-knows of files, labels or the catalog: see `tapeserver.tapeformat` and `tapeserver.mover` for those. The docstrings are
+knows of files, labels or the catalog: see `tapeserver.format` and `tapeserver.mover` for those. The docstrings are
 the contract, and `tests/contract/test_library.py` runs it against every implementation.
 
 Every call blocks the calling thread: a mount for up to minutes, an append for microseconds. An asyncio caller uses a

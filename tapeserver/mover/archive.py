@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from catalog.errors import CapstanError, TapeError
-from tapeserver import bundleformat, paxformat
-from tapeserver.bundleformat import MEMBERS_MAX
+from tapeserver.format import bundles, pax
+from tapeserver.format.bundles import MEMBERS_MAX
+from tapeserver.format.labels import FileLabel, Kind
+from tapeserver.format.objects import days_ns
 from tapeserver.frames import Idle, IndexFailed, Load, Progress, WriteFailed, WriteItem
-from tapeserver.labels import FileLabel, Kind
 from tapeserver.library import Drive, VolumeOverflow
 from tapeserver.mover.bulkhttp import place_of
 from tapeserver.mover.fetchers import CacheFetcher
@@ -28,7 +29,6 @@ from tapeserver.mover.plan import Plan
 from tapeserver.mover.unflushed import Unflushed, recorded
 from tapeserver.mover.volume import End
 from tapeserver.mover.volumeend import FileTooLarge, VolumeEnd, VolumeFull
-from tapeserver.tapeformat import days_ns
 
 FILES_AHEAD_MAX = 1000
 """Whole tape files are taken from the plan while fewer files than this are ahead of the drive. So at most 999 +
@@ -127,9 +127,9 @@ class Archive:
             try:
                 parts.append(part_of(item, self._load))
             except ValueError as exc:
-                self._refuse([item], paxformat.BadMember(why=str(exc)))
+                self._refuse([item], pax.BadMember(why=str(exc)))
                 continue
-            size = paxformat.archive_bytes(len(parts[-1].headers), item.record.size)
+            size = pax.archive_bytes(len(parts[-1].headers), item.record.size)
             if not self._end.may_fit(size):
                 # It would fill no volume: all of them, one after the other, would be taken for full.
                 del parts[-1]
@@ -279,7 +279,7 @@ class Archive:
         """The headers of a bundle's list, for which its first block has room."""
         if not begun.layout.list_data:
             return b""
-        member = bundleformat.list_member(
+        member = bundles.list_member(
             begun.layout,
             volume=label.volume,
             generation=label.generation,
@@ -287,7 +287,7 @@ class Archive:
             tape_file=label.sequence,
             mtime_ns=days_ns(label.created),
         )
-        return paxformat.build_own(member)
+        return pax.build_own(member)
 
     def _wait_for(self, fetcher: CacheFetcher) -> Message:
         while True:
@@ -368,7 +368,7 @@ class Archive:
 def _first_bytes(begun: Begun) -> int:
     """What there must be room for before a tape file is begun: a bundle ends where the room does."""
     size = begun.parts[0].item.record.size
-    return begun.layout.offsets[0] + size + paxformat.padding(size) + len(paxformat.END_OF_ARCHIVE)
+    return begun.layout.offsets[0] + size + pax.padding(size) + len(pax.END_OF_ARCHIVE)
 
 
 def _dropped(begun: Begun, plan: Plan) -> bool:

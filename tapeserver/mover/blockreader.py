@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from catalog.errors import CapstanError, Damaged, Retry
+from tapeserver.format.labels import BadLabel
+from tapeserver.format.objects import HEADER_OBJECTS
 from tapeserver.frames import Load, ReadItem, VerifyItem
-from tapeserver.labels import BadLabel
 from tapeserver.library import BlockTooLong, Drive, EndOfData, Filemark, MediumError
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.volume import check_header
 from tapeserver.scan.tapereader import READ_THROUGH_BLOCKS
-from tapeserver.tapeformat import HEADER_OBJECTS
 
 #: what a drive or a label says of one copy: the mount goes on with the next
 OF_ONE_COPY = (MediumError, BadLabel, EndOfData, Filemark, BlockTooLong)

@@ -21,10 +21,10 @@ from typing import Protocol
 from catalog.errors import CapstanError, Damaged
 from client import bulkframes
 from client.bulkframes import Kind
+from tapeserver.format.objects import ADLER32_START, adler32, adler32_text
 from tapeserver.frames import WriteItem
 from tapeserver.mover.bulkhttp import BulkRequest, CacheStreamBroken
 from tapeserver.mover.incoming import IncomingTapeFile, Message, Over, Part, Refused
-from tapeserver.tapeformat import ADLER32_START, adler32, adler32_text
 
 BUFFER_BYTES_MAX = 32 * 1024 * 1024
 """Blocks of one stream that were received and not yet written."""

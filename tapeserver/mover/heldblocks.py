@@ -6,12 +6,12 @@ What a sender was given stays in its buffer until it is sent, so nothing is copi
 
 from __future__ import annotations
 
+from tapeserver.format.objects import HEADER_OBJECTS, locate_member
 from tapeserver.frames import Load, ReadItem
 from tapeserver.library import Drive
 from tapeserver.mover.blockreader import BlockReader, CopyDamaged
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.senders import Buffer, CacheSender
-from tapeserver.tapeformat import HEADER_OBJECTS, locate_member
 
 
 class _Held:

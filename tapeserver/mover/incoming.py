@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from catalog.errors import CapstanError
-from tapeserver import paxformat
-from tapeserver.bundleformat import Layout, lay_out, lay_out_one, list_line
+from tapeserver.format import pax
+from tapeserver.format.bundles import Layout, lay_out, lay_out_one, list_line
+from tapeserver.format.pax import END_OF_ARCHIVE, OWN_HEADER_BYTES, RECORD, Member, padding
 from tapeserver.frames import Load, WriteItem
-from tapeserver.paxformat import END_OF_ARCHIVE, OWN_HEADER_BYTES, RECORD, Member, padding
 
 _ZEROS = bytes(RECORD)
 
@@ -204,4 +204,4 @@ def part_of(item: WriteItem, load: Load) -> Part:
         digests=record.digests,
     )
     line = list_line(record.file_id, record.path, record.size, record.adler32) if item.bundle else b""
-    return Part(item, paxformat.build_member(member), line)
+    return Part(item, pax.build_member(member), line)

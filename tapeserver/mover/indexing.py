@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tapeserver import paxformat
+from tapeserver.format import pax
+from tapeserver.format.labels import Kind
+from tapeserver.format.objects import days_ns
+from tapeserver.format.pax import END_OF_ARCHIVE, OwnMember, padding
 from tapeserver.frames import IndexWritten, Load
-from tapeserver.labels import Kind
 from tapeserver.library import VolumeOverflow
 from tapeserver.mover.indexspool import IndexRefused, IndexSpool
 from tapeserver.mover.volumeend import VolumeEnd, VolumeFull
-from tapeserver.paxformat import END_OF_ARCHIVE, OwnMember, padding
-from tapeserver.tapeformat import days_ns
 
 IDENTIFIER = "CAPSTAN-INDEX"
 """In HDR1, where a tape file of data has the id of its first file."""
@@ -62,7 +62,7 @@ def _headers(end: VolumeEnd, spool: IndexSpool, load: Load) -> bytes:
         catalog_id=load.catalog_id.upper(),
     )
     try:
-        return paxformat.build_own(member)
+        return pax.build_own(member)
     except ValueError as exc:
         raise IndexRefused(why=str(exc)) from exc
 

@@ -19,9 +19,9 @@ from typing import NoReturn
 import structlog
 
 from catalog.errors import CapstanError
+from tapeserver.format.labels import Kind
 from tapeserver.frames import Alerts, DriveAlert, Fault, Found, Load, Loaded, LoadFailed, Ping, Pong, Unloaded
 from tapeserver.framing import BadFrame, FrameDecoder
-from tapeserver.labels import Kind
 from tapeserver.library import Drive, Fenced, open_library
 from tapeserver.mover.archive import Archive
 from tapeserver.mover.outbox import Outbox

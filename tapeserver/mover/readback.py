@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 
 from catalog.errors import Retry, TapeError
 from catalog.model import FileRecord
+from tapeserver.format.labels import FileLabel, Kind
+from tapeserver.format.objects import Extent, adler32_text
 from tapeserver.frames import Found, FoundMember, Load
-from tapeserver.labels import FileLabel, Kind
 from tapeserver.library import Drive
 from tapeserver.scan.tapereader import Missing, Placed, TapeData, Unreadable, walk
-from tapeserver.tapeformat import Extent, adler32_text
 
 MEMBERS_A_MESSAGE = 500
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Sequence
 
 from catalog.errors import CapstanError, Retry, TapeError
-from tapeserver import paxformat
+from tapeserver.format import pax
+from tapeserver.format.objects import ADLER32_START, adler32, adler32_text, locate_member
 from tapeserver.frames import Arranged, Idle, Load, Progress, ReadDone, ReadFailed, ReadItem
 from tapeserver.library import Drive, MediumError
 from tapeserver.mover.blockreader import OF_ONE_COPY
@@ -20,7 +21,6 @@ from tapeserver.mover.heldblocks import HeldBlocks
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.senders import BUFFER_BYTES, Buffer, CacheSender
-from tapeserver.tapeformat import ADLER32_START, adler32, adler32_text, locate_member
 
 PROGRESS_SECONDS = 0.5
 IDLE_POLL_SECONDS = 1.0
@@ -95,7 +95,7 @@ class Recall:
             checksum = self._stream(item, sender, payload, buffer)
             self._check(item, checksum)
             sender.end(item.reservation_id, checksum)
-        except (*OF_ONE_COPY, paxformat.BadMember) as exc:
+        except (*OF_ONE_COPY, pax.BadMember) as exc:
             if not isinstance(exc, MediumError):
                 self._blocks.doubt()
             self._failed(item, exc, begun, retry=Retry.OTHER_COPY)
@@ -126,9 +126,9 @@ class Recall:
     def _check_member(self, item: ReadItem) -> None:
         """The archive's own header must name the file, where it stands right before the file's bytes."""
         before = self._blocks.before(item)
-        if len(before) < paxformat.RECORD or paxformat.header_bytes(bytes(before[: paxformat.RECORD])) != len(before):
+        if len(before) < pax.RECORD or pax.header_bytes(bytes(before[: pax.RECORD])) != len(before):
             return  # a later member of a bundle
-        member = paxformat.parse_member(bytes(before))
+        member = pax.parse_member(bytes(before))
         if (member.file_id, member.size, member.adler32) != (item.file_id, item.size, item.adler32):
             raise self._blocks.damaged(item, f"file {member.file_id} is recorded there")
 

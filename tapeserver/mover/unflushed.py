@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from catalog.errors import CapstanError
-from tapeserver.bundleformat import MEMBERS_MAX
+from tapeserver.format.bundles import MEMBERS_MAX
+from tapeserver.format.objects import Extent
 from tapeserver.frames import DeadExtent, Load, Written, WrittenItem
 from tapeserver.mover.incoming import Begun
 from tapeserver.tapeaccount import flush_due
-from tapeserver.tapeformat import Extent
 
 WRITTEN_ITEMS_MAX = MEMBERS_MAX
 """So many files are reported in one batch; a tape file has no more, and is never divided."""

@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 
 from catalog.errors import CapstanError
+from tapeserver.format.objects import ADLER32_START, adler32, adler32_text, locate_member
 from tapeserver.frames import Idle, Load, Verified, VerifyFailed, VerifyItem
 from tapeserver.library import Drive
 from tapeserver.mover.blockreader import OF_ONE_COPY, BlockReader, CopyDamaged
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
-from tapeserver.tapeformat import ADLER32_START, adler32, adler32_text, locate_member
 
 BATCH_FILES_MAX = 1000
 BATCH_SECONDS_MAX = 0.5

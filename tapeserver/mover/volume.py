@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from catalog.errors import TapeError
-from tapeserver import labels
+from tapeserver.format import labels
+from tapeserver.format.labels import BadLabel, FileLabel, Status, VolumeLabel
+from tapeserver.format.objects import TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent
 from tapeserver.frames import DeadExtent, Found, Load
-from tapeserver.labels import BadLabel, FileLabel, Status, VolumeLabel
 from tapeserver.library import Drive, EndOfData, Fenced, Filemark
 from tapeserver.mover.readback import NotReadBack, read_back
 from tapeserver.scan.tapereader import expect_mark, read_labels
-from tapeserver.tapeformat import TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent
 
 Verdict = Literal["wrong_label", "tape_short", "unexpected_data", "not_blank", "not_read_back", "fenced", "io"]
 _T = TypeVar("_T")

@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 
 from catalog.errors import Retry, TapeError
-from tapeserver import labels
+from tapeserver.format import labels
+from tapeserver.format.labels import FileLabel, Kind
+from tapeserver.format.objects import Extent, data_blocks
 from tapeserver.frames import Load
-from tapeserver.labels import FileLabel, Kind
 from tapeserver.library import Drive, HardwareError, VolumeOverflow
 from tapeserver.mover.volume import End
-from tapeserver.tapeformat import Extent, data_blocks
 
 LABEL_ROOM_BYTES = 4096
 """What the labels and marks of a tape file may take on the medium, generously."""

@@ -22,11 +22,11 @@ from catalog.indexentry import IndexEntry
 from catalog.journal import DIRECTORY
 from catalog.journalformat import BadSegment, decode_segment, number_of
 from catalog.model import join_path
-from tapeserver.labels import VolumeLabel
+from tapeserver.format.labels import VolumeLabel
+from tapeserver.format.objects import adler32, adler32_text
 from tapeserver.library import Drive, Fenced, Library, open_library
 from tapeserver.scan.tapefiles import Copies, Dead, Problem, ScanEvent, Withdrawn
 from tapeserver.scan.volume import NoLabel, VolumeFacts, read_copy, read_label, scan_volume
-from tapeserver.tapeformat import adler32, adler32_text
 
 log = structlog.get_logger(__name__)
 

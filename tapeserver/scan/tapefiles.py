@@ -10,12 +10,12 @@ import datetime
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tapeserver import labels
-from tapeserver.indexformat import IndexDead, IndexEntry
-from tapeserver.labels import BadLabel, FileLabel, Kind, Status, VolumeLabel
+from tapeserver.format import labels
+from tapeserver.format.indexes import IndexDead, IndexEntry
+from tapeserver.format.labels import BadLabel, FileLabel, Kind, Status, VolumeLabel
+from tapeserver.format.objects import HEADER_OBJECTS, TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent, adler32_text
 from tapeserver.library import BeginningOfMedium, Drive, EndOfData, Filemark, HardwareError, MediumError
 from tapeserver.scan.tapereader import Missing, Placed, TapeData, Unreadable, expect_mark, read_labels, walk
-from tapeserver.tapeformat import HEADER_OBJECTS, TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, Extent, adler32_text
 
 MARKS_A_FILE = 3
 NOT_LABELS = (BadLabel, Filemark, EndOfData, MediumError)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from catalog.errors import Retry, TapeError
-from tapeserver import labels
-from tapeserver.bundleformat import LIST_BYTES_MAX, parse_list
-from tapeserver.labels import BadLabel
+from tapeserver.format import labels
+from tapeserver.format.bundles import LIST_BYTES_MAX, parse_list
+from tapeserver.format.labels import BadLabel
+from tapeserver.format.objects import ADLER32_START, HEADER_OBJECTS, adler32
+from tapeserver.format.pax import RECORD, BadMember, Member, OwnMember, header_bytes, padding, parse_any
 from tapeserver.library import BlockTooLong, Drive, EndOfData, Filemark, MediumError
-from tapeserver.paxformat import RECORD, BadMember, Member, OwnMember, header_bytes, padding, parse_any
-from tapeserver.tapeformat import ADLER32_START, HEADER_OBJECTS, adler32
 
 READ_THROUGH_BLOCKS = 256
 """A gap of so many blocks is read through: going to its end would take a drive longer."""

@@ -11,11 +11,12 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
 from catalog.errors import Damaged, TapeError
-from tapeserver import indexformat, labels
-from tapeserver.indexformat import BadIndex, IndexDead, IndexEntry, IndexHead
-from tapeserver.labels import BadLabel, FileLabel, Kind, VolumeLabel
+from tapeserver.format import indexes, labels
+from tapeserver.format.indexes import BadIndex, IndexDead, IndexEntry, IndexHead
+from tapeserver.format.labels import BadLabel, FileLabel, Kind, VolumeLabel
+from tapeserver.format.objects import HEADER_OBJECTS, TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, adler32, adler32_text
+from tapeserver.format.pax import BadMember, OwnMember
 from tapeserver.library import Drive, EndOfData, Filemark
-from tapeserver.paxformat import BadMember, OwnMember
 from tapeserver.scan.tapefiles import (
     NOT_LABELS,
     Copies,
@@ -30,7 +31,6 @@ from tapeserver.scan.tapefiles import (
     read_files,
 )
 from tapeserver.scan.tapereader import TapeData, Unreadable, expect_mark, read_header, read_labels
-from tapeserver.tapeformat import HEADER_OBJECTS, TRAILER_OBJECTS, VOLUME_LABEL_OBJECTS, adler32, adler32_text
 
 BATCH_ENTRIES = 5000
 STEPS_BACK_MAX = 64
@@ -194,7 +194,7 @@ class _Chain:
         member = read_header(data, 0)
         if not isinstance(member.member, OwnMember) or member.member.kind != "index":
             raise BadIndex(why="it holds something else")
-        head, lines = indexformat.parse(bytes(piece) for piece in data.pieces(member.data_offset, member.member.size))
+        head, lines = indexes.parse(bytes(piece) for piece in data.pieces(member.data_offset, member.member.size))
         self._check(head, header)
         entries: list[IndexEntry] = []
         dead: list[IndexDead] = []

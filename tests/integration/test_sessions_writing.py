@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from catalog.database import Database
+from tapeserver.format.objects import HEADER_OBJECTS
 from tapeserver.library import faults
-from tapeserver.tapeformat import HEADER_OBJECTS
 from tests.integration.onesite import (
     all_safe,
     content,

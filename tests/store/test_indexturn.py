@@ -15,10 +15,11 @@ from catalog.database import Database
 from catalog.maintenance import Maintenance
 from catalog.states import MaintenanceState
 from catalog.written import record_end
-from tapeserver import indexformat, indexing
+from tapeserver import indexing
 from tapeserver.config import Config
+from tapeserver.format import indexes
+from tapeserver.format.indexes import IndexEntry
 from tapeserver.frames import IndexFailed, IndexPart, IndexWritten
-from tapeserver.indexformat import IndexEntry
 from tapeserver.mountcontext import MountContext
 from tapeserver.writeturn import WriteTurn
 from tests.store.media import make_copies, make_files, mounted, two_libraries
@@ -42,7 +43,7 @@ class Link:
         if not message.last:
             return
         begin = max(number for number, part in enumerate(self.parts) if part.first)
-        head, entries = indexformat.parse(part.data for part in self.parts[begin:])
+        head, entries = indexes.parse(part.data for part in self.parts[begin:])
         count = sum(isinstance(one, IndexEntry) for one in entries)
         self.indexes.append((head.kind, count))
         self.answers.append(

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from catalog import volumes
 from catalog.database import Database
 from catalog.states import VolumeState
-from tapeserver import labels
+from tapeserver.format import labels
 from tapeserver.labelling import label_volumes
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library, drive_names
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tapeserver import indexformat
+from tapeserver.format import indexes
+from tapeserver.format.indexes import IndexEntry, IndexHead
 from tapeserver.frames import Idle, IndexPart, IndexWritten, Write, Written, WrittenItem
-from tapeserver.indexformat import IndexEntry, IndexHead
 from tapeserver.library.virtual import VirtualLibrary
 from tests.tapes import Stored, TapeWriter, make_library
 from tests.unit.mover.harness import CATALOG_ID, MoverInTest, TinyCache, archiving, stop
@@ -58,8 +58,8 @@ def write_by_mover(east: Path) -> IndexWritten:
             volume="A00001", generation=1, catalog_id=CATALOG_ID, pool="p", kind="session", first_tape_file=1,
             last_tape_file=2, previous_index=0, entries=len(entries), block_size=65_536,
         )  # fmt: skip
-        data = b"".join(indexformat.build(head, sorted(entries, key=lambda one: one.place)))
-        mover.send(IndexPart(name=indexformat.member_name("A00001", 1, 3), data=data, last=True))
+        data = b"".join(indexes.build(head, sorted(entries, key=lambda one: one.place)))
+        mover.send(IndexPart(name=indexes.member_name("A00001", 1, 3), data=data, last=True))
         found: IndexWritten = mover.until(IndexWritten)[-1]
         stop(mover)
         return found

@@ -22,6 +22,7 @@ from catalog.model import FileRecord
 from client import bulkframes
 from client.bulkframes import Kind
 from client.takeover import nothing_more, taken_over
+from tapeserver.format.objects import adler32, adler32_text
 from tapeserver.frames import (
     Found,
     FromMover,
@@ -44,7 +45,6 @@ from tapeserver.library.virtual import VirtualLibrary
 from tapeserver.mover.outbox import Outbox
 from tapeserver.mover.plan import Plan
 from tapeserver.mover.process import serve_mount
-from tapeserver.tapeformat import adler32, adler32_text
 from tests.framereader import FrameReader
 
 ROOT = Path(__file__).parents[3]

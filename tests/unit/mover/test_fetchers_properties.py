@@ -16,13 +16,13 @@ from catalog.errors import Damaged
 from catalog.model import FileRecord
 from client import bulkframes
 from client.bulkframes import Kind
-from tapeserver import paxformat
-from tapeserver.bundleformat import MEMBERS_MAX, list_member, parse_list
+from tapeserver.format import pax
+from tapeserver.format.bundles import MEMBERS_MAX, list_member, parse_list
+from tapeserver.format.objects import adler32, adler32_text
 from tapeserver.frames import Load, WriteItem
 from tapeserver.mover import fetchers
 from tapeserver.mover.fetchers import CacheFetcher
 from tapeserver.mover.incoming import Begun, Block, Ended, Over, Refused, part_of
-from tapeserver.tapeformat import adler32, adler32_text
 from tests.unit.mover.harness import CATALOG_ID, data_of
 
 LOAD = Load(
@@ -180,7 +180,7 @@ def check(one: Taped, tape_file: int, block_size: int) -> list[int]:
     data, layout, parts = bytearray(b"".join(one.blocks)), one.begun.layout, one.begun.parts
     assert len(data) <= layout.archive_bytes
     if layout.list_data:
-        headers = paxformat.build_own(
+        headers = pax.build_own(
             list_member(
                 layout, volume="A00001", generation=3, catalog_id=CATALOG_ID, tape_file=tape_file, mtime_ns=10**18
             )

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from tapeserver import labels, paxformat
-from tapeserver.bundleformat import ListEntry, list_path, parse_list
+from tapeserver.format import labels, pax
+from tapeserver.format.bundles import ListEntry, list_path, parse_list
+from tapeserver.format.labels import FileLabel, Status
+from tapeserver.format.objects import adler32, adler32_text, locate_member
 from tapeserver.frames import Drop, Idle, Loaded, Read, Write, WriteFailed, WriteItem, Written, WrittenItem
-from tapeserver.labels import FileLabel, Status
 from tapeserver.library import EndOfData, Filemark
 from tapeserver.library.faults import Fault, clear, inject
 from tapeserver.library.virtual import VirtualLibrary
 from tapeserver.library.virtualdrive import VirtualDrive
 from tapeserver.mover import archive, plan, unflushed
-from tapeserver.tapeformat import adler32, adler32_text, locate_member
 from tests.unit.mover.harness import TinyCache, archiving, data_of, done, labelled, mount, stop
 
 SIZES = {1: 10_240, 2: 0, 3: 511, 4: 200_000, 5: 512, 6: 70_001}
@@ -80,9 +80,9 @@ def members_of(data: bytes) -> dict[str, bytes]:
 
 def good_entries(trailer: FileLabel, data: bytes) -> list[ListEntry]:
     """What a reader may believe of a bundle: the first entries of its list, as many as the trailer says."""
-    headers = data[: paxformat.header_bytes(data[:512])]
-    listing = paxformat.parse_any(headers)
-    assert isinstance(listing, paxformat.OwnMember)
+    headers = data[: pax.header_bytes(data[:512])]
+    listing = pax.parse_any(headers)
+    assert isinstance(listing, pax.OwnMember)
     assert listing.path == list_path("A00001", 1, trailer.sequence)
     entries = parse_list(data[len(headers) : len(headers) + listing.size])
     assert listing.members == len(entries)

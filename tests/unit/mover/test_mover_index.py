@@ -7,7 +7,8 @@ import io
 import tarfile
 from pathlib import Path
 
-from tapeserver import paxformat
+from tapeserver.format import pax
+from tapeserver.format.labels import Kind, Status
 from tapeserver.frames import (
     Alerts,
     Fault,
@@ -22,7 +23,6 @@ from tapeserver.frames import (
     WriteFailed,
     Written,
 )
-from tapeserver.labels import Kind, Status
 from tapeserver.library.faults import Fault as FaultOnDemand
 from tapeserver.library.faults import inject
 from tapeserver.mover import indexspool
@@ -61,9 +61,9 @@ def test_an_index_is_a_tape_file_that_tar_reads_and_the_headers_behind_it_name(m
     assert read_index(index[1]) == (NAME, INDEX)
     assert (index[0].kind, index[0].status, index[0].file_count) == (Kind.INDEX, Status.COMPLETE, 1)
     assert [trailer.previous_index for trailer, _ in (first, index, second)] == [0, 0, told.index_block]
-    headers = index[1][: paxformat.header_bytes(index[1][:512])]
-    member = paxformat.parse_any(headers)
-    assert isinstance(member, paxformat.OwnMember)
+    headers = index[1][: pax.header_bytes(index[1][:512])]
+    member = pax.parse_any(headers)
+    assert isinstance(member, pax.OwnMember)
     assert (member.kind, member.generation, member.catalog_id) == ("index", 1, "0F8C1D2E")
     assert told.written_bytes == len(index[1])
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tapeserver.format.objects import locate_member
 from tapeserver.frames import Arrange, Arranged, Idle, Loaded, Read, ReadDone, ReadFailed, ReadItem, Write, Written
 from tapeserver.library.faults import Fault as DriveFaultOnDemand
 from tapeserver.library.faults import clear, inject
 from tapeserver.library.virtual import add_cartridge, create_virtual_library
 from tapeserver.library.virtualdrive import VirtualDrive
-from tapeserver.tapeformat import locate_member
 from tests.unit.mover.harness import (
     MoverInTest,
     TinyCache,

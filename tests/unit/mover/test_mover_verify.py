@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from tapeserver.format.objects import adler32, adler32_text, locate_member
 from tapeserver.frames import Idle, Loaded, Verified, Verify, VerifyFailed, VerifyItem, Write, Written, WrittenItem
 from tapeserver.library.faults import Fault, inject
 from tapeserver.library.virtualdrive import VirtualDrive
 from tapeserver.mover import verify
-from tapeserver.tapeformat import adler32, adler32_text, locate_member
 from tests.unit.mover.harness import MoverInTest, TinyCache, archiving, data_of, mount, stop
 
 BUNDLE = {1: 10_240, 2: 0, 3: 511, 4: 200_000, 5: 512, 6: 70_001}

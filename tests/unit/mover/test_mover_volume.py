@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tapeserver import labels
+from tapeserver.format import labels
 from tapeserver.frames import (
     Idle,
     Loaded,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tapeserver import labels
-from tapeserver.bundleformat import parse_list
+from tapeserver.format import labels
+from tapeserver.format.bundles import parse_list
 from tapeserver.frames import Idle, Write, Written
 from tapeserver.library.virtual import VirtualLibrary
 from tests.unit.mover.harness import (

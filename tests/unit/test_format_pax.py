@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapeserver import paxformat
-from tapeserver.paxformat import END_OF_ARCHIVE, BadMember, Member
-from tapeserver.tapeformat import adler32, adler32_text
+from tapeserver.format import pax
+from tapeserver.format.objects import adler32, adler32_text
+from tapeserver.format.pax import END_OF_ARCHIVE, BadMember, Member
 
 MEMBER = Member(
     path="/exp/run7/a.dat", size=5, mtime_ns=1_700_000_000_123_000_000, mode=0o640, owner="alice", group="hall-b",
@@ -42,33 +42,33 @@ members = st.builds(
 
 
 def archive(member: Member, data: bytes) -> bytes:
-    return paxformat.build_member(member) + data + bytes(paxformat.padding(len(data))) + END_OF_ARCHIVE
+    return pax.build_member(member) + data + bytes(pax.padding(len(data))) + END_OF_ARCHIVE
 
 
 @given(members)
 def test_headers_round_trip_and_end_on_a_record(member):
-    built = paxformat.build_member(member)
+    built = pax.build_member(member)
     assert len(built) % 512 == 0
-    assert paxformat.header_bytes(built[:512]) == len(built)
-    assert paxformat.parse_member(built) == member
+    assert pax.header_bytes(built[:512]) == len(built)
+    assert pax.parse_member(built) == member
 
 
 @given(st.binary(max_size=2000))
 def test_garbage_is_a_typed_error(noise):
     with pytest.raises(BadMember):
-        paxformat.parse_member(noise)
+        pax.parse_member(noise)
 
 
 @given(st.data())
 def test_a_changed_byte_is_never_read_as_the_same_member(data):
-    built = bytearray(paxformat.build_member(MEMBER))
+    built = bytearray(pax.build_member(MEMBER))
     at = data.draw(st.integers(0, len(built) - 1))
     value = data.draw(st.integers(0, 255))
     if built[at] == value:
         return
     built[at] = value
     with contextlib.suppress(BadMember):
-        assert paxformat.parse_member(bytes(built)) != MEMBER
+        assert pax.parse_member(bytes(built)) != MEMBER
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_empty_file_is_a_member_without_data():
 
 def test_a_size_beyond_8_gib_stands_in_the_extended_header():
     size = 8 * 1024**3 + 7
-    headers = paxformat.build_member(replace(MEMBER, size=size))
+    headers = pax.build_member(replace(MEMBER, size=size))
     # The data need not be there to read the header.
     with tarfile.open(fileobj=io.BytesIO(headers)) as tar:
         info = tar.next()
@@ -139,7 +139,7 @@ def test_several_members_follow_each_other_in_one_archive():
 )  # fmt: skip
 def test_what_no_header_can_say_is_refused(change):
     with pytest.raises(ValueError, match=r"."):
-        paxformat.build_member(replace(MEMBER, **change))
+        pax.build_member(replace(MEMBER, **change))
 
 
 def test_adler32_runs_over_parts_as_over_the_whole():

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapeserver import labels
-from tapeserver.labels import BadLabel, FileLabel, Kind, Status, VolumeLabel
-from tapeserver.tapeformat import Extent, data_blocks, locate_member
+from tapeserver.format import labels
+from tapeserver.format.labels import BadLabel, FileLabel, Kind, Status, VolumeLabel
+from tapeserver.format.objects import Extent, data_blocks, locate_member
 
 CATALOG = "0F8C1D2E-77AA-4B3C-9D10-112233445566"
 HEADER = FileLabel(

@@ -6,30 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapeserver import bundleformat, paxformat
+from tapeserver.format import bundles, pax
+from tapeserver.format.objects import data_blocks
 from tapeserver.tapeaccount import Account, TapeFile, account, flush_due
-from tapeserver.tapeformat import data_blocks
-from tests.unit.test_tapeformat_pax import MEMBER
+from tests.unit.test_format_pax import MEMBER
 
 GIB = 1024**3
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=30))
 def test_a_bundle_takes_what_its_layout_says(sizes):
-    headers = paxformat.build_member(MEMBER)
-    line = bundleformat.list_line(7, "/exp/f", 10_240, "00112233")
-    layout = bundleformat.lay_out([(line, headers, size) for size in sizes])
+    headers = pax.build_member(MEMBER)
+    line = bundles.list_line(7, "/exp/f", 10_240, "00112233")
+    layout = bundles.lay_out([(line, headers, size) for size in sizes])
     counted = TapeFile(sizes=sizes, bundle=True, header_bytes=len(headers), line_bytes=len(line))
     assert counted.archive_bytes == layout.archive_bytes
 
 
 def test_a_single_file_takes_its_headers_its_bytes_and_the_end():
-    assert TapeFile(sizes=[1000]).archive_bytes == paxformat.archive_bytes(1536, 1000)
+    assert TapeFile(sizes=[1000]).archive_bytes == pax.archive_bytes(1536, 1000)
 
 
 def test_the_account_counts_labels_marks_blocks_and_flushes():
     found = account([TapeFile(sizes=[300_000])] * 3, flush_bytes=GIB, flush_files=2, block_size=262_144)
-    archive = paxformat.archive_bytes(1536, 300_000)
+    archive = pax.archive_bytes(1536, 300_000)
     assert found == Account(
         tape_files=3,
         files=3,

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from tapeserver.paxformat import END_OF_ARCHIVE, OWN_HEADER_BYTES, BadMember, OwnMember, archive_bytes, padding
+from tapeserver.format.pax import END_OF_ARCHIVE, OWN_HEADER_BYTES, BadMember, OwnMember, archive_bytes, padding
 
 OFFSET_WIDTH = 14
 MEMBERS_MAX = 10_000

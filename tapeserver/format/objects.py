@@ -5,7 +5,7 @@
 
 A tape file is the group from HDR1 to the last mark, and its place is the object number of HDR1. Its data is one pax
 archive cut into blocks of the volume's block size, the last one short. Pure: builds and checks; the mover reads and
-writes. The labels are in `labels`, the archive in `paxformat`; docs/storage.md has every byte.
+writes. The labels are in `labels`, the archive in `pax`; docs/storage.md has every byte.
 """
 
 from __future__ import annotations

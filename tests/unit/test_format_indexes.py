@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapeserver.indexformat import LINE_BYTES_MAX, BadIndex, IndexDead, IndexEntry, IndexHead, build, parse
+from tapeserver.format.indexes import LINE_BYTES_MAX, BadIndex, IndexDead, IndexEntry, IndexHead, build, parse
 
 NAMES = st.text(max_size=20)
 
