@@ -147,6 +147,7 @@ async def _run(service: Service, upkeep: Upkeep, stop: asyncio.Event) -> None:
         loops = [
             tasks.create_task(upkeep.beat_for_ever(), name="heartbeat"),
             tasks.create_task(upkeep.sweep_for_ever(), name="sweep"),
+            tasks.create_task(upkeep.evictable.look_for_ever(), name="evictable"),
             tasks.create_task(reconcile_for_ever(service), name="reconcile"),
             tasks.create_task(_verify(service), name="verify"),
         ]

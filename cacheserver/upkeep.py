@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from cacheserver.evictable import Evictable
 from cacheserver.evictor import Usage, bytes_to_free, victims
 from cacheserver.service import Service
 from catalog import replicas
@@ -30,6 +31,7 @@ BATCHES_MAX = 100
 class Upkeep:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self.evictable = Evictable(service)
         self._extended_at = 0.0
         #: for tests and `/healthz`: how often a whole sweep was done
         self.sweeps = 0
@@ -79,7 +81,8 @@ class Upkeep:
             # Silent, this server is no longer live, and nobody is sent to it.
             return
         async with service.database.transaction() as connection:
-            heartbeat = await replicas.heartbeat_server(connection, service.name)
+            evictable_bytes = self.evictable.bytes
+            heartbeat = await replicas.heartbeat_server(connection, service.name, evictable_bytes=evictable_bytes)
         if heartbeat is None:
             log.error("the catalog does not know this cache server any more", name=service.name)
             return
@@ -154,7 +157,8 @@ class Upkeep:
                 return
             await service.on_disk(_unlink, service, ids)
             async with service.database.transaction() as connection:
-                await replicas.forget_evicted(connection, ids)
+                gone = await replicas.forget_evicted(connection, ids)
+            self.evictable.gone(gone)
             service.unverified.difference_update(ids)
             service.metrics.evicted_files.inc(len(ids))
             log.info("replicas evicted", files=len(ids))

@@ -38,6 +38,8 @@ class CacheServer:
     #: parts of the capacity: above `high` the evictor begins, at `low` it ends
     high: float
     low: float
+    #: of `used_bytes` what could go when it last looked at all it has; None: it does not know
+    evictable_bytes: int | None
     #: up, and heard of within HEARTBEAT_SECONDS_MAX
     live: bool
 
@@ -51,6 +53,16 @@ class Heartbeat:
     #: seconds since 1970 by the catalog's clock
     now_epoch_seconds: float
     state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvictablePage:
+    """Some replicas of a server, looked at together."""
+
+    #: where the next page begins; None: there was nothing left
+    last: int | None
+    #: of those that could go, or are going
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +100,12 @@ async def register_server(
         raise WrongRoot(name=name, known=known.root_id if known else "?", found=root_id)
 
 
-async def heartbeat_server(connection: AsyncConnection, name: str) -> Heartbeat | None:
-    """Say that it lives; None when the catalog does not know it (any more)."""
-    row = (await connection.execute(_SQL["heartbeat_server"], {"name": name})).one_or_none()
+async def heartbeat_server(
+    connection: AsyncConnection, name: str, *, evictable_bytes: int | None = None
+) -> Heartbeat | None:
+    """Say that it lives, and how much could go; None when the catalog does not know it (any more)."""
+    arguments = {"name": name, "evictable_bytes": evictable_bytes}
+    row = (await connection.execute(_SQL["heartbeat_server"], arguments)).one_or_none()
     return None if row is None else Heartbeat(now_epoch_seconds=row.now, state=row.state)
 
 
@@ -129,10 +144,18 @@ async def servers(connection: AsyncConnection) -> list[CacheServer]:
             reserved_bytes=row.reserved_bytes,
             high=row.high_watermark,
             low=row.low_watermark,
+            evictable_bytes=row.evictable_bytes,
             live=row.state == "up" and row.fresh,
         )
         for row in rows
     ]
+
+
+async def evictable_page(connection: AsyncConnection, server: str, *, after: int, limit: int) -> EvictablePage:
+    """Of the server's replicas with ids above `after`, at most `limit`: how many bytes the evictor could take."""
+    arguments = {"server": server, "after": after, "limit": limit}
+    row = (await connection.execute(_SQL["evictable_page"], arguments)).one()
+    return EvictablePage(last=row.last, bytes=row.bytes)
 
 
 async def take_wanted(connection: AsyncConnection, server: str) -> int:

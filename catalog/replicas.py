@@ -252,12 +252,13 @@ async def evicting(connection: AsyncConnection, server: str, *, limit: int) -> l
     return list((await connection.execute(_SQL["evicting"], {"server": server, "limit": limit})).scalars())
 
 
-async def forget_evicted(connection: AsyncConnection, replica_ids: Collection[int]) -> None:
-    """Their bytes are unlinked: the rows go, the space is free."""
-    if replica_ids:
-        ids = {"ids": sorted(replica_ids)}
-        await connection.execute(_SQL["lock_servers_of_replicas"], ids)
-        await connection.execute(_SQL["forget_evicted"], ids)
+async def forget_evicted(connection: AsyncConnection, replica_ids: Collection[int]) -> dict[int, int]:
+    """Their bytes are unlinked: the rows go, the space is free. Those that went, with their bytes."""
+    if not replica_ids:
+        return {}
+    ids = {"ids": sorted(replica_ids)}
+    await connection.execute(_SQL["lock_servers_of_replicas"], ids)
+    return {row.id: row.size for row in await connection.execute(_SQL["forget_evicted"], ids)}
 
 
 async def mark_absent(connection: AsyncConnection, replica_id: int, why: str) -> bool:

@@ -194,7 +194,8 @@ cache_server = Table(
     column("name", Text, primary_key=True), *columns(Text, "url", "root_id", "host", "root"),
     *switch("up"), column("capacity_bytes", BigInteger), number("taken_bytes", 0),
     column("high_watermark", REAL, server_default=text("0.9")),
-    column("low_watermark", REAL, server_default=text("0.8")), number("wanted_bytes", 0), now("heartbeat_at"),
+    column("low_watermark", REAL, server_default=text("0.8")), number("wanted_bytes", 0),
+    optional("evictable_bytes", BigInteger), now("heartbeat_at"),
     CheckConstraint("taken_bytes >= 0", name="cache_server_check"),
 )
 

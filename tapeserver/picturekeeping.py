@@ -54,6 +54,8 @@ class Surroundings:
     #: of live cache servers: all their room, what of it is free, and that of the emptiest
     cache_capacity_bytes: int = 0
     cache_free_bytes: int = 0
+    #: of what is not free the part that could be evicted; None: not all servers know
+    cache_evictable_bytes: int | None = None
     cache_file_bytes: int = 0
     #: volume -> when the next of its recalls may be read, of those that were asked about; None: nothing is there
     ripe: Mapping[str, float | None] = field(default_factory=dict)
@@ -267,13 +269,15 @@ class PictureKeeper:
         return news
 
     def _room(self, seen: Surroundings) -> None:
-        # What can be evicted is room too, but how much that is, only a mount finds out. So all counts as room until one
-        # has found that there is none; then only what is free.
-        # For a while: what has become evictable since, only the next mount finds out.
+        # What can be evicted is room too. A server that has not looked at all it has does not know how much that is:
+        # then all counts as room. Until a mount has found that there is none; then, for a while, only what is free.
         longest = self._wanted_policy.cooldown_seconds_max
         troubles = self.picture.troubles.values()
         full = any(end.kind == "cache_full" and self._now - end.at < longest for end in troubles)
-        self.picture.cache_room_bytes = seen.cache_free_bytes if full else seen.cache_capacity_bytes
+        room = seen.cache_capacity_bytes
+        if full or seen.cache_evictable_bytes is not None:
+            room = seen.cache_free_bytes + (0 if full else seen.cache_evictable_bytes or 0)
+        self.picture.cache_room_bytes = room
         self.picture.cache_file_bytes = seen.cache_file_bytes
         before, self._cache_capacity_bytes = self._cache_capacity_bytes, seen.cache_capacity_bytes
         if before is not None and seen.cache_capacity_bytes > before:

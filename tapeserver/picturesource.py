@@ -92,6 +92,7 @@ class PictureSource:
             hurried=await situations.hurried(connection, self.library),
             cache_capacity_bytes=sum(one.capacity_bytes for one in servers),
             cache_free_bytes=sum(free),
+            cache_evictable_bytes=_evictable_bytes(servers),
             cache_file_bytes=max(free, default=0),
             ripe={volume: ripe.get(volume) for volume in doubtful},
             charges=await self._meter.charges(connection),
@@ -122,6 +123,11 @@ async def ripe_at(connection: AsyncConnection, vids: Collection[str]) -> dict[st
     """When the next recall of each volume may be read; None: there is none."""
     found = await situations.ripe(connection, vids)
     return {vid: found.get(vid) for vid in vids}
+
+
+def _evictable_bytes(servers: Sequence[cacheservers.CacheServer]) -> int | None:
+    told = [one.evictable_bytes for one in servers if one.evictable_bytes is not None]
+    return sum(told) if len(told) == len(servers) else None
 
 
 def _view(one: SeenVolume) -> VolumeView:

@@ -11,7 +11,7 @@ from client.cli.common import counted
 
 COLUMNS = {
     "name": "cache server", "state": "state", "live": "live", "capacity_bytes": "capacity", "used_bytes": "used",
-    "reserved_bytes": "reserved", "url": "url",
+    "reserved_bytes": "reserved", "evictable_bytes": "could go", "url": "url",
 }  # fmt: skip
 #: paths whose reason is printed one by one; the rest is counted
 KEPT_SHOWN_MAX = 10

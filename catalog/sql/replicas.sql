@@ -11,7 +11,7 @@ RETURNING name
 
 -- heartbeat_server --
 -- Answers the catalog's clock too: expiry of signed URLs is judged by it, not by the host's.
-UPDATE cache_server SET heartbeat_at = capstan_now() WHERE name = :name
+UPDATE cache_server SET heartbeat_at = capstan_now(), evictable_bytes = :evictable_bytes WHERE name = :name
 RETURNING CAST(extract(epoch FROM capstan_now()) AS double precision) AS now, state
 
 -- replica_for_read --
@@ -191,6 +191,17 @@ SELECT id, size, CAST(extract(epoch FROM last_used_at) AS double precision) AS l
 FROM replica WHERE cache_server = :server AND state = 'on_disk' AND file_is_evictable(file)
 ORDER BY last_used_at, id LIMIT :limit
 
+-- evictable_page --
+-- By id, which nothing changes: what is used while it is looked at keeps its place. What is being evicted is as good as
+-- gone. Of a page, which is what one statement takes, the files are asked of together.
+WITH page AS MATERIALIZED (
+    SELECT id, file, size, state FROM replica
+    WHERE cache_server = :server AND state IN ('on_disk', 'evicting') AND id > :after ORDER BY id LIMIT :limit
+)
+SELECT max(id) AS last, CAST(coalesce(sum(size) FILTER (WHERE state = 'evicting' OR file IN (
+    SELECT evictable_files((SELECT array_agg(file) FROM page WHERE state = 'on_disk')))), 0) AS bigint) AS bytes
+FROM page
+
 -- lock_victims --
 -- First the lock, then (in the next statement, whose snapshot is newer) the test: who pins a file locks its replica
 -- FOR SHARE, so that either the pin is seen by the test, or the pinner sees EVICTING. SKIP LOCKED: what somebody
@@ -238,7 +249,7 @@ WITH gone AS (
     UPDATE cache_server s SET taken_bytes = s.taken_bytes - g.bytes
     FROM (SELECT cache_server, sum(size) AS bytes FROM gone GROUP BY cache_server) g WHERE s.name = g.cache_server
 )
-SELECT id FROM gone
+SELECT id, size FROM gone
 
 -- lock_absent --
 -- Whoever evicts, finds or loses it at the same time is before us or behind us.

@@ -131,8 +131,8 @@ async def test_a_url_of_a_clock_that_was_set_back_reads(
 ) -> None:
     before = replicas.heartbeat_server
 
-    async def ahead(connection: AsyncConnection, name: str) -> Any:
-        beat = await before(connection, name)
+    async def ahead(connection: AsyncConnection, name: str, **told: int | None) -> Any:
+        beat = await before(connection, name, **told)
         return beat and dataclasses.replace(beat, now_epoch_seconds=beat.now_epoch_seconds + 3600)
 
     monkeypatch.setattr(replicas, "heartbeat_server", ahead)

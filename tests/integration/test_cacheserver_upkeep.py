@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
 import zlib
 from pathlib import Path
+from typing import cast
 
 import aiohttp
 import pytest
 import sqlalchemy as sa
 
+from cacheserver.evictable import AGE_SECONDS_MAX, Evictable
+from cacheserver.service import Service
 from catalog import endings, puts, replicas
 from catalog.cacheservers import WrongRoot
 from catalog.database import Database
@@ -340,3 +344,29 @@ async def test_what_was_committed_while_it_was_looked_at_as_expired_keeps_its_by
         monkeypatch.setattr(replicas, "expired_reservations", a_moment_ago)
         await site.sweep()
         assert site.path_of(claims.replica_id).read_bytes() == BODY
+
+
+async def test_a_server_knows_how_much_of_its_disk_could_be_free(database: Database, tmp_path: Path) -> None:
+    async def tells(evictable_bytes: int) -> bool:
+        async with database.connection() as connection:
+            [server] = await replicas.live_servers(connection)
+        return server.evictable_bytes == evictable_bytes
+
+    site = await make_site(database, tmp_path / "cache")
+    async with running(site, heartbeat_seconds=0.1):
+        file, _ = await recalled(site)
+        await eventually(lambda: tells(len(BODY)))
+        async with database.transaction() as connection:
+            await replicas.pin(connection, owner="job:1", files=[file], lifetime_seconds=60)
+        await eventually(lambda: tells(0))
+
+
+def test_what_goes_while_it_is_looked_at_is_counted_once() -> None:
+    looked = Evictable(cast(Service, None))
+    looked._known, looked._known_at = 1000, time.monotonic()
+    looked._after, looked._found = 10, 400
+    looked.gone({5: 100, 15: 50})
+    assert looked.bytes == 850
+    assert looked._found == 300
+    looked._known_at -= AGE_SECONDS_MAX
+    assert looked.bytes is None

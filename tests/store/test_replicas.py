@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import queues, replicas
+from catalog import cacheservers, queues, replicas
 from catalog.database import Database
 from catalog.errors import NoSpace, WrongState
 from catalog.replicas import Recalled, WrongRoot
@@ -318,3 +318,47 @@ def test_replicas_lie_in_two_levels_that_fill_evenly() -> None:
     assert replicas.path_in_root(0x12345) == "replicas/01/23/74565"
     assert len({replicas.path_in_root(id).rpartition("/")[0] for id in range(0, 1 << 24, 256)}) == 65536
     assert len({replicas.path_in_root(id).rpartition("/")[0] for id in range(512, 768)}) == 1
+
+
+async def test_what_could_go_is_told_page_by_page_and_is_what_the_evictor_would_take(
+    connection: AsyncConnection,
+) -> None:
+    files, ids = await safe_files(connection, 6)
+    await replicas.pin(connection, owner="job:1", files=files[:1], lifetime_seconds=60)
+    await connection.execute(
+        sa.text("update copy set broken_at = capstan_now() where file = :file"), {"file": files[1]}
+    )
+    await replicas.evict(connection, replica_ids=[ids[2]])
+    pages = [await cacheservers.evictable_page(connection, "cache", after=0, limit=4)]
+    while (last := pages[-1].last) is not None:
+        pages.append(await cacheservers.evictable_page(connection, "cache", after=last, limit=4))
+    assert [page.bytes for page in pages] == [200, 200, 0]
+    candidates = await replicas.eviction_candidates(connection, "cache", limit=10)
+    leaving = await replicas.evicting(connection, "cache", limit=10)
+    assert sum(page.bytes for page in pages) == sum(one.size for one in candidates) + 100 * len(leaving)
+    assert await replicas.forget_evicted(connection, leaving) == {ids[2]: 100}
+
+
+async def test_what_could_go_is_known_by_the_heartbeat(connection: AsyncConnection) -> None:
+    for told in (None, 300, None):
+        assert await replicas.heartbeat_server(connection, "cache", evictable_bytes=told)
+        [server] = await replicas.servers(connection)
+        assert server.evictable_bytes == told
+
+
+async def test_a_file_out_of_reach_is_degraded_and_stays_unless_its_class_lets_it_go(
+    connection: AsyncConnection,
+) -> None:
+    files, _ = await safe_files(connection, 1)
+
+    async def found() -> tuple[bool, bool, int]:
+        query = sa.text("select file_is_degraded(:file) as degraded, file_is_evictable(:file) as evictable")
+        row = (await connection.execute(query, {"file": files[0]})).one()
+        page = await cacheservers.evictable_page(connection, "cache", after=0, limit=4)
+        return row.degraded, row.evictable, page.bytes
+
+    assert await found() == (False, True, 100)
+    await connection.execute(sa.text("update library set state = 'down', reason = 'x' where name = 'east'"))
+    assert await found() == (True, False, 0)
+    await connection.execute(sa.text("update storage_class set evict_degraded = true"))
+    assert await found() == (True, True, 100)

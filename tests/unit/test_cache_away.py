@@ -1,4 +1,4 @@
-"""Promises about a cache that cannot be reached: no volume or drive is to blame, and nothing is mounted in a loop."""
+"""Promises about a cache that is away, or has no room: nobody is to blame, and nothing is mounted in a loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Library:
         self.look()
         self.surround(10**15)
 
-    def surround(self, capacity_bytes: int) -> None:
+    def surround(self, capacity_bytes: int, *, free: int | None = None, evictable: int | None = None) -> None:
         pool = SeenPool(name="p", volumes_open_max=None, oldest_at=1.0)
         self.keeper.surround(
             Surroundings(
@@ -40,8 +40,9 @@ class Library:
                 suspects=[],
                 volumes=[VolumeView(name=name, state="active", pool="p", medium="LTO-8") for name in VOLUMES],
                 cache_capacity_bytes=capacity_bytes,
-                cache_free_bytes=capacity_bytes,
-                cache_file_bytes=capacity_bytes,
+                cache_free_bytes=capacity_bytes if free is None else free,
+                cache_evictable_bytes=evictable,
+                cache_file_bytes=capacity_bytes if free is None else free,
             )
         )
 
@@ -182,3 +183,29 @@ def test_a_picture_that_is_begun_anew_still_pauses() -> None:
 
 def test_the_sentence_says_that_it_is_the_cache() -> None:
     assert "cache" in SENTENCES["cache_away"]
+
+
+def test_room_is_what_is_free_and_what_the_servers_say_could_go() -> None:
+    library = Library(reads=1)
+    library.surround(1000, free=10, evictable=20)
+    assert library.mount() == []
+    said = library.said()["A1"]
+    assert (said.code, said.arguments["short_bytes"]) == ("cache_short", 70)
+    library.surround(1000, free=10, evictable=90)
+    assert len(library.mount()) == 1
+
+
+def test_while_a_server_does_not_know_what_could_go_all_counts_until_a_mount_found_no_room() -> None:
+    library = Library(reads=1)
+    library.surround(1000, free=10)
+    assert len(library.mount()) == 1
+    library.end("no cache space for 30 s")
+    library.now += 30
+    library.look()
+    library.surround(1000, free=10, evictable=None)
+    assert library.mount() == []
+    assert library.said()["A1"].code == "cache_short"
+    library.now += 60
+    library.look()
+    library.surround(1000, free=10)
+    assert len(library.mount()) == 1

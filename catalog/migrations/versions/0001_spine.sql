@@ -209,6 +209,7 @@ create table cache_server (
     taken_bytes bigint not null default 0,        -- replicas and reservations together: one turns into the other without a change
     high_watermark real not null default 0.9, low_watermark real not null default 0.8,
     wanted_bytes bigint not null default 0,       -- the largest wish that was refused since the evictor last looked
+    evictable_bytes bigint,                       -- of the replicas those that could go, when it last looked; null: not known
     heartbeat_at timestamptz not null default capstan_now(),
     check (taken_bytes >= 0)
 );
@@ -505,17 +506,29 @@ create function file_is_safe(wanted bigint) returns boolean language sql stable 
 $$;
 
 -- Degraded: all copies are good, but not all of them can be reached now.
+create function files_within_reach(wanted bigint[]) returns setof bigint language sql stable as $$
+    select c.file from good_copy c join library l on l.name = c.library where c.file = any(wanted) group by c.file
+    having count(distinct c.copy_number) filter (where l.state = 'up' and c.volume_state <> 'disabled')
+         = count(distinct c.copy_number)
+$$;
+
 create function file_is_degraded(wanted bigint) returns boolean language sql stable as $$
-    select count(distinct c.copy_number) filter (where l.state = 'up' and c.volume_state <> 'disabled')
-         < count(distinct c.copy_number)
-    from good_copy c join library l on l.name = c.library where c.file = wanted
+    select exists (select from good_copy c where c.file = wanted)
+       and not exists (select from files_within_reach(array[wanted]))
+$$;
+
+-- Of these files those whose replicas may go. A set, because a cache server asks of all that it has, again and again: a
+-- call for each costs ten times as much.
+create function evictable_files(wanted bigint[]) returns setof bigint language sql stable as $$
+    select f.id from file f join storage_class s on s.name = f.storage_class
+    where f.id = any(wanted) and f.id in (select safe_files(wanted))
+      and (s.evict_degraded or f.id in (select files_within_reach(wanted)))
+      and not exists (select from pin p where p.file = f.id and p.expires_at > capstan_now())
+      and not exists (select from stage_item i where i.file = f.id and i.state in ('submitted', 'started'))
 $$;
 
 create function file_is_evictable(wanted bigint) returns boolean language sql stable as $$
-    select file_is_safe(f.id) and (s.evict_degraded or not file_is_degraded(f.id))
-       and not exists (select from pin p where p.file = f.id and p.expires_at > capstan_now())
-       and not exists (select from stage_item i where i.file = f.id and i.state in ('submitted', 'started'))
-    from file f join storage_class s on s.name = f.storage_class where f.id = wanted
+    select exists (select from evictable_files(array[wanted]))
 $$;
 
 -- Names of the way from the root, for messages and audit; the namespace itself stores no path.
