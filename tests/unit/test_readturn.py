@@ -27,7 +27,7 @@ async def test_what_is_said_of_a_file_that_was_dropped_does_not_end_its_next_rea
     async def commit(_: Any) -> None:
         raise AssertionError("nothing is to be recorded")
 
-    work = SimpleNamespace(library_spec={}, capacity_bytes=1, block_size=1)
+    work = SimpleNamespace(library_spec={}, medium="", capacity_bytes=1, block_size=1)
     context = cast(MountContext, SimpleNamespace(now=0.0, commit=commit, work=work))
     turn = ReadTurn(context, seconds_max=None)
     space = Reservation(id=NOW, cache_server="cache", url="http://127.0.0.1:1", bytes=1, file_id=FILE)
