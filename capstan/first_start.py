@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from capstan.config import Configuration, LibrarySection
+from capstan.config import Configuration, LibrarySection, StorageClassSection
 from catalog import identity, migrate, volumes
 from catalog.database import Database
 from catalog.errors import Unauthenticated
@@ -50,19 +50,24 @@ async def prepare_catalog(
             await _prepare_library(database, section, data, known, configuration, say)
         async with database.transaction() as connection:
             for storage_class in configuration.storage_classes:
-                await volumes.create_storage_class(
-                    connection,
-                    name=storage_class.name,
-                    copies=storage_class.copies,
-                    pools=storage_class.pools,
-                    evict_degraded=storage_class.evict_degraded,
-                    is_default=storage_class.default,
-                )
+                await make_storage_class(connection, storage_class)
             await _system_class(connection)
         tokens = data / "tokens"
         operator = await _token(database, tokens / "operator.token", label="operator", recorded=True)
         await _token(database, tokens / "jobserver.token", label="jobserver", recorded=False)
         return Tokens(operator=operator, jobserver_file=tokens / "jobserver.token")
+
+
+async def make_storage_class(connection: AsyncConnection, section: StorageClassSection) -> None:
+    """As it is configured. Raises BadRequest, as when its pools are not known."""
+    await volumes.create_storage_class(
+        connection,
+        name=section.name,
+        copies=section.copies,
+        pools=section.pools,
+        evict_degraded=section.evict_degraded,
+        is_default=section.default,
+    )
 
 
 async def _prepare_library(

@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from capstan.config import Configuration
+from capstan.first_start import make_storage_class
 from capstan.sitecatalog import SiteCatalog, for_all_rows
 from catalog import migrate, rebuild, rebuilding, volumes
 from catalog.errors import BadConfig, BadRequest, Refused
@@ -94,14 +95,7 @@ async def _make_media(connection: AsyncConnection, configuration: Configuration,
             await volumes.create_pool(connection, name=pool.name, library=pool.library)
     for one in configuration.storage_classes:
         try:
-            await volumes.create_storage_class(
-                connection,
-                name=one.name,
-                copies=one.copies,
-                pools=one.pools,
-                evict_degraded=one.evict_degraded,
-                is_default=one.default,
-            )
+            await make_storage_class(connection, one)
         except BadRequest:
             # Its pools are in a library that is not known here: what its files tell is all there is.
             continue

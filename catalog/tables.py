@@ -7,8 +7,6 @@ Sizes are bytes; times are aware datetimes whose default is the database's capst
 
 from __future__ import annotations
 
-import re
-
 from sqlalchemy import (
     ARRAY,
     REAL,
@@ -33,14 +31,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 from catalog import planningtables as planningtables
 from catalog.columns import NOW, TIME, Xid8, column, columns, flag, identity, json, now, number, optional, switch, word
 from catalog.columns import metadata as metadata
-
-_PARTITION = re.compile(r"(mount_history|event)_(default|y\d{4}m\d{2})")
-
-
-def is_ours(name: str | None) -> bool:
-    """Whether a table of the database should be in `metadata`: not a partition, not the migrations' own record."""
-    return name is not None and name != "alembic_version" and _PARTITION.fullmatch(name) is None
-
 
 # Columns that belong together share a line, as in the SQL.
 # fmt: off
