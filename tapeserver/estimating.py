@@ -25,6 +25,9 @@ from tapeserver.planner import Picture, Policy
 ESTIMATE_SECONDS, ESTIMATE_SHARE = 3.0, 50.0
 #: but are confirmed before doors stop believing them
 ESTIMATE_SECONDS_MAX = estimates.LOOK_SECONDS_MAX / 3
+#: with nothing left to write a mover waits so long for more before it flushes, unless told otherwise; a library that is
+#: faster than life does not shorten that
+FLUSH_IDLE_SECONDS = 5.0
 #: volumes that are gone through before others have the loop
 PART = 200
 #: a library that is not there in life takes no time of its own, and what there is, nobody knows
@@ -126,7 +129,9 @@ def expected(
         return now + (at - now) / speed
 
     pools = {
-        pool: replace(one, begins=sooner(one.begins), in_hand=one.in_hand / speed, writing=one.writing / speed)
+        pool: _flushed(
+            replace(one, begins=sooner(one.begins), in_hand=one.in_hand / speed, writing=one.writing / speed)
+        )
         for pool, one in found.pools.items()
     }
     yield Expected(pools=pools)
@@ -139,6 +144,13 @@ def expected(
                 for name, one in times
             }
         )
+
+
+def _flushed(one: WritingTime) -> WritingTime:
+    """With the time for which a mover waits for more when it has written the last."""
+    if one.oldest is None:
+        return replace(one, in_hand=one.in_hand + FLUSH_IDLE_SECONDS)
+    return replace(one, writing=one.writing + FLUSH_IDLE_SECONDS)
 
 
 async def _next_turn() -> None:
