@@ -162,13 +162,14 @@ def _in_order(
         # What was mounted just now comes behind all others, as long as there are any.
         keys = np.concatenate([judged.key[left], [one.key for one in turns]])
         resting = np.concatenate([judged.resting[left], np.zeros(len(turns), dtype=bool)])
-        order = np.lexsort((-keys, resting)).tolist()
-        most = max(ROUND_PER_DRIVE * len(free), int(ROUND_PART * len(order)))
-        if number == ROUNDS_MAX - 1:
-            most = len(order)
-        yield [int(left[one]) if one < len(left) else turns[one - len(left)] for one in order[:most]]
-        pools.taken(turns[one - len(left)] for one in order[:most] if one >= len(left))
-        left = left[[one for one in order[most:] if one < len(left)]]
+        order, volumes = np.lexsort((-keys, resting)), len(left)
+        most = len(order)
+        if number < ROUNDS_MAX - 1:
+            most = max(ROUND_PER_DRIVE * len(free), int(ROUND_PART * len(order)))
+        some, rest = order[:most], order[most:]
+        yield [int(left[one]) if one < volumes else turns[one - volumes] for one in some.tolist()]
+        pools.taken(turns[one - volumes] for one in some[some >= volumes].tolist())
+        left = left[rest[rest < volumes]]
 
 
 # ------------------------------------------------------------------ what is mounted

@@ -10,7 +10,8 @@ from capstan.commands.queue import _print_view
 from catalog import estimates, leases, queues
 from catalog.database import Database
 from catalog.model import ReadingTime, WritingTime
-from client.staging import _the_wait
+from client.messages import ArchiveWaitFile
+from client.staging import _not_yet_safe, _the_wait
 from tests.integration.door import Door, open_door
 
 OURS = "/api/capstan/v1"
@@ -103,6 +104,15 @@ async def test_a_file_on_its_way_to_tape_is_told_when_it_is_expected_to_be_safe(
     await door.sql("update archive set state = 'held' where file = :file", file=file)
     [waiting] = (await door.ask("POST", f"{OURS}/archive-wait", json={"paths": ["/exp/new"]})).json["files"]
     assert waiting["expected_seconds"] is None, "an operator's retry is nobody's guess"
+
+
+def test_who_waits_for_many_files_is_told_of_the_last_if_all_are_known() -> None:
+    first = ArchiveWaitFile(path="/a", safe=False, reason="it collects", expected_seconds=60.0)
+    last = ArchiveWaitFile(path="/b", safe=False, expected_seconds=720.0)
+    assert _not_yet_safe([first, last]) == "2 not yet safe, the last is expected on tape in about 12 min: it collects"
+    assert _not_yet_safe([first]) == "1 not yet safe: it collects"
+    last.expected_seconds = None
+    assert _not_yet_safe([first, last]) == "2 not yet safe: it collects"
 
 
 async def test_the_standard_s_archiveinfo_holds_nothing_of_ours(door: Door) -> None:
