@@ -315,7 +315,11 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
             end(mount, "rested")
     for mount in idle:
         # What nobody came back for is taken out before its drive is wanted: the next need not wait for that.
-        if len(found) < missing and _newest(mount, picture) <= mount.began_at:
+        if (
+            len(found) < missing
+            and _newest(mount, picture) <= mount.began_at
+            and not _was_missed(mount, picture, policy)
+        ):
             end(mount, "rested")
     wanted_otherwise = {volume for volume, _ in picture.media}
     for mount in idle:
@@ -342,6 +346,12 @@ def _newest(mount: MountView, picture: Picture) -> float:
     reads = float(picture.volumes.newest[picture.volumes.slot(mount.volume)])
     writes = mount.purpose == "archive" and not mount.full and mount.pool is not None
     return max(reads, picture.newest_archives.get(mount.pool or "", reads)) if writes else reads
+
+
+def _was_missed(mount: MountView, picture: Picture, policy: Policy) -> bool:
+    """Whether it was wanted again so soon that it would have been better to leave it in its drive the last time."""
+    ended = float(picture.volumes.ended[picture.volumes.slot(mount.volume)])
+    return mount.began_at - ended < policy.dismount_delay_seconds
 
 
 def _spare(picture: Picture, policy: Policy) -> int:
