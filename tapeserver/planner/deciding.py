@@ -315,11 +315,7 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
             end(mount, "rested")
     for mount in idle:
         # What nobody came back for is taken out before its drive is wanted: the next need not wait for that.
-        if (
-            len(found) < missing
-            and _newest(mount, picture) <= mount.began_at
-            and not _was_missed(mount, picture, policy)
-        ):
+        if len(found) < missing and _is_forgotten(mount, picture, policy):
             end(mount, "rested")
     wanted_otherwise = {volume for volume, _ in picture.media}
     for mount in idle:
@@ -348,10 +344,12 @@ def _newest(mount: MountView, picture: Picture) -> float:
     return max(reads, picture.newest_archives.get(mount.pool or "", reads)) if writes else reads
 
 
-def _was_missed(mount: MountView, picture: Picture, policy: Policy) -> bool:
-    """Whether it was wanted again so soon that it would have been better to leave it in its drive the last time."""
+def _is_forgotten(mount: MountView, picture: Picture, policy: Policy) -> bool:
+    """Nothing has come for it since it was mounted; nor was it mounted because it was missed so soon after its last time
+    that it would have been better to leave it in its drive."""
     ended = float(picture.volumes.ended[picture.volumes.slot(mount.volume)])
-    return mount.began_at - ended < policy.dismount_delay_seconds
+    missed = mount.began_at - ended < policy.dismount_delay_seconds
+    return not missed and _newest(mount, picture) <= mount.began_at
 
 
 def _spare(picture: Picture, policy: Policy) -> int:

@@ -285,3 +285,9 @@ def test_the_fence_is_compared_under_the_lock_that_dismount_takes(east):
     with drive._guard(), pytest.raises(DriveBusy):
         library.dismount("east-0", 1)
     assert library.dismount("east-0", 1) == "A00001"
+
+
+def test_drives_say_that_they_are_what_their_medium_is_for_and_nothing_without_one(east: Path) -> None:
+    for medium, model in (("LTO-9", "LTO-9"), (None, "")):
+        drives = VirtualLibrary(east, "east", medium=medium).inventory().drives
+        assert [one.model for one in drives] == [model, model]
