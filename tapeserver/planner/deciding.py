@@ -345,8 +345,8 @@ def _newest(mount: MountView, picture: Picture) -> float:
 
 
 def _is_forgotten(mount: MountView, picture: Picture, policy: Policy) -> bool:
-    """Nothing has come for it since it was mounted; nor was it missed so soon after its last time that it would have been
-    better to leave it in its drive."""
+    """Nothing has come for it since it was mounted, nor was it missed soon after its last time: then it had better have
+    stayed in its drive."""
     ended = float(picture.volumes.ended[picture.volumes.slot(mount.volume)])
     missed = mount.began_at - ended < policy.dismount_delay_seconds
     return not missed and _newest(mount, picture) <= mount.began_at
