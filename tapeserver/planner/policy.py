@@ -49,10 +49,10 @@ class Policy:
 
     # ---- who comes first
     #: what has just come counts as if it had waited for so much of the drain time, and so long at least
-    ageing_factor: float = 0.2
+    ageing_factor: float = 0.6
     ageing_seconds_min: float = 60.0
     #: who has waited for so much of the drain time comes first, but not before this
-    deadline_factor: float = 1.5
+    deadline_factor: float = 2.5
     deadline_seconds_min: float = 1800.0
     #: who has waited so long comes before all others, whosever share it is
     deadline_seconds_max: float = 48 * HOUR
@@ -68,7 +68,7 @@ class Policy:
     #: who has used this much of all the drives' time more than his part counts e times less …
     share_tolerance: float = 0.1
     #: … when the drives need so long for what waits; with less that waits, shares count that much less
-    share_drain_seconds: float = 12 * HOUR
+    share_drain_seconds: float = 48 * HOUR
     #: nobody counts more, or less, than this for what he has used
     correction_max: float = 1000.0
     #: charged for a mount besides its drive-seconds

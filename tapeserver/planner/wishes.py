@@ -28,6 +28,8 @@ FINISHED_STATES = frozenset({"full", "closed"})
 #: the last index is written on what takes nothing more; after a restore such a mount finds the end of any volume
 INDEXED_STATES = FINISHED_STATES | {"active"}
 _MEDIA_STATES = {"verify": READABLE_STATES, "label": LABELLED_STATES, "index": INDEXED_STATES}
+#: a volume whose mount gave way counts less than the others for so long
+GAVE_WAY_SECONDS = 900.0
 #: ages in the explanation of what collects are rounded to this part of the limit: it is written on change only
 AGE_STEPS = 5
 #: of a mount that writes, when nothing is known of the volume it will take
@@ -164,10 +166,13 @@ def _rest(picture: Picture, policy: Policy, now: float, waiting: Booleans) -> di
 def _keys(
     picture: Picture, policy: Policy, now: float, scores: Scores, wait: Floats, gave_way: Mapping[int, float]
 ) -> Floats:
-    index = scores.index
+    index, queued = scores.index, wait.copy()
     for slot, at in gave_way.items():
-        # Behind those that waited when it gave way.
-        part = min(1.0, max(0.0, now - at) / max(wait[slot], 1e-9))
+        # Behind the others first; but a long pass whose rest came last of all would take many times as long as uncut.
+        since = max(0.0, now - at)
+        part = min(1.0, since / max(min(wait[slot], GAVE_WAY_SECONDS), 1e-9))
+        # Behind all that waited when it gave way, where the bound on every wait is at stake.
+        queued[slot] = min(wait[slot], since)
         wait[slot] *= part
         index[slot] *= part
     late = wait > scores.deadline_seconds
@@ -175,9 +180,9 @@ def _keys(
     own = background(picture, policy, wait)
     if own is not None:
         key = np.where(own, Tier.BACKGROUND + _squeezed(index), key)
-    ancient = wait >= policy.deadline_seconds_max
+    ancient = queued >= policy.deadline_seconds_max
     if ancient.any():
-        key = np.where(ancient, Tier.ANCIENT + _squeezed(wait / HOUR), key)
+        key = np.where(ancient, Tier.ANCIENT + _squeezed(queued / HOUR), key)
     return key
 
 

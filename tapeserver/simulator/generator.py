@@ -1,6 +1,7 @@
 """Traces like those of farms, made by seed. Pure: the same kind, seed and numbers give the same trace.
 
-A job wants files on one to a few volumes; volumes are popular by a power law, jobs come at random. `load` is the work
+A job wants files on one to a few volumes, seldom on many; how many files is lognormal, and a large job is large on each
+of its volumes. Volumes are popular by a power law, jobs come at random. `load` is the work
 offered over what the drives can do if nothing were shared between jobs: sharing mounts lowers the use of the drives
 that comes of it, so it may be above 1 (docs/simulator.md has the measured relation). A site's own history is better.
 """
@@ -25,10 +26,12 @@ class Kind:
     volumes: int
     #: popularity of the r-th volume is r ** -zipf
     zipf: float
-    #: so many volumes a job, each number as likely as the others
+    #: least and most volumes a job; m of them are as likely as 1 / m
     volumes_per_job: tuple[int, int]
-    #: files of a job on one volume, geometric with this mean
+    #: files of a job on each of its volumes: lognormal with this mean …
     files_per_volume: float
+    #: … and this sigma; at least one
+    files_sigma: float
     #: size of files: lognormal
     file_bytes_median: int
     file_bytes_sigma: float
@@ -45,12 +48,14 @@ class Kind:
 
 
 KINDS: Mapping[str, Kind] = {
-    # Many users' jobs over an archive with a popular part: the trace of the reference measurements.
+    # Many users' jobs over an archive with a popular part. Fitted to what peers' rules give on such a farm, not to what
+    # ours give: docs/simulator.md has both beside each other.
     "farm": Kind(
         volumes=1500,
         zipf=0.9,
         volumes_per_job=(1, 5),
-        files_per_volume=5.0,
+        files_per_volume=12.0,
+        files_sigma=1.5,
         file_bytes_median=2 * GB,
         file_bytes_sigma=0.8,
     ),
@@ -60,6 +65,7 @@ KINDS: Mapping[str, Kind] = {
         zipf=0.4,
         volumes_per_job=(3, 12),
         files_per_volume=25.0,
+        files_sigma=1.0,
         file_bytes_median=3 * GB,
         file_bytes_sigma=0.4,
         owners=6,
@@ -71,6 +77,7 @@ KINDS: Mapping[str, Kind] = {
         zipf=1.1,
         volumes_per_job=(1, 1),
         files_per_volume=1.5,
+        files_sigma=0.5,
         file_bytes_median=GB // 5,
         file_bytes_sigma=1.2,
         owners=200,
@@ -82,12 +89,12 @@ KINDS: Mapping[str, Kind] = {
 def generate(kind: Kind, *, seed: int, requests: int, drives: int, load: float) -> Trace:
     """A trace of `requests` jobs, one request each, at `load` for so many drives."""
     draw = np.random.default_rng(seed)
-    parts = draw.integers(kind.volumes_per_job[0], kind.volumes_per_job[1] + 1, requests)
+    parts = _volumes_of_each(draw, kind, requests)
     part_request = np.repeat(np.arange(requests), parts)
     part_volume = _volumes(draw, kind, part_request)
     keep = _first_of_each(part_request, part_volume)
     part_request, part_volume = part_request[keep], part_volume[keep]
-    files = draw.geometric(1.0 / kind.files_per_volume, len(part_request))
+    files = _files_of_each(draw, kind, requests)[part_request]
     file_request, file_volumes = np.repeat(part_request, files), np.repeat(part_volume, files)
     total = len(file_request)
     sizes = np.exp(np.log(kind.file_bytes_median) + kind.file_bytes_sigma * draw.standard_normal(total))
@@ -132,6 +139,17 @@ def _times(draw: np.random.Generator, number: int, span: float) -> Floats:
     """Poisson arrivals, scaled so that all of them fill the span."""
     times = np.cumsum(draw.exponential(1.0, number))
     return times * (span / times[-1]) if number else times
+
+
+def _volumes_of_each(draw: np.random.Generator, kind: Kind, requests: int) -> Integers:
+    numbers = np.arange(kind.volumes_per_job[0], kind.volumes_per_job[1] + 1)
+    return draw.choice(numbers, requests, p=(1 / numbers) / (1 / numbers).sum()).astype(np.int64)
+
+
+def _files_of_each(draw: np.random.Generator, kind: Kind, requests: int) -> Integers:
+    """Files of each job on every one of its volumes."""
+    median = kind.files_per_volume * np.exp(-(kind.files_sigma**2) / 2)
+    return np.maximum(1, np.rint(draw.lognormal(np.log(median), kind.files_sigma, requests))).astype(np.int64)
 
 
 def _volumes(draw: np.random.Generator, kind: Kind, part_request: Integers) -> Integers:
