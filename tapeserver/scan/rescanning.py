@@ -80,7 +80,6 @@ class Rescan:
     progress: Progress = field(default_factory=Progress)
     #: by catalog and name
     _segments: dict[tuple[str, str], int] = field(default_factory=dict)
-    _tried: dict[str, set[str]] = field(default_factory=dict)
     #: copies of each volume, to be taken back when it is read once more
     _staged: dict[str, int] = field(default_factory=dict)
 
@@ -102,7 +101,7 @@ class Rescan:
         async with asyncio.TaskGroup() as group:
             for changer in changers.values():
                 async with self.database.connection() as connection:
-                    wanted = await rebuild.to_scan(connection, changer.name)
+                    wanted = _Wanted(await rebuild.to_scan(connection, changer.name))
                 for drive in [one.drive for one in changer.inventory().drives if one.working]:
                     group.create_task(self._work(changer, drive, wanted), name=f"scan-{drive}")
 
@@ -126,27 +125,22 @@ class Rescan:
                 epoch = await self._epoch()
                 await asyncio.to_thread(changer.dismount, status.drive, epoch)
 
-    async def _work(self, changer: Library, drive: str, wanted: list[str]) -> None:
+    async def _work(self, changer: Library, drive: str, wanted: _Wanted) -> None:
         """One drive takes volumes from `wanted` until none is left that it did not try."""
         failures = 0
         with ThreadPoolExecutor(1, thread_name_prefix=f"scan-{drive}") as thread:
-            while failures < DRIVE_FAILURES_MAX:
-                vid = next((vid for vid in wanted if drive not in self._tried.get(vid, ())), None)
-                if vid is None:
-                    return
-                wanted.remove(vid)
-                self._tried.setdefault(vid, set()).add(drive)
-                error = await self._scan_safely(changer, drive, vid, thread)
+            while failures < DRIVE_FAILURES_MAX and (vid := await wanted.take(drive)) is not None:
+                error = await self._scan_safely(changer, drive, vid, thread, again=wanted.is_again(vid))
                 failures = failures + 1 if error else 0
                 if error:
-                    wanted.append(vid)
                     await self._failed(vid, error)
+                await wanted.give_back(vid, read=error is None)
 
     async def _scan_safely(
-        self, changer: Library, drive: str, vid: str, thread: ThreadPoolExecutor
+        self, changer: Library, drive: str, vid: str, thread: ThreadPoolExecutor, *, again: bool
     ) -> CapstanError | None:
         try:
-            await self._scan(changer, drive, vid, thread)
+            await self._scan(changer, drive, vid, thread, again=again)
         except TapeError as exc:
             log.warning("volume not scanned", volume=vid, drive=drive, why=str(exc))
             return exc
@@ -158,9 +152,9 @@ class Rescan:
             await rebuild.end_volume(connection, rebuild.Volume(vid=vid, state="failed", why=str(error)))
         self.tell(self.progress)
 
-    async def _scan(self, changer: Library, drive: str, vid: str, thread: ThreadPoolExecutor) -> None:
+    async def _scan(self, changer: Library, drive: str, vid: str, thread: ThreadPoolExecutor, *, again: bool) -> None:
         async with self.database.transaction() as connection:
-            await rebuild.start_volume(connection, vid, again=len(self._tried[vid]) > 1)
+            await rebuild.start_volume(connection, vid, again=again)
         self._count(vid, -self._staged.get(vid, 0))
         epoch = await self._epoch()
         loop = asyncio.get_running_loop()
@@ -202,6 +196,8 @@ class Rescan:
         finally:
             events.stop()
             await asyncio.wait([reading])
+            # Heard here: what ended the staging is the one to be told.
+            reading.exception()
         reading.result()
 
     async def _stage(self, vid: str, label: VolumeLabel | None, event: Event) -> None:
@@ -261,6 +257,40 @@ class Rescan:
         async with self.database.transaction() as connection:
             (epoch,) = await mounts.next_epochs(connection, 1)
         return epoch
+
+
+class _Wanted:
+    """The volumes of one library that are still to be read, and which drives have tried them. Its drives share it."""
+
+    def __init__(self, volumes_to_read: Sequence[str]) -> None:
+        self._waiting = list(volumes_to_read)
+        self._tried: dict[str, set[str]] = {}
+        self._under_way = 0
+        self._changed = asyncio.Condition()
+
+    async def take(self, drive: str) -> str | None:
+        """A volume that `drive` did not try. Waits for those under way: one that fails is for another drive to read."""
+        async with self._changed:
+            while True:
+                vid = next((vid for vid in self._waiting if drive not in self._tried.get(vid, ())), None)
+                if vid is not None:
+                    self._waiting.remove(vid)
+                    self._tried.setdefault(vid, set()).add(drive)
+                    self._under_way += 1
+                    return vid
+                if not self._under_way:
+                    return None
+                await self._changed.wait()
+
+    def is_again(self, vid: str) -> bool:
+        return len(self._tried[vid]) > 1
+
+    async def give_back(self, vid: str, *, read: bool) -> None:
+        async with self._changed:
+            self._under_way -= 1
+            if not read:
+                self._waiting.append(vid)
+            self._changed.notify_all()
 
 
 class _Stopped(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from catalog.journalformat import Head, encode_segment
 from tapeserver.library.faults import Fault, clear, inject
 from tapeserver.library.sense import HardwareError
 from tapeserver.library.virtual import VirtualLibrary
-from tapeserver.scan.rescanning import Progress, Rescan
+from tapeserver.scan.rescanning import Progress, Rescan, _Wanted
 from tests.store.test_rebuild import names, node, told
 from tests.tapes import Stored, TapeWriter, make_library
 
@@ -123,6 +124,19 @@ async def test_progress_counts_once_what_is_read_twice(database: Database, east:
     rescan = await scanned(database, east, tell=drive_fails_once)
     assert failed
     assert rescan.progress.files == (await finished(database)).copies == 12
+
+
+async def test_a_drive_with_nothing_left_to_do_stays_for_what_fails_last_in_another() -> None:
+    wanted = _Wanted(["E00001"])
+    assert await wanted.take("east-0") == "E00001"
+    idle = asyncio.create_task(wanted.take("east-1"))
+    await asyncio.sleep(0)
+    await wanted.give_back("E00001", read=False)
+    assert await idle == "E00001"
+    assert wanted.is_again("E00001")
+    last = asyncio.create_task(wanted.take("east-0"))
+    await wanted.give_back("E00001", read=True)
+    assert await last is None
 
 
 async def test_the_journal_is_read_from_the_volumes_and_from_a_directory(
