@@ -14,6 +14,9 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 	"$$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$name"; break; }; done)
 PACKAGES := catalog tapeserver cacheserver jobserver client capstan
 SECONDS ?= 600
+# How many test files run at once. Each is in a process of its own with its own PostgreSQL and sites; half of the time
+# of most tests is waiting for the processes that they start.
+WORKERS ?= 2
 SEED ?=
 
 .PHONY: help demo up test soak check bench clean
@@ -33,7 +36,7 @@ up: $(VENV)/.installed
 	@$(BIN)/capstan up --data $(DATA) --port $(PORT)
 
 test: $(VENV)/.installed-test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.installed-test
 	@$(BIN)/python -m tests.scenario.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))

@@ -1,4 +1,4 @@
-"""One PostgreSQL for the whole run, one fresh migrated database for each test that asks.
+"""One PostgreSQL for each process of a run, one fresh migrated database for each test that asks.
 
 `CAPSTAN_TEST_DATABASE_URL` (a SQLAlchemy URL of a role that may create databases) takes another server instead.
 Nothing is left behind: the server stops with the run, and a later run clears up after one that was killed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -29,6 +30,7 @@ from catalog.embedded import EmbeddedPostgres
 from catalog.migrate import upgrade
 
 _T = TypeVar("_T")
+_PR_SET_PDEATHSIG = 1
 _PREFIX = "capstan-test-"
 _MEMORY = Path("/dev/shm")
 _MEMORY_BYTES_MIN = 2 << 30
@@ -47,7 +49,23 @@ def pytest_configure(config: pytest.Config) -> None:
         # Begun in the background of a script: what a test starts would never hear of a Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+        signal.signal(signal.SIGTERM, _end)
+    if hasattr(config, "workerinput"):
+        # One of several (pytest-xdist): it also ends, and tears down, when the process that gives it tests is gone.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        signal.signal(signal.SIGINT, _end)
+    with contextlib.suppress(ImportError):
+        from xdist.workermanage import NodeManager
+
+        # When a run is broken off the others have this long to stop their sites and servers before they are killed.
+        NodeManager.EXIT_TIMEOUT = 60
+
+
+def _end(*_: object) -> None:
+    """Fixtures are torn down, and nothing breaks that off: who broke the run off signals more than once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    pytest.exit("terminated", returncode=143)
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:

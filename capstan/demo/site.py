@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -30,6 +31,9 @@ STOP_SECONDS_MAX = 20.0
 CALL_SECONDS_MAX = 60.0
 COMMAND_SECONDS_MAX = 300.0
 _POLL_SECONDS = 0.05
+#: below `ip_local_port_range` as Linux has it
+_PORTS = range(20_000, 32_768)
+_PORT_ATTEMPTS_MAX = 100
 _SERVES = "Capstan serves at "
 # The site must not outlive a starter that was killed: the kernel then sends it SIGINT (2), as for Ctrl-C. exec keeps
 # that setting, and so this needs no preexec_fn.
@@ -54,11 +58,16 @@ class Answer(SiteError):
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback address that nobody listens on now, and that the system gives to nobody unasked.
+
+    A site that is stopped has it again at its next start: one from the range of Linux's own choice could be gone.
+    """
+    for _ in range(_PORT_ATTEMPTS_MAX):
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise SiteError(f"no free port in {_PORT_ATTEMPTS_MAX} of {_PORTS.start} to {_PORTS.stop - 1}")
 
 
 def tail(text: str, lines: int = 25) -> str:

@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from capstan.demo.site import Site
-
-STOP_SECONDS_MAX = 5.0
+from tests.scenario.small_site import orderly_stop_seconds_max
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def _site(prefix: str) -> Iterator[Site]:
         yield made
         if made.process is not None:
             took = made.stop()
-            assert took < STOP_SECONDS_MAX, f"SIGINT stopped the site after {took:.1f} s only\n{made.logs()}"
+            assert took < orderly_stop_seconds_max(), f"SIGINT stopped the site after {took:.1f} s only\n{made.logs()}"
     finally:
         made.remove()
         shutil.rmtree(directory, ignore_errors=True)

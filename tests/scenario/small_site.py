@@ -22,6 +22,13 @@ T = TypeVar("T")
 #: nets, for a machine that is busy with other things
 START_SECONDS_MAX = 300.0
 STOP_SECONDS_MAX = 120.0
+#: what a person is promised after Ctrl-C
+ORDERLY_STOP_SECONDS = 5.0
+
+
+def orderly_stop_seconds_max() -> float:
+    """Five seconds; where more wants to run than there are processors, as much longer as everything takes there."""
+    return ORDERLY_STOP_SECONDS * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 
 import pytest
 
@@ -23,5 +24,6 @@ pytestmark = pytest.mark.timeout(5 * SECONDS + 1200)
 def test_whatever_fails_under_load_nothing_is_lost_stuck_doubled_or_leaked(capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("CAPSTAN_TEST_SEED") or random.SystemRandom().randrange(1_000_000))
     with capsys.disabled():
-        print(f"\n[soak: CAPSTAN_TEST_SEED={seed} CAPSTAN_SOAK_SECONDS={SECONDS:g}] ", end="", flush=True)
+        # To stderr: one of several test processes has no other way to the terminal.
+        print(f"\n[soak: CAPSTAN_TEST_SEED={seed} CAPSTAN_SOAK_SECONDS={SECONDS:g}]", file=sys.stderr, flush=True)
     soak(SECONDS, seed, say=print)

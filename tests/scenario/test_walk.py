@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from capstan.demo.site import Site
+from tests.scenario.small_site import orderly_stop_seconds_max
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -59,7 +60,7 @@ def test_put_tape_drop_get_job_stop_and_everything_is_still_there_after_a_restar
     assert isinstance(json.loads(site.run(["capstan", "queue", "--json"]).stdout), dict | list)
     assert site.run(["capstan", "explain", "/exp/b"]).stdout.strip()
 
-    assert site.stop(signal.SIGINT) < 5.0
+    assert site.stop(signal.SIGINT) < orderly_stop_seconds_max()
     site.start()
 
     assert "b" in site.run(["tls", "/exp"]).stdout.split()
@@ -143,7 +144,7 @@ def test_a_site_started_in_the_background_of_a_script_still_ends_by_sigint(site:
         started = int(shell.stdout.readline())
         wait_until_it_answers(site)
         os.kill(started, signal.SIGINT)
-        shell.wait(5)
+        shell.wait(orderly_stop_seconds_max())
     finally:
         if shell.poll() is None:
             os.killpg(shell.pid, signal.SIGKILL)
