@@ -25,7 +25,7 @@ from typing import Literal
 
 import numpy as np
 
-from tapeserver.planner.fits import Fits
+from tapeserver.planner.fits import Fits, doing
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.scoring import Booleans
@@ -34,6 +34,7 @@ from tapeserver.planner.wishes import (
     Recalls,
     Tier,
     Wish,
+    is_leaving,
     judge_archive,
     judge_media,
     judge_recalls,
@@ -135,9 +136,9 @@ class _Giving:
     def __init__(self, picture: Picture, policy: Policy, now: float, outcome: Outcome) -> None:
         self._picture, self._policy, self._outcome = picture, policy, outcome
         self._fits = outcome.fits
-        #: drives that are free by model, and volumes that found none by medium
+        #: drives that are free by model, and volumes that found none by medium and what they are wanted for
         self._free = self._fits.models(outcome.free)
-        self._in_vain: Counter[str] = Counter()
+        self._in_vain: Counter[tuple[str, str]] = Counter()
         self._taken: set[str] = set()
         #: drives by (purpose, group), and by purpose
         self._drives: Counter[tuple[str, str]] = Counter()
@@ -165,10 +166,16 @@ class _Giving:
     def _serve_all(self, wishes: Iterable[Wish], *, patient: bool = False) -> None:
         """`patient`: nobody gives way to these."""
         for wish in wishes:
-            if not self._serve(wish) and not patient:
+            if not self._enough_wait(wish) and not self._serve(wish) and not patient:
                 self._outcome.waiting.setdefault(wish.volume, wish)
-            if not self._outcome.free and (patient or len(self._outcome.waiting) >= self._enough):
+            if not self._outcome.free and (patient or (self._fits.all and len(self._outcome.waiting) >= self._enough)):
                 return
+
+    def _enough_wait(self, wish: Wish) -> bool:
+        """As many wait in vain for the same drives as could come free: one more changes nothing."""
+        if self._fits.all or self._outcome.free:
+            return False
+        return self._in_vain[self._fits.medium(wish.volume), doing(wish.purpose)] >= self._enough
 
     def _recalls(self, which: Booleans) -> Iterator[Wish]:
         """Wishes of these volumes, the best first. Of media for which no drive is free no more than can matter."""
@@ -187,7 +194,7 @@ class _Giving:
             near, far = np.arange(len(slots)), np.arange(0)
         for some in (near, far):
             for one in slots[some[np.lexsort((rank[slots[some]], keys[some]))]].tolist():
-                if self._in_vain[medium] >= self._enough and not self._fits.any_of(self._free, medium):
+                if self._in_vain[medium, "read"] >= self._enough and not self._fits.any_of(self._free, medium):
                     return
                 yield recall_wish(self._picture, recalls, self._policy, one)
 
@@ -213,7 +220,7 @@ class _Giving:
             served, group = wish, self._group_with_room(wish.purpose, wish.groups)
             drive = None if group is None else self._pick_drive(wish.volume, wish.purpose)
         if drive is None or group is None:
-            self._in_vain[self._fits.medium(wish.volume)] += 1
+            self._in_vain[self._fits.medium(wish.volume), doing(wish.purpose)] += 1
             return False
         self._taken.add(wish.volume)
         outcome.room_bytes -= wish.cache_bytes
@@ -283,7 +290,8 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
     filling = {mount.pool for mount in live if mount.purpose == "archive" and not mount.full}
     # Another volume for a pool that is being filled already is no reason to interrupt anybody.
     waiting = [wish for wish in outcome.waiting.values() if wish.purpose != "archive" or wish.pool not in filling]
-    fits, leaving = outcome.fits, [mount.drive for mount in picture.mounts.values() if mount.ending]
+    # A drive that keeps its volume, and is down for it, comes free for nobody.
+    fits, leaving = outcome.fits, [one.drive for one in picture.mounts.values() if is_leaving(one, picture)]
     blocked = {
         name for (kind, name), one in outcome.explained.items() if kind == "pool" and one.code == "volumes_in_use"
     }
@@ -309,7 +317,7 @@ def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) ->
         (one for one in live if one.purpose != "verify" and now - one.began_at > policy.mount_seconds_max),
         key=lambda one: (one.began_at, one.drive),
     )
-    missing = _spare(picture, policy) - len(outcome.free) - (len(picture.mounts) - len(live))
+    missing = _spare(picture, policy) - len(outcome.free) - len(leaving)
     for mount in idle:
         if now - (mount.idle_since or now) >= policy.dismount_delay_seconds:
             end(mount, "rested")

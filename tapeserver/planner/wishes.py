@@ -18,7 +18,7 @@ from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import HOUR, Policy
 from tapeserver.planner.resting import cache_pause, rest_seconds, rests, why_resting
 from tapeserver.planner.scoring import Booleans, Floats, Scores, background, limited, score
-from tapeserver.planner.views import ArchiveNeed, Explanation, MediaNeed, VolumeView
+from tapeserver.planner.views import ArchiveNeed, Explanation, MediaNeed, MountView, VolumeView
 from tapeserver.planner.volumes import READABLE_STATES, UNKNOWN_STATE, change_seconds
 
 #: a label is written on what has none that counts
@@ -197,6 +197,12 @@ def working_drives(picture: Picture) -> int:
     return sum(drive.up and drive.attached for drive in picture.drives.values())
 
 
+def is_leaving(mount: MountView, picture: Picture) -> bool:
+    """On its way out. A volume that its drive keeps is not: the drive is down then."""
+    drive = picture.drives.get(mount.drive)
+    return mount.ending and drive is not None and drive.up and drive.attached
+
+
 def recall_wish(picture: Picture, recalls: Recalls, policy: Policy, slot: int) -> Wish:
     volumes, shares, demand = picture.volumes, picture.shares, picture.demand
     weights: dict[str, float] = {}
@@ -226,7 +232,11 @@ def judge_archive(
     def explain(code: str, **arguments: Any) -> Explanation:
         return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
 
-    opened = [m for m in picture.mounts.values() if m.purpose == "archive" and m.pool == need.pool and not m.full]
+    opened = [
+        m
+        for m in picture.mounts.values()
+        if m.purpose == "archive" and m.pool == need.pool and not m.full and (not m.ending or is_leaving(m, picture))
+    ]
     filling = [m for m in opened if not m.ending]
     fits = fits or Fits(picture)
     unfit = {volume: why for volume in need.writable if (why := fits.why_none(volume, "archive")) is not None}

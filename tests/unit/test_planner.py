@@ -201,6 +201,17 @@ def test_a_volume_on_its_way_out_is_still_the_one_that_its_pool_fills() -> None:
     assert mounted(picture(mounts=[full], archives=[archive(oldest=60, writable=["A2"])])) == [("d1", "A2", "archive")]
 
 
+def test_a_volume_that_its_drive_keeps_holds_up_neither_its_pool_nor_who_waits_for_a_drive() -> None:
+    on = [*drives(1), DriveView(name="d2", up=False, attached=True)]
+    kept = mount("A1", "d2", "archive", pool="p", age=9000, ending=True)
+    assert mounted(picture(on=on, mounts=[kept], archives=[archive(oldest=60, writable=["A2"])])) == [
+        ("d1", "A2", "archive")
+    ]
+    long = mount("A5", "d1", age=5000)
+    seen = picture(on=on, mounts=[kept, long], recalls=[recall("A5"), recall("A9", oldest=3000)])
+    assert [one.drive for one in decided(seen).give_way] == ["d1"]
+
+
 def test_a_mounted_volume_needs_no_mount_and_a_pool_that_is_being_filled_no_second_one() -> None:
     here = mount("A1", "d2", "archive", pool="p")
     seen = picture(mounts=[here], recalls=[recall("A1")], archives=[archive(oldest=60)])

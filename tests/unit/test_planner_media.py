@@ -216,3 +216,11 @@ def test_the_same_library_decides_the_same_when_all_fit_as_when_nothing_is_known
     unknown = library({"d1": "", "d2": ""}, volumes)
     assert plan(known, POLICY, NOW) == plan(unknown, POLICY, NOW)
     assert dataclasses.replace(known.drives["d1"], model="") == unknown.drives["d1"]
+
+
+def test_a_long_mount_gives_way_to_what_fits_its_drive_however_much_waits_that_does_not() -> None:
+    newer = {f"A{number:04d}": "LTO-10" for number in range(300)}
+    seen = library({"d1": "LTO-10", "d2": "LTO-8"}, {**newer, "B1": "LTO-8", "B2": "LTO-8"})
+    seen.mount_began(MountView(volume="A0000", drive="d1", purpose="recall", pool=None, began_at=NOW - 10.0))
+    seen.mount_began(MountView(volume="B1", drive="d2", purpose="recall", pool=None, began_at=0.0))
+    assert [one.drive for one in plan(seen, POLICY, NOW).give_way] == ["d2"]
