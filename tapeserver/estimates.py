@@ -122,31 +122,56 @@ def estimating(
     if not free or picture.library_state != "up":
         return
     slots = _left_to_read(picture, found)
-    costs, loads, passes = _costs(picture, slots)
-    found.reading[slots] = passes
-    collected = _collected(picture, policy, slots)
-    place = np.empty(count, dtype=np.int64)
-    place[slots] = np.arange(len(slots))
+    turns = _Turns(picture, policy, slots, found, free)
     left = {name: need for name, need in picture.archives.items() if name not in writing}
     pools = Pools(picture, policy, left, pool_free_at)
     yield found
-    #: pools that still collect when it would be their turn
-    early: list[tuple[float, str, PoolTurn]] = []
     for some in _in_order(picture, policy, slots, pools, free):
-        for one in some:
-            if isinstance(one, PoolTurn):
-                heapq.heappush(early, (one.worth_at, one.need.pool, one))
-            else:
-                at, row = max(free[0], collected[place[one]]), place[one]
-                found.begins[one] = now + LATER_ARRIVALS * (at - now) + loads[row]
-                heapq.heapreplace(free, at + costs[row])
-            while early and early[0][0] <= free[0]:
-                _, pool, turn = heapq.heappop(early)
-                found.pools[pool] = turn.times(now, free)
+        turns.come(some)
         yield found
-    for _, pool, turn in early:
-        found.pools[pool] = turn.times(now, free)
+    turns.come_at_last()
     yield found
+
+
+class _Turns:
+    """Gives the drives to who comes next; what still collects, or pauses, then comes later: no drive is kept for it."""
+
+    def __init__(self, picture: Picture, policy: Policy, slots: Integers, found: Estimates, free: list[float]) -> None:
+        self._found, self._free = found, free
+        self._costs, self._loads, passes = _costs(picture, slots)
+        found.reading[slots] = passes
+        self._collected = _collected(picture, policy, slots)
+        self._place = np.empty(len(found.begins), dtype=np.int64)
+        self._place[slots] = np.arange(len(slots))
+        #: when they are to come, in the order in which it was their turn
+        self._early: list[tuple[float, int, int | PoolTurn]] = []
+        self._number = 0
+
+    def come(self, some: Sequence[int | PoolTurn]) -> None:
+        free, early, collected, place = self._free, self._early, self._collected, self._place
+        for one in some:
+            at = one.worth_at if isinstance(one, PoolTurn) else collected[place[one]]
+            if at > free[0]:
+                self._number += 1
+                heapq.heappush(early, (at, self._number, one))
+            else:
+                self._serve(one)
+            while early and early[0][0] <= free[0]:
+                self._serve(heapq.heappop(early)[-1])
+
+    def come_at_last(self) -> None:
+        while self._early:
+            self._serve(heapq.heappop(self._early)[-1])
+
+    def _serve(self, one: int | PoolTurn) -> None:
+        found, free = self._found, self._free
+        if isinstance(one, PoolTurn):
+            found.pools[one.need.pool] = one.times(found.now, free)
+            return
+        row, at = self._place[one], free[0]
+        collected = self._collected[row]
+        found.begins[one] = max(found.now + LATER_ARRIVALS * (at - found.now), collected) + self._loads[row]
+        heapq.heapreplace(free, max(at, collected) + self._costs[row])
 
 
 def _in_order(
@@ -210,7 +235,9 @@ class _Running:
                 found.begins[slot], found.reading[slot], found.files[slot] = ready, seconds, files
                 found.in_hand[slot], found.in_hand_files[slot] = hand_seconds, handed
                 found.mounted[slot] = True
-            self._ready[mount.drive], self._done[mount.drive] = ready, ready + hand_seconds + seconds
+            # What is on its way out reads no more than its mover has: the rest waits for another mount.
+            more = 0.0 if mount.ending else seconds
+            self._ready[mount.drive], self._done[mount.drive] = ready, ready + hand_seconds + more
 
     def write(self, in_hand: Mapping[str, InHand]) -> set[str]:
         """Pools that are being filled get their times; which they are."""
@@ -285,9 +312,9 @@ def _costs(picture: Picture, slots: Integers) -> tuple[list[float], list[float],
 
 
 def _collected(picture: Picture, policy: Policy, slots: Integers) -> list[float]:
-    """When each is worth a mount at the latest, if nothing more comes for it."""
-    volumes = picture.volumes
+    """When each is worth a mount at the latest, if nothing more comes for it; no sooner than its pause is over."""
+    volumes, oldest = picture.volumes, picture.volumes.oldest[slots]
     worth = (volumes.files[slots] >= policy.recall_files) | (volumes.bytes[slots] >= policy.recall_bytes)
-    quiet = volumes.newest[slots] + policy.recall_quiet_seconds
-    at: list[float] = np.where(worth, -np.inf, quiet).tolist()
+    latest = np.minimum(volumes.newest[slots] + policy.recall_quiet_seconds, oldest + policy.recall_age_seconds)
+    at: list[float] = np.maximum(np.where(worth, -np.inf, latest), oldest).tolist()
     return at

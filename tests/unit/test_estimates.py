@@ -113,3 +113,33 @@ def test_estimates_are_held_against_what_came_true() -> None:
     # Loose: the bench has the figures, over seeds and at one load.
     assert errors.median < 0.4
     assert errors.factor_p90 < 3.0
+
+
+def test_a_mount_on_its_way_out_holds_its_drive_for_no_more_than_its_mover_has() -> None:
+    picture = picture_of(1)
+    picture.want("A", ANNA, 1, 5000, 18_000 * GB, 0.0)
+    picture.mount_began(MountView(volume="A", drive="d0", pool=None, purpose="recall", began_at=0.0, ending=True))
+    picture.want("B", ANNA, 2, 1, GB, 50.0)
+    found = estimate(picture, Policy(), 1000.0)
+    assert found.done(picture.volumes.slot("B"), 1) < 1000.0 + 1800.0
+    assert found.done(picture.volumes.slot("A"), 5000) < 1000.0 + 1800.0 + pass_seconds(5000, 18_000 * GB)
+
+
+def test_what_pauses_is_expected_behind_its_pause_and_keeps_no_drive_from_the_others() -> None:
+    picture = picture_of(1)
+    picture.want("A", ANNA, 1, 1, GB, 0.0)
+    picture.pause("A", 5000.0)
+    picture.want("B", ANNA, 2, 1, GB, 50.0)
+    found = estimate(picture, Policy(), 100.0)
+    begins = {name: found.begins[picture.volumes.slot(name)] for name in "AB"}
+    assert begins == {"A": pytest.approx(5000.0 + READY), "B": pytest.approx(100.0 + READY)}
+
+
+def test_what_collects_is_expected_no_later_than_its_age_allows_and_keeps_no_drive_from_the_others() -> None:
+    picture = picture_of(1)
+    picture.want("A", ANNA, 1, 1, GB, 0.0)
+    picture.want("B", ANNA, 2, 100, GB, 50.0)
+    policy = Policy(recall_files=100, recall_quiet_seconds=9000.0, recall_age_seconds=6000.0)
+    found = estimate(picture, policy, 100.0)
+    begins = {name: found.begins[picture.volumes.slot(name)] for name in "AB"}
+    assert begins == {"A": pytest.approx(6000.0 + READY), "B": pytest.approx(100.0 + READY)}
