@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 PAGE = 2_000
 #: it rests so many times as long as a page took, and this between two looks at all
 REST_SHARE, REST_SECONDS = 20.0, 1.0
+#: but no longer than this: a page that hung while the catalog was away took a minute, and a planner would go by what was
+#: known before that for twenty more
+REST_SECONDS_MAX = 30.0
 #: what is older is not told any more
 AGE_SECONDS_MAX = 1800.0
 
@@ -59,7 +62,7 @@ class Evictable:
             except Exception:
                 log.exception("what could go is not looked at")
                 over = True
-            rest = REST_SHARE * (time.monotonic() - began)
+            rest = min(REST_SHARE * (time.monotonic() - began), REST_SECONDS_MAX)
             await asyncio.sleep(max(REST_SECONDS, rest) if over else rest)
 
     async def look(self) -> bool:

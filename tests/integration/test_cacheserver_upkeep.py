@@ -6,18 +6,20 @@ import os
 import time
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import aiohttp
 import pytest
 import sqlalchemy as sa
 
+from cacheserver import evictable
 from cacheserver.evictable import AGE_SECONDS_MAX, Evictable
 from cacheserver.service import Service
 from catalog import endings, puts, replicas
 from catalog.cacheservers import WrongRoot
 from catalog.database import Database
-from catalog.errors import BadConfig, NoSpace
+from catalog.errors import BadConfig, CatalogUnreachable, NoSpace
 from catalog.replicas import Recalled
 from tests.integration.cache_site import Site, eventually, make_site, running
 from tests.store.media import make_copies, make_files
@@ -370,3 +372,28 @@ def test_what_goes_while_it_is_looked_at_is_counted_once() -> None:
     assert looked._found == 300
     looked._known_at -= AGE_SECONDS_MAX
     assert looked.bytes is None
+
+
+async def test_what_could_go_is_looked_at_again_soon_after_the_catalog_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OverError(Exception):
+        pass
+
+    clock, rests = SimpleNamespace(now=1000.0), list[float]()
+
+    async def look() -> bool:
+        clock.now += 60.0
+        raise CatalogUnreachable(what="catalog", why="it restarts", retry_after_seconds=1.0)
+
+    async def sleep(seconds: float) -> None:
+        rests.append(seconds)
+        raise OverError
+
+    looked = Evictable(cast(Service, None))
+    monkeypatch.setattr(looked, "look", look)
+    monkeypatch.setattr(evictable, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(evictable, "asyncio", SimpleNamespace(sleep=sleep))
+    with pytest.raises(OverError):
+        await looked.look_for_ever()
+    assert rests == [evictable.REST_SECONDS_MAX], "twenty minutes long the planner would go by what was known before"
