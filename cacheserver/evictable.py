@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 PAGE = 2_000
 #: it rests so many times as long as a page took, and this between two looks at all
 REST_SHARE, REST_SECONDS = 20.0, 1.0
-#: but no longer than this: a page that hung while the catalog was away took a minute, and a planner would go by what was
+#: but no longer than this: a page that hung while the catalog was away took a minute, and planners would go by what was
 #: known before that for twenty more
 REST_SECONDS_MAX = 30.0
 #: what is older is not told any more
