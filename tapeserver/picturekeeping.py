@@ -33,6 +33,8 @@ from tapeserver.planner import (
 from tapeserver.planner.resting import longest_rest
 from tapeserver.planner.volumes import UNKNOWN_STATE
 
+#: what moves files of these mounts is a cache; a volume is verified without
+CACHE_PURPOSES = frozenset({"recall", "archive"})
 #: a mount to read needs no more room in the cache than this part of all of it
 CACHE_MOUNT_PART = 8
 #: a volume in which nothing was found, though the counters spoke of something, is left alone so long
@@ -161,11 +163,14 @@ class PictureKeeper:
             DriveView(name=one.name, up=one.up, attached=one.attached, model=one.model) for one in situation.drives
         )
         live, ends = {one.drive: one for one in situation.mounts}, {one.epoch: one for one in situation.ends}
-        for mount in list(picture.mounts.values()):
-            present = live.get(mount.drive)
-            if present is None or present.epoch != mount.epoch:
-                end = ends.get(mount.epoch)
-                picture.mount_ended(mount.volume, None if end is None else self._end(end))
+        over = [
+            (ends.get(mount.epoch), mount)
+            for mount in picture.mounts.values()
+            if mount.drive not in live or live[mount.drive].epoch != mount.epoch
+        ]
+        # What the last of them found counts.
+        for end, mount in sorted(over, key=lambda one: one[0].at if one[0] else 0.0):
+            picture.mount_ended(mount.volume, None if end is None else self._end(end, mount.purpose))
         for one in situation.mounts:
             view = _mount_view(one)
             if picture.mounts.get(one.drive) != view:
@@ -183,16 +188,16 @@ class PictureKeeper:
         for one in sorted(ends, key=lambda end: end.at):
             self.picture.set_end(one.volume, self._end_view(one))
 
-    def _end(self, one: SeenEnd) -> EndView:
+    def _end(self, one: SeenEnd, purpose: str) -> EndView:
         fruitless = self._fruitless.get(one.volume, 0)
         if one.files:
             fruitless = 0
         elif is_fruitless(one.outcome):
             fruitless += 1
         self._fruitless[one.volume] = fruitless
-        return self._end_view(one)
+        return self._end_view(one, used_cache=bool(one.files) and purpose in CACHE_PURPOSES)
 
-    def _end_view(self, one: SeenEnd) -> EndView:
+    def _end_view(self, one: SeenEnd, *, used_cache: bool = False) -> EndView:
         end = EndView(
             drive=one.drive,
             kind=end_kind(one.outcome),
@@ -201,17 +206,19 @@ class PictureKeeper:
             fruitless=self._fruitless.get(one.volume, 0),
         )
         if end.kind == "cache_away":
-            self._pause(end)
-        elif one.files:
+            self._pause(end, used_cache)
+        elif used_cache:
             self._cache_is_back()
         return end
 
-    def _pause(self, end: EndView) -> None:
-        """What one mount found, the others would: the cache is their own no more than the volume's."""
+    def _pause(self, end: EndView, used_cache: bool) -> None:
+        """What one mount found, the others would: the cache is their own no more than the volume's. One that did move
+        files found a cache that is there for some of them: its pause is the shortest."""
         away, policy = self.picture.cache_away, self.policy
         if away is not None and end.at < away.at + away.seconds:
             # It was begun before the pause, and says nothing new.
             return
+        self._pauses = 0 if used_cache else self._pauses
         seconds = min(policy.cooldown_seconds * 2 ** min(self._pauses, 30), longest_rest(policy))
         self._pauses += 1
         self.picture.cache_away = CacheAway(at=end.at, seconds=seconds, why=end.why)

@@ -160,6 +160,45 @@ def test_a_mount_that_moved_something_ends_the_pause_for_all_but_the_volume_that
     assert tried >= {one.volume}
 
 
+def test_a_pause_does_not_grow_while_mounts_move_files_between() -> None:
+    library = Library()
+    for _ in range(6):
+        library.mount()
+        library.now += 600
+        library.end(NOT_TAKEN, files=5000)
+        away = library.keeper.picture.cache_away
+        assert away is not None
+        assert away.seconds == POLICY.cooldown_seconds
+        library.now += away.seconds
+
+
+def test_a_volume_that_was_verified_says_nothing_of_the_cache() -> None:
+    library = Library(reads=2)
+    library.mount()
+    library.end(NOT_TAKEN)
+    verify = SeenMount(
+        epoch=99, drive="d0", volume="A9", pool="p", purpose="verify", group="", began_at=library.now, ending=False
+    )
+    library.mounts.append(verify)
+    library.look()
+    library.now += 1
+    library.end("done", files=300)
+    assert library.mount() == []
+
+
+def test_of_mounts_that_end_together_the_last_says_how_the_cache_is() -> None:
+    library = Library(drives=2)
+    library.mount()
+    ends = [
+        SeenEnd(epoch=one.epoch, drive=one.drive, volume=one.volume, outcome=outcome, files=files, at=library.now + at)
+        for one, (outcome, files, at) in zip(library.mounts, [(NOT_TAKEN, 0, 9), ("done", 3, 5)], strict=True)
+    ]
+    library.mounts.clear()
+    library.now += 10
+    library.look(*ends)
+    assert library.mount() == []
+
+
 def test_a_cache_server_that_comes_back_ends_the_pause_at_once() -> None:
     library = Library()
     library.surround(10**15)
