@@ -126,7 +126,9 @@ def _strategy() -> str:
 def _clear_up_after_killed_runs() -> None:
     for directory in _base_directory().glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, ValueError):
-            if not Path("/proc", (directory / "pid").read_text().strip() or "0").exists():
+            pid = (directory / "pid").read_text().strip()
+            # Empty, or not there yet: another process of this run begins there just now.
+            if pid and not Path("/proc", pid).exists():
                 _remove(directory)
 
 
