@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import cacheservers, counters, failures, leases, maintenance, mounts, shares, situations, usage, volumes
 from catalog.counters import Change
 from catalog.situations import SeenEnd, SeenVolume, Situation
+from tapeserver.compatibility import can
 from tapeserver.outcomes import FRUITLESS
 from tapeserver.picturekeeping import PictureKeeper, Surroundings
 from tapeserver.planner import MediaNeed, VolumeView
@@ -24,6 +25,8 @@ PAGE = 2000
 #: a change of a volume's state may be committed so long after the time that it bears
 CHANGE_SECONDS = 10.0
 MEDIA_MAX = 1000
+#: volumes that may be written next, of one pool; and so many are gone through when no drive can write any of these
+WRITABLE_MAX, FURTHER_MAX = 16, 1000
 VOLUME_GONE = "gone"
 
 
@@ -66,7 +69,7 @@ class PictureSource:
         """The rest, beside the decisions."""
         pools = keeper.pools
         seen = await situations.pools_seen(connection, pools) if pools else []
-        writable = await volumes.writable_volumes(connection, pools) if pools else {}
+        writable = await volumes.writable_volumes(connection, pools, limit=WRITABLE_MAX) if pools else {}
         waiting = await maintenance.volumes_waiting(connection, self.library, limit=MEDIA_MAX)
         pairs = await failures.suspect_pairs(connection, self.library)
         servers = await cacheservers.live_servers(connection)
@@ -84,6 +87,7 @@ class PictureSource:
             sorted({*keeper.strangers, *(one.volume for one in waiting), *chain(*writable.values())}),
             keeper,
         )
+        views += await self._further(connection, keeper, writable, views)
         return Surroundings(
             pools=[(one, writable.get(one.name, [])) for one in seen],
             media=[_media_need(one, now) for one in waiting],
@@ -109,6 +113,32 @@ class PictureSource:
         return [
             views.get(vid) or VolumeView(name=vid, state=VOLUME_GONE, reason="not in the catalog") for vid in wanted
         ]
+
+    async def _further(
+        self,
+        connection: AsyncConnection,
+        keeper: PictureKeeper,
+        writable: dict[str, list[str]],
+        known: list[VolumeView],
+    ) -> list[VolumeView]:
+        """The best volumes of a pool may all be of media that no drive writes: then further ones that one does take
+        their place in `writable`. What was looked at for that, and the picture does not know yet."""
+        drives, views = {one.model for one in keeper.picture.drives.values()}, {one.name: one for one in known}
+
+        def fits(vid: str) -> bool:
+            view = views.get(vid) or keeper.view_of(vid)
+            return view is None or not drives or any(can("write", model, view.medium) for model in drives)
+
+        pools = [pool for pool, vids in writable.items() if len(vids) >= WRITABLE_MAX and not any(map(fits, vids))]
+        if not pools:
+            return []
+        further = await volumes.writable_volumes(connection, pools, limit=FURTHER_MAX)
+        found = await self._known(connection, sorted({*chain(*further.values())} - views.keys()), keeper)
+        views.update((one.name, one) for one in found)
+        for pool, vids in further.items():
+            writable[pool] = [vid for vid in vids if fits(vid)][:WRITABLE_MAX] or writable[pool]
+        # All of them: what is known is not asked for the next time.
+        return found
 
     async def _settings(self, connection: AsyncConnection) -> shares.Settings | None:
         number = await shares.settings_number(connection)

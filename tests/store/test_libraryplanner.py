@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from catalog import endings, hardware, leases, mounts, queues, situations
+from catalog import endings, hardware, leases, mounts, queues, situations, volumes
 from catalog.database import Database
 from catalog.errors import NotFound
 from tapeserver.config import Config
@@ -214,3 +214,18 @@ async def test_a_pool_is_written_to_a_volume_that_a_drive_can_write(at: At) -> N
         await hardware.set_volume_medium(connection, "E00003", "LTO-8", who="root", reason="a new one")
     await at.work()
     assert await at.mounted() == [("E00003", "archive")]
+
+
+async def test_blank_volumes_that_no_drive_can_write_do_not_hide_the_one_that_it_can(at: At) -> None:
+    async with at.database.transaction() as connection:
+        await hardware.report_models(connection, "east", {"east1": "LTO-9", "east2": "LTO-9"})
+        names = [f"D{number:05}" for number in range(40)]
+        blank = [volumes.NewVolume(vid=vid, library="east", pool=None, capacity_bytes=10**10) for vid in names]
+        await volumes.create_volumes(connection, blank)
+        await connection.execute(sa.text("update volume set medium = 'LTO-7' where library = 'east'"))
+        await hardware.set_volume_medium(connection, names[-1], "LTO-9", who="root", reason="a new one")
+        files = await make_files(connection, 1)
+        await queues.enqueue_archives(connection, files)
+        await queues.make_urgent(connection, files)
+    await at.work()
+    assert await at.mounted() == [("D00039", "archive")]
