@@ -99,7 +99,7 @@ class Knowledge:
         return seen is not None and seen.view.blocked
 
     def expected_seconds(self, job: int, *, now: float) -> float | None:
-        """Until the last input of a job is expected on disk; None while nothing is known of any that waits.
+        """Until the last input of a job is expected on disk; None while of one that waits nothing is known.
 
         What is being read already, and nothing else is known of, is taken to come before what waits for a volume.
         """
