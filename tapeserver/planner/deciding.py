@@ -65,6 +65,8 @@ class Outcome:
     limited: dict[tuple[str, str], str] = field(default_factory=dict)
     #: bytes that reads may still bring to the cache
     room_bytes: float = 0.0
+    #: why reads that were not looked at would have found nothing: no room, or all the drives that may read do
+    unread: Literal["", "short", "limited"] = ""
     #: drives left free
     free: list[str] = field(default_factory=list)
 
@@ -185,7 +187,8 @@ class _Giving:
         """No more are put in order than are looked at."""
         recalls, rank = self._outcome.recalls, self._picture.volumes.rank()
         slots = np.flatnonzero(which)
-        keys = -recalls.key[slots]
+        keys, sizes = -recalls.key[slots], self._picture.volumes.bytes[slots]
+        least = float(sizes.min(initial=self._policy.cache_mount_bytes))
         ahead = LOOK_AHEAD * len(self._outcome.free) + self._enough + LOOK_AHEAD_MIN
         if len(slots) > ahead:
             bound = np.partition(keys, ahead)[ahead]
@@ -196,7 +199,20 @@ class _Giving:
             for one in slots[some[np.lexsort((rank[slots[some]], keys[some]))]].tolist():
                 if self._in_vain[medium, "read"] >= self._enough and not self._fits.any_of(self._free, medium):
                     return
+                if self._none_can(least):
+                    return
                 yield recall_wish(self._picture, recalls, self._policy, one)
+
+    def _none_can(self, least: float) -> bool:
+        """Nothing more may be mounted to read, not even the smallest: twenty thousand need not be asked one by one."""
+        outcome, most = self._outcome, self._policy.reading_drives_max
+        if most is not None and self._drives_in_all["recall"] >= most:
+            outcome.unread = "limited"
+        elif outcome.room_bytes <= 0 and outcome.room_bytes < least:
+            outcome.unread = "short"
+        else:
+            return False
+        return True
 
     def _serve(self, wish: Wish) -> bool:
         """False when it could be served if only there were a drive."""

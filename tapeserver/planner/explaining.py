@@ -91,10 +91,12 @@ def _of_recall(
         return explain("drive_quota", group=", ".join(groups))
     if not recalls.worth[slot]:
         return explain("collecting_reads", **_collecting_arguments(slot, outcome, picture, policy))
-    if ("volume", name) in outcome.limited:
-        return _limit("volume", name, "recall", outcome.limited["volume", name], policy)
+    if outcome.unread == "limited" or ("volume", name) in outcome.limited:
+        return _limit("volume", name, "recall", outcome.limited.get(("volume", name), ""), policy)
     short = outcome.short.get(("volume", name))
-    if short is not None:
+    if short is None and outcome.unread == "short" and name not in outcome.waiting:
+        short = min(float(volumes.bytes[slot]), policy.cache_mount_bytes) - max(outcome.room_bytes, 0.0)
+    if short is not None and short > 0:
         return explain("cache_short", short_bytes=int(short))
     if recalls.resting[slot] and (outcome.waiting or not outcome.free or recalls.asleep[slot]):
         return explain("resting", rest_seconds=policy.remount_seconds)

@@ -23,9 +23,11 @@ from tapeserver.planner import (
     Policy,
     Share,
     VolumeView,
+    deciding,
     explanations,
     plan,
 )
+from tapeserver.planner.wishes import Wish, recall_wish
 
 NOW = 1_000_000.0
 POLICY = Policy(
@@ -509,10 +511,10 @@ def test_a_volume_in_a_drive_is_no_longer_missing() -> None:
     assert mounted(seen) == [("d1", "B1", "recall")]
 
 
-def test_a_volume_past_its_deadline_comes_before_one_that_serves_more() -> None:
+def test_a_volume_long_past_its_deadline_comes_before_one_that_serves_more() -> None:
     policy = dataclasses.replace(POLICY, deadline_factor=0)
     crowd = [recall("A1", cohort=number, oldest=700) for number in range(1, 30)]
-    late = recall("Z1", cohort=99, oldest=POLICY.deadline_seconds_min + 1)
+    late = recall("Z1", cohort=99, oldest=3 * POLICY.deadline_seconds_min)
     assert mounted(picture(on=drives(1), recalls=[*crowd, late]), policy) == [("d1", "Z1", "recall")]
     in_time = dataclasses.replace(late, oldest=POLICY.deadline_seconds_min - 1)
     assert mounted(picture(on=drives(1), recalls=[*crowd, in_time]), policy) == [("d1", "A1", "recall")]
@@ -646,3 +648,30 @@ def test_a_volume_that_nobody_has_looked_up_yet_is_not_called_disabled() -> None
     [one] = explanations(picture, POLICY, NOW)
     assert one.code == "not_seen"
     assert plan(picture, POLICY, NOW).mounts == []
+
+
+@pytest.mark.parametrize(("room", "reading", "code"), [(0, None, "cache_short"), (10**15, 1, "drive_limit")])
+def test_who_cannot_be_mounted_whatever_it_is_is_not_asked_one_by_one_and_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, room: int, reading: int | None, code: str
+) -> None:
+    asked = list[int]()
+
+    def counted(*arguments: Any) -> Wish:
+        asked.append(arguments[-1])
+        return recall_wish(*arguments)
+
+    monkeypatch.setattr(deciding, "recall_wish", counted)
+    many = [recall(f"A{number:03d}", bytes=100) for number in range(500)]
+    seen = picture(on=drives(2, busy=1), mounts=[mount("B1", "d3")], recalls=many, room=room)
+    policy = dataclasses.replace(POLICY, reading_drives_max=reading)
+    assert mounted(seen, policy) == []
+    assert len(asked) < 10
+    assert {one for key, one in codes(seen, policy).items() if key != "B1"} == {code}
+    if code == "cache_short":
+        assert "100 B" in said(seen, "A007", policy)
+
+
+def test_the_smaller_ones_are_mounted_though_the_larger_ones_have_no_room() -> None:
+    seen = picture(recalls=[recall("A1", bytes=900, oldest=50), recall("A2", bytes=100)], room=500)
+    assert mounted(seen) == [("d1", "A2", "recall")]
+    assert codes(seen) == {"A1": "cache_short", "A2": "ready"}
