@@ -222,7 +222,7 @@ class _Giving:
             return True
         if wish.purpose == "recall" and wish.cache_bytes > outcome.room_bytes:
             outcome.short[named] = wish.cache_bytes - max(outcome.room_bytes, 0.0)
-            if wish.tier >= Tier.OVERDUE:
+            if wish.late:
                 # Others must not take the room from under it for ever.
                 outcome.room_bytes -= wish.cache_bytes
             return True

@@ -6,6 +6,7 @@ few. Who comes first among the wishes is one number, `key`; see `Tier`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,7 +18,7 @@ from tapeserver.planner.fits import Fits
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import HOUR, Policy
 from tapeserver.planner.resting import cache_pause, rest_seconds, rests, why_resting
-from tapeserver.planner.scoring import Booleans, Floats, Scores, background, limited, score
+from tapeserver.planner.scoring import Booleans, Floats, Scores, background, deadline_seconds, limited, score, urgency
 from tapeserver.planner.views import ArchiveNeed, Explanation, MediaNeed, MountView, VolumeView
 from tapeserver.planner.volumes import READABLE_STATES, UNKNOWN_STATE, change_seconds
 
@@ -46,12 +47,10 @@ class Tier(IntEnum):
     BACKGROUND = 1
     #: by the index
     WAITED_FOR = 2
-    #: past the deadline that goes with the drain time, the oldest first
-    OVERDUE = 3
-    #: past the absolute one, the oldest first: neither shares nor a growing queue move it
-    ANCIENT = 4
+    #: past the absolute deadline, the oldest first: neither shares nor a growing queue move it
+    ANCIENT = 3
     #: an operator said so
-    NOW = 5
+    NOW = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +70,8 @@ class Wish:
     groups: tuple[str, ...] = ("",)
     #: room that its files want in the cache
     cache_bytes: float = 0.0
+    #: it has waited past its deadline
+    late: bool = False
 
     @property
     def tier(self) -> Tier:
@@ -98,6 +99,11 @@ class Recalls:
     #: who comes first; nobody, when no drive is free
     key: Floats
     drain_seconds: float = 0.0
+    #: who has waited so long is late
+    deadline_seconds: float = math.inf
+
+    def late(self, slot: int) -> bool:
+        return bool(self.wait[slot] > self.deadline_seconds)
 
 
 def within(tier: Tier, value: float) -> float:
@@ -145,7 +151,8 @@ def judge_recalls(
     scores = score(picture, policy, now, runnable, working_drives(picture))
     key = _keys(picture, policy, now, scores, wait, gave_way)
     key[hurried] = Tier.NOW + _squeezed(scores.index[hurried])
-    return Recalls(wait, full, worth, resting, asleep, key, scores.drain_seconds)
+    deadline = min(scores.deadline_seconds, policy.deadline_seconds_max)
+    return Recalls(wait, full, worth, resting, asleep, key, scores.drain_seconds, deadline)
 
 
 def _rest(picture: Picture, policy: Policy, now: float, waiting: Booleans) -> dict[int, float]:
@@ -175,8 +182,8 @@ def _keys(
         queued[slot] = min(wait[slot], since)
         wait[slot] *= part
         index[slot] *= part
-    late = wait > scores.deadline_seconds
-    key = np.where(late, Tier.OVERDUE + _squeezed(wait / HOUR), Tier.WAITED_FOR + _squeezed(index))
+    index = index * urgency(wait, scores.deadline_seconds)
+    key = Tier.WAITED_FOR + _squeezed(index)
     own = background(picture, policy, wait)
     if own is not None:
         key = np.where(own, Tier.BACKGROUND + _squeezed(index), key)
@@ -220,6 +227,7 @@ def recall_wish(picture: Picture, recalls: Recalls, policy: Policy, slot: int) -
         reason_arguments={"files": int(volumes.files[slot]), "bytes": int(volumes.bytes[slot])},
         groups=tuple(sorted(weights, key=lambda group: (-weights[group], group))) or ("",),
         cache_bytes=min(float(volumes.bytes[slot]), policy.cache_mount_bytes),
+        late=recalls.late(slot),
     )
 
 
@@ -293,15 +301,14 @@ def _archive_key(
     if wait >= policy.deadline_seconds_max:
         return within(Tier.ANCIENT, wait / HOUR)
     # Collecting is no waiting, unless somebody does.
-    late = wait if need.urgent else wait - policy.collecting_age_seconds
-    if late > max(policy.deadline_factor * drain_seconds, policy.deadline_seconds_min):
-        return within(Tier.OVERDUE, late / HOUR)
+    late = wait if need.urgent else max(0.0, wait - policy.collecting_age_seconds)
+    soon = float(urgency(np.array(late), deadline_seconds(policy, drain_seconds)))
     wait += max(policy.ageing_factor * drain_seconds, policy.ageing_seconds_min)
     slot = picture.volumes.find(volume)
     change = WRITE_CHANGE_SECONDS if slot is None else change_seconds(picture.volumes.geometry(slot))
     # A mount that writes for long gives way in between.
     cost = change + min(need.bytes / max(1, volumes) / WRITE_RATE, policy.mount_seconds_max)
-    return within(Tier.WAITED_FOR, (1 + need.urgent) * wait / cost)
+    return within(Tier.WAITED_FOR, (1 + need.urgent) * wait / cost * soon)
 
 
 def _worth(need: ArchiveNeed, policy: Policy, now: float) -> str | None:
