@@ -240,11 +240,8 @@ def judge_archive(
     def explain(code: str, **arguments: Any) -> Explanation:
         return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
 
-    opened = [
-        m
-        for m in picture.mounts.values()
-        if m.purpose == "archive" and m.pool == need.pool and not m.full and (not m.ending or is_leaving(m, picture))
-    ]
+    opened = [m for m in picture.mounts.values() if m.purpose == "archive" and m.pool == need.pool and not m.full]
+    opened = [m for m in opened if not m.ending or is_leaving(m, picture)]
     filling = [m for m in opened if not m.ending]
     fits = fits or Fits(picture)
     unfit = {volume: why for volume in need.writable if (why := fits.why_none(volume, "archive")) is not None}
