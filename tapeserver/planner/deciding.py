@@ -220,7 +220,9 @@ class _Giving:
         if wish.volume in self._taken:
             # A volume of a pool that is wanted for reading as well: the one mount serves both.
             return True
-        if wish.purpose == "recall" and wish.cache_bytes > outcome.room_bytes:
+        # What is late begins with a part: waiting for room for all of it would hold up others as long as pins last.
+        least = wish.file_bytes if wish.late else wish.cache_bytes
+        if wish.purpose == "recall" and least > outcome.room_bytes:
             outcome.short[named] = wish.cache_bytes - max(outcome.room_bytes, 0.0)
             if wish.late:
                 # Others must not take the room from under it for ever.

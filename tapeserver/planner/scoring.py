@@ -7,10 +7,11 @@ The index of volume v is the sum over the cohorts b that wait for it, m_b being 
 so it prefers what ends many jobs in little drive time, and ages. Waits count by themselves; 1 and their squares gave
 the same mean of the jobs' waits, and a longer tail (docs/design/0014-which-volume-next.md). Fair share is in w.
 
-The index wins the mean and loses the tail, so it grows by the fourth power of the oldest wait over a deadline: a
-multiple of the *drain time*, in which the drives would have read all that waits now. That is about what the youngest
-would wait if the oldest always went first; so the deadline says "this much worse than oldest first and hardly more",
-whatever the load, the trace and the drives. Where the oldest went first from the deadline on, mean and p95 were longer.
+The index wins the mean and loses the tail, so it grows by the fourth power of the oldest wait over a deadline, for long
+passes as for short ones. The deadline is a multiple of the *drain time*, in which the drives would have read all that
+waits now. That is about what the youngest would wait if the oldest always went first; so the deadline says "this much
+worse than oldest first and hardly more", whatever the load, the trace and the drives. Where the oldest went first from
+the deadline on, mean and p95 were longer.
 Above that stands one absolute age, which bounds every wait whatever arrives (`deciding.plan`).
 """
 
@@ -39,6 +40,8 @@ class Scores:
     deadline_seconds: float
     #: of the whole queue, all drives together
     drain_seconds: float
+    #: change and pass seconds over their mean where anything waits
+    costs: Floats
 
 
 def score(picture: Picture, policy: Policy, now: float, eligible: Booleans, drives: int) -> Scores:
@@ -48,7 +51,7 @@ def score(picture: Picture, policy: Policy, now: float, eligible: Booleans, driv
     drain = float(costs[eligible].sum()) / max(drives, 1)
     deadline = deadline_seconds(policy, drain)
     if count == 0 or rows == 0:
-        return Scores(np.zeros(count), deadline, drain)
+        return Scores(np.zeros(count), deadline, drain, np.ones(count))
     volume, share = demand.volume[:rows], demand.share[:rows]
     weight = picture.rule_weights(policy) * _corrections(picture, policy, now, eligible, drain)
     blocked = full_groups(picture)
@@ -57,17 +60,22 @@ def score(picture: Picture, policy: Policy, now: float, eligible: Booleans, driv
     age = now - (demand.origin or 0.0) + max(policy.ageing_factor * drain, policy.ageing_seconds_min)
     worth = weight[share] * (age * demand.count[:rows] - demand.first[:rows]) if shares else np.zeros(0)
     index = np.bincount(volume, weights=worth, minlength=count) / np.maximum(costs, 1e-3)
-    return Scores(np.maximum(index, 0.0), deadline, drain)
+    runnable = max(int(np.count_nonzero(eligible)), 1)
+    mean = drain * max(drives, 1) / runnable
+    return Scores(np.maximum(index, 0.0), deadline, drain, costs / max(mean, 1e-3))
 
 
 def deadline_seconds(policy: Policy, drain_seconds: float) -> float:
     return max(policy.deadline_factor * drain_seconds, policy.deadline_seconds_min)
 
 
-def urgency(wait: Floats, deadline_seconds: float) -> Floats:
-    """How many times as much it counts for having waited so long."""
-    times: Floats = 1.0 + (np.maximum(wait, 0.0) / deadline_seconds) ** LATE_POWER
-    return times
+def urgency(wait: Floats, deadline_seconds: float, cost: Floats) -> Floats:
+    """How many times as much it counts for having waited so long; `cost` is what it costs over the mean of all.
+
+    A long pass is late as soon as a short one: what lateness adds is not divided by what the pass costs.
+    """
+    late: Floats = (np.maximum(wait, 0.0) / deadline_seconds) ** LATE_POWER
+    return 1.0 + late * np.maximum(cost, 1.0)
 
 
 def _corrections(picture: Picture, policy: Policy, now: float, eligible: Booleans, drain_seconds: float) -> Floats:

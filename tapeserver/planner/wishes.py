@@ -70,6 +70,8 @@ class Wish:
     groups: tuple[str, ...] = ("",)
     #: room that its files want in the cache
     cache_bytes: float = 0.0
+    #: what one of them wants
+    file_bytes: float = 0.0
     #: it has waited past its deadline
     late: bool = False
 
@@ -101,9 +103,6 @@ class Recalls:
     drain_seconds: float = 0.0
     #: who has waited so long is late
     deadline_seconds: float = math.inf
-
-    def late(self, slot: int) -> bool:
-        return bool(self.wait[slot] > self.deadline_seconds)
 
 
 def within(tier: Tier, value: float) -> float:
@@ -182,7 +181,7 @@ def _keys(
         queued[slot] = min(wait[slot], since)
         wait[slot] *= part
         index[slot] *= part
-    index = index * urgency(wait, scores.deadline_seconds)
+    index = index * urgency(wait, scores.deadline_seconds, scores.costs)
     key = Tier.WAITED_FOR + _squeezed(index)
     own = background(picture, policy, wait)
     if own is not None:
@@ -227,7 +226,8 @@ def recall_wish(picture: Picture, recalls: Recalls, policy: Policy, slot: int) -
         reason_arguments={"files": int(volumes.files[slot]), "bytes": int(volumes.bytes[slot])},
         groups=tuple(sorted(weights, key=lambda group: (-weights[group], group))) or ("",),
         cache_bytes=min(float(volumes.bytes[slot]), policy.cache_mount_bytes),
-        late=recalls.late(slot),
+        file_bytes=float(volumes.bytes[slot] / max(volumes.files[slot], 1.0)),
+        late=bool(recalls.wait[slot] > recalls.deadline_seconds),
     )
 
 
@@ -299,7 +299,7 @@ def _archive_key(
         return within(Tier.ANCIENT, wait / HOUR)
     # Collecting is no waiting, unless somebody does.
     late = wait if need.urgent else max(0.0, wait - policy.collecting_age_seconds)
-    soon = float(urgency(np.array(late), deadline_seconds(policy, drain_seconds)))
+    soon = float(urgency(np.array(late), deadline_seconds(policy, drain_seconds), np.array(1.0)))
     wait += max(policy.ageing_factor * drain_seconds, policy.ageing_seconds_min)
     slot = picture.volumes.find(volume)
     change = WRITE_CHANGE_SECONDS if slot is None else change_seconds(picture.volumes.geometry(slot))

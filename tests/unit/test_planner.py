@@ -598,11 +598,18 @@ def test_what_is_larger_than_any_room_begins_with_a_part() -> None:
 
 
 def test_small_wishes_do_not_take_the_room_for_ever_from_one_past_its_deadline() -> None:
-    late = recall("A1", bytes=700, oldest=POLICY.deadline_seconds_min + 1)
+    late = recall("A1", files=1, bytes=700, oldest=POLICY.deadline_seconds_min + 1)
     seen = picture(recalls=[late, recall("A2", bytes=100)], room=600)
     assert mounted(seen) == []
     in_time = dataclasses.replace(late, oldest=10)
     assert mounted(picture(recalls=[in_time, recall("A2", bytes=100)], room=600)) == [("d1", "A2", "recall")]
+
+
+def test_a_volume_past_its_deadline_begins_with_the_room_there_is() -> None:
+    late = recall("A1", files=7, bytes=700, oldest=POLICY.deadline_seconds_min + 1)
+    seen = picture(recalls=[late, recall("A2", bytes=100)], room=600)
+    assert mounted(seen) == [("d1", "A1", "recall")]
+    assert codes(seen)["A2"] == "cache_short"
 
 
 @pytest.mark.parametrize("cohort", [0, 7])
