@@ -52,7 +52,7 @@ class Policy:
     ageing_factor: float = 0.05
     ageing_seconds_min: float = 60.0
     #: who has waited for so much of the drain time, and for this at least, counts twice, twice as long 17 times
-    deadline_factor: float = 2.2
+    deadline_factor: float = 2.8
     deadline_seconds_min: float = 1800.0
     #: who has waited so long comes before all others, whosever share it is
     deadline_seconds_max: float = 48 * HOUR
