@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog.database import Database
 from catalog.embedded import EmbeddedPostgres
@@ -469,7 +470,7 @@ async def test_a_catalog_that_crashes_in_the_middle_of_writing_loses_nothing_and
                 await connection.execute(sa.text("select from file for update"))
                 await site.post("archive-wait", paths=paths)
                 await there_is(site, "pg_stat_activity where wait_event_type = 'Lock'")
-                await crash(server_directory)
+                await crash(connection)
         # Longer than the session is patient: the mount is given up with flushed files that no catalog knows of. The
         # next one finds them on the tape, adopts them, and writes behind them.
         await asyncio.sleep(2.5)
@@ -483,10 +484,11 @@ async def test_a_catalog_that_crashes_in_the_middle_of_writing_loses_nothing_and
         assert await no_drift(site)
 
 
-async def crash(directory: Path) -> None:
-    """As `pg_ctl stop -m immediate`: no checkpoint, no word to anybody."""
-    [pid_file] = directory.rglob("postmaster.pid")
-    pid = int(pid_file.read_text().split()[0])
+async def crash(connection: AsyncConnection) -> None:
+    """Of the whole server, as `pg_ctl stop -m immediate`: no checkpoint, no word to anybody."""
+    backend = await connection.scalar(sa.text("select pg_backend_pid()"))
+    # Behind the command's name in brackets, which may hold anything: state, parent.
+    pid = int(Path(f"/proc/{backend}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(pid, signal.SIGQUIT)
 
     async def gone() -> bool:
