@@ -24,11 +24,11 @@ from tapeserver.simulator.trace import Trace, TraceVolume
 
 DRIVES = 8
 #: offered load -> about so much of the drives' time in use, with mounts that are shared
-LOAD_FULL, LOAD_EIGHTY = 1.2, 0.87
+LOAD_FULL, LOAD_EIGHTY = 1.5, 1.12
 JOBS, JOBS_QUICK = 8_000, 300
 ESTIMATED_JOBS, ESTIMATED_JOBS_QUICK = 1_500, 200
 #: offered load of reads beside the archives: as many files of 2 GB a second, which come in runs of so many
-LOAD_WITH_ARCHIVES, ARCHIVES_PER_SECOND, ARCHIVES_A_RUN = 0.75, 0.05, 50
+LOAD_WITH_ARCHIVES, ARCHIVES_PER_SECOND, ARCHIVES_A_RUN = 0.95, 0.05, 50
 ARCHIVE_BYTES, ARCHIVE_SECONDS = 2 * 10**9, 2.0
 WRITTEN_JOBS, FRESH_VOLUMES = 500, 100
 SEEDS, SEEDS_QUICK = 3, 1
