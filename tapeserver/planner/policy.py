@@ -51,7 +51,7 @@ class Policy:
     #: what has just come counts as if it had waited for so much of the drain time, and so long at least
     ageing_factor: float = 0.05
     ageing_seconds_min: float = 60.0
-    #: who has waited for so much of the drain time, and for this at least, counts twice, twice as long 17 times
+    #: who has waited for so much of the drain time, and for this at least, counts twice or more, see `scoring.urgency`
     deadline_factor: float = 2.8
     deadline_seconds_min: float = 1800.0
     #: who has waited so long comes before all others, whosever share it is
