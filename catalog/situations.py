@@ -63,6 +63,8 @@ class SeenEnd:
     outcome: str
     files: int
     at: float
+    #: something failed under it that counts against the pair, were it the copy of one file
+    pair_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,6 +171,10 @@ class PictureKeeper:
         # What the last of them found counts.
         for end, mount in sorted(over, key=lambda one: one[0].at if one[0] else 0.0):
             picture.mount_ended(mount.volume, None if end is None else self._end(end, mount.purpose))
+            if end is not None and end.pair_failed:
+                # At once: the next drive for this volume is chosen before the matrix is looked at again.
+                failed_in = picture.suspects.get(end.volume, frozenset())
+                picture.suspects[end.volume] = failed_in | {end.drive}
         for one in situation.mounts:
             view = _mount_view(one)
             if picture.mounts.get(one.drive) != view:

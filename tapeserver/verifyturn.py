@@ -34,6 +34,8 @@ COPIES_AHEAD = 2000
 STARTS_MAX = 5
 #: copies that wait for their second try, at most: then this mount ends, and the next begins with them
 AGAIN_MAX = 1000
+#: reads of a copy that failed, after which it is broken where only one drive can be asked
+READS_MAX = 2
 REASON_LENGTH_MAX = 500
 
 
@@ -176,12 +178,10 @@ class VerifyTurn(Turn):
                 epoch=work.epoch, why=why, file=copy.file_id,
             )  # fmt: skip
             reasons = [(copy.file_id, why)]
-            if second:
-                # Read twice, in two drives if there are two: that is enough.
-                broken = await failures.break_copies(connection, work.volume, reasons)
-            else:
-                broken = await failures.condemn(connection, work.volume, reasons, attempts_max=attempts)
-            over = second or bool(broken.files)
+            # Read twice is enough, but by two drives where two can be asked: one drive is no evidence against a copy.
+            enough = READS_MAX if second else attempts
+            broken = await failures.condemn(connection, work.volume, reasons, attempts_max=enough)
+            over = bool(broken.files)
             cursor = {**block, "again": [one for one in block["again"] if not (over and one == copy.file_id)]}
             await maintenance.verify_progress(
                 connection, work.epoch, row, cursor=cursor, files=int(over), bytes=copy.size if over else 0,

@@ -20,7 +20,9 @@ select json_build_object(
     'ends', coalesce((
         select json_agg(json_build_object(
             'epoch', h.epoch, 'drive', h.drive, 'volume', h.volume, 'outcome', h.outcome, 'files', h.files,
-            'at', extract(epoch from h.ended_at)) order by h.epoch)
+            'at', extract(epoch from h.ended_at), 'pair_failed', exists(
+                select from failure f where f.volume = h.volume and f.epoch = h.epoch and f.drive = h.drive
+                  and f.cleared_at is null)) order by h.epoch)
         from mount_history h where h.epoch = any(cast(:epochs as bigint[]))), '[]'))::text
 from library l where l.name = :library;
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from catalog import endings, hardware, leases, mounts, queues, situations, volumes
+from catalog import endings, failures, hardware, leases, mounts, queues, situations, volumes
 from catalog.database import Database
 from catalog.errors import NotFound
 from tapeserver.config import Config
@@ -114,6 +114,24 @@ async def test_a_volume_whose_recalls_all_wait_for_a_pause_to_end_is_not_mounted
     await at.ask(at.files[1:2])
     await at.work()
     assert await at.mounted() == [("E00001", "recall")]
+
+
+async def test_a_volume_on_which_one_file_failed_goes_to_another_drive_before_the_matrix_is_looked_at_again(
+    at: At,
+) -> None:
+    await at.ask(at.files[:1])
+    await at.work()
+    async with at.database.transaction() as connection:
+        [one] = await mounts.list_mounts(connection)
+        await failures.record(
+            connection, library="east", drive=one.drive, volume=one.volume, kind="read", epoch=one.epoch,
+            why="medium error", file=at.files[0],
+        )  # fmt: skip
+    await at.end("E00001")
+    await at.planner.decide()
+    async with at.database.connection() as connection:
+        [again] = await mounts.list_mounts(connection)
+    assert (again.volume, again.drive != one.drive) == ("E00001", True)
 
 
 async def test_a_mount_with_nothing_to_do_ends_for_another_volume_and_did_not_fail(at: At) -> None:

@@ -191,6 +191,31 @@ async def test_a_copy_that_fails_in_two_drives_is_broken(tape: Tape, files: list
     assert (row.state, row.done_files, row.errors) == ("done", 6, 1)
 
 
+async def test_one_drive_that_cannot_read_a_copy_twice_does_not_break_it_while_another_can_be_asked(
+    tape: Tape, files: list[int]
+) -> None:
+    await tape.begin()
+    await tape.mount("east1", bad=[files[2]])
+    again = await tape.mount("east1", bad=[files[2]])
+    assert again.asked == [files[2]]
+    assert await tape.broken() == []
+    assert (await tape.now()).state == "running"
+    await tape.mount("east2")
+    row = await tape.now()
+    assert (row.state, row.done_files, row.errors) == ("done", 6, 0)
+
+
+async def test_the_only_drive_there_is_breaks_a_copy_that_it_cannot_read_twice(tape: Tape, files: list[int]) -> None:
+    async with tape.database.transaction() as connection:
+        await connection.execute(sa.text("update drive set state = 'down' where name = 'east2'"))
+    await tape.begin()
+    await tape.mount("east1", bad=[files[2]])
+    assert await tape.broken() == []
+    await tape.mount("east1", bad=[files[2]])
+    assert await tape.broken() == [files[2]]
+    assert (await tape.now()).state == "done"
+
+
 async def test_a_copy_that_another_drive_reads_well_is_not_broken(tape: Tape, files: list[int]) -> None:
     await tape.begin()
     await tape.mount("east1", bad=files[2:4])
