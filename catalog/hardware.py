@@ -43,8 +43,7 @@ async def set_drive_model(connection: AsyncConnection, drive: str, model: str, *
 async def set_volume_medium(connection: AsyncConnection, vid: str, medium: str, *, who: str, reason: str) -> None:
     """As for a drive: above what its library, or its capacity, tells."""
     reason = identity.reason_given(reason, object=f"volume {vid}")
-    # Planners look at volumes whose state is new: what they are made of is as good as that.
-    statement = tables.volume.update().where(tables.volume.c.vid == vid).values(medium=medium, since=NOW)
+    statement = tables.volume.update().where(tables.volume.c.vid == vid).values(medium=medium, medium_since=NOW)
     if not (await connection.execute(statement)).rowcount:
         raise NotFound(what=f"volume {vid}")
     detail = {"medium": medium}

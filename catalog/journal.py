@@ -1,8 +1,8 @@
 """The journal of the namespace on its way out of the database: what is not written yet, and which segment holds what.
 
-Rows come from triggers, in the transaction that changes a node, directory, file or the replica of a put. They are read
-in an order into which nothing comes later, become segments (catalog.journalformat), and go once their segment is safe
-on tape. Writes no file: that is tapeserver.journaling's.
+Rows come from triggers, in the transaction that changes a node, directory, file or the replica of a put, or says what a
+drive or volume is. They are read in an order into which nothing comes later, become segments (catalog.journalformat),
+and go once their segment is safe on tape. Writes no file: that is tapeserver.journaling's.
 """
 
 from __future__ import annotations

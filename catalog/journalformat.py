@@ -2,10 +2,12 @@
 
     {"format":"capstan-journal 1","catalog_id":…,"incarnation":…,"number":…,"previous":…,"first_seq":…,"last_seq":…}
     {"seq":…,"kind":"node"|"directory"|"file"|"replica","id":…,"removed":false,"entry":{…}}
+    {"seq":…,"kind":"drive"|"volume","id":0,"removed":false,"entry":{"name":…,…}}
 
 Who reads a journal back begins with the segment of the highest number and follows `previous` (0: there is none before
 it). What is not on that way is of a life of the catalog that a restore ended, and does not count. Of each (kind, id)
-the change with the highest seq is all that is true; segments may overlap in seq, and one may be there twice.
+the change with the highest seq is all that is true, and of each (kind, name) of drives and volumes, which have no ids;
+segments may overlap in seq, and one may be there twice.
 """
 
 from __future__ import annotations

@@ -77,6 +77,8 @@ async def finish(connection: AsyncConnection, *, catalog_id: str | None = None, 
     ]
     await connection.execute(_SQL["make_segments"], {"directory": join_path(DIRECTORY) + "/"})
     await _sequences(connection, highest)
+    # Told by the journal's triggers like any word of an operator, and so behind all that was read.
+    await connection.execute(_SQL["name_drives"])
     for name in ("journal_nodes", "journal_directories"):
         await connection.execute(_SQL[name], {"base": highest.node})
     await connection.execute(_SQL["journal_files"])
@@ -121,6 +123,7 @@ async def _journal(connection: AsyncConnection, catalog_id: str) -> list[tuple[s
     await connection.execute(_SQL["count_segments"], {"catalog_id": catalog_id, "numbers": numbers})
     await _work_table(connection, "told")
     await connection.execute(_SQL["told_key"])
+    await _work_table(connection, "named")
     return [("", problem) for problem in problems]
 
 

@@ -92,8 +92,8 @@ class SeenPool:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenVolume:
     vid: str
-    #: the last change of its state
-    since: datetime
+    #: the last change of its state, or of what it is said to be made of
+    changed_at: datetime
     state: str
     reason: str
     pool: str | None
@@ -184,10 +184,10 @@ async def volumes_seen(
     after: tuple[datetime, str] = (datetime(1970, 1, 1, tzinfo=UTC), ""),
     limit: int = 10_000,
 ) -> list[SeenVolume]:
-    """By the last change of their states, and name: at most `limit` behind `after`, of these or of all there are."""
-    since, vid = after
+    """By `changed_at`, and name: at most `limit` behind `after`, of these or of all there are."""
+    changed_at, vid = after
     named = None if vids is None else sorted(vids)
-    arguments = {"library": library, "volumes": named, "since": since, "after": vid, "limit": limit}
+    arguments = {"library": library, "volumes": named, "changed_at": changed_at, "after": vid, "limit": limit}
     rows = (await connection.execute(_SQL["volumes"], arguments)).mappings()
     return [SeenVolume(**row) for row in rows]
 

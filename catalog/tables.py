@@ -74,10 +74,10 @@ volume = Table(
     number("generation", 0, Integer), column("capacity_bytes", BigInteger), number("written_bytes", 0),
     number("block_size", 262144, Integer), number("tape_files", 0, Integer), number("end_block", 0),
     flag("end_verified", default=True), number("index_block", 0), number("indexed_tape_files", 0, Integer),
-    word("medium", ""),
+    word("medium", ""), optional("medium_since", TIME),
     *columns(TIME, "full_at", "closed_at", "labelled_at", "written_at", "read_at", "verified_at", nullable=True),
     *columns(TIME, "left_at", "hurried_at", nullable=True), Index("volume_pool", "pool", "state"),
-    Index("volume_library", "library", "since"),
+    Index("volume_library", "library", text("greatest(since, medium_since)")),
     Index("volume_hurried", "vid", postgresql_where=text("hurried_at is not null")),
     Index("volume_unindexed", "vid", postgresql_where=text("tape_files > indexed_tape_files or not end_verified")),
 )
@@ -366,7 +366,7 @@ journal = Table(
     "journal", metadata,
     identity("seq", primary_key=False), column("transaction", Xid8, server_default=text("pg_current_xact_id()")),
     now("at"), column("kind", Text), column("id", BigInteger), flag("removed"), json("entry"),
-    CheckConstraint("kind in ('node', 'directory', 'file', 'replica')", name="journal_kind_check"),
+    CheckConstraint("kind in ('node', 'directory', 'file', 'replica', 'drive', 'volume')", name="journal_kind_check"),
     PrimaryKeyConstraint("transaction", "seq"),
 )
 

@@ -79,7 +79,7 @@ class PictureSource:
         again = (datetime.fromtimestamp(now - CHANGE_SECONDS, UTC), "")
         after = self._changes_after or again
         changed = await situations.volumes_seen(connection, self.library, after=after, limit=PAGE)
-        self._changes_after = (changed[-1].since, changed[-1].vid) if len(changed) == PAGE else again
+        self._changes_after = (changed[-1].changed_at, changed[-1].vid) if len(changed) == PAGE else again
         # Those that nothing waits for, nobody asks about.
         views = [_view(one) for one in changed if keeper.view_of(one.vid) is not None]
         views += await self._known(

@@ -73,16 +73,25 @@ ALTER TABLE file ENABLE TRIGGER file_comes
 UPDATE rebuild.segment SET counts = catalog_id = :catalog_id AND number = ANY(CAST(:numbers AS bigint[]))
 
 -- told --
--- Of each object the change with the highest seq is all that is true of it. Replicas are on disks, not on tapes.
+-- Of each object the change with the highest seq is all that is true of it. Replicas are on disks, not on tapes; what has a
+-- name and no id is in `named`.
 CREATE TEMP TABLE told ON COMMIT DROP AS
 SELECT DISTINCT ON (j.kind, j.id) j.kind, j.id, j.removed, j.entry, j.seq
 FROM rebuild.journal j JOIN rebuild.segment s ON s.catalog_id = j.catalog_id AND s.number = j.segment AND s.counts
-WHERE j.kind <> 'replica'
+WHERE j.kind IN ('node', 'directory', 'file')
 ORDER BY j.kind, j.id, j.seq DESC
 
 -- told_key --
 -- It is looked up by object from here on.
 CREATE UNIQUE INDEX told_key ON told (kind, id)
+
+-- named --
+-- As told: the last word of operators on what drives and volumes are.
+CREATE TEMP TABLE named ON COMMIT DROP AS
+SELECT DISTINCT ON (j.kind, j.entry->>'name') j.kind, j.entry->>'name' AS name, j.removed, j.entry
+FROM rebuild.journal j JOIN rebuild.segment s ON s.catalog_id = j.catalog_id AND s.number = j.segment AND s.counts
+WHERE j.kind IN ('drive', 'volume')
+ORDER BY j.kind, j.entry->>'name', j.seq DESC
 
 -- told_node --
 -- Names as the journal left them. Two of the same name can only come of a lost segment: the later one has it.
@@ -315,7 +324,7 @@ WHERE NOT EXISTS (SELECT FROM storage_class s WHERE s.name = p.storage_class) OR
 -- The end is verified before the next write. Without an index the pool is the one that the classes of its files name in
 -- its library. What was only labelled counts as blank: whoever wants it labels it again, with the next generation.
 INSERT INTO volume (vid, library, pool, state, generation, capacity_bytes, written_bytes, block_size, tape_files,
-                    end_block, end_verified, index_block, indexed_tape_files, full_at)
+                    end_block, end_verified, index_block, indexed_tape_files, full_at, medium)
 SELECT v.vid, v.library,
        CASE WHEN v.state <> 'scanned' OR v.tape_files = 0 THEN NULL WHEN v.pool <> '' THEN v.pool ELSE
            (SELECT min(p.name) FROM pool p WHERE p.library = v.library AND p.name IN (
@@ -326,7 +335,8 @@ SELECT v.vid, v.library,
        CASE WHEN v.state = 'scanned' THEN v.generation ELSE 0 END, coalesce(v.capacity_bytes, 0),
        coalesce(v.written_bytes, (SELECT sum(c.size) FROM rebuild.copy c WHERE c.volume = v.vid), 0),
        v.block_size, v.tape_files, CASE WHEN v.tape_files > 0 THEN v.end_block ELSE 0 END, v.tape_files = 0,
-       v.index_block, v.indexed_tape_files, CASE WHEN v.is_full AND v.tape_files > 0 THEN capstan_now() END
+       v.index_block, v.indexed_tape_files, CASE WHEN v.is_full AND v.tape_files > 0 THEN capstan_now() END,
+       coalesce((SELECT n.entry->>'medium' FROM named n WHERE n.kind = 'volume' AND n.name = v.vid AND NOT n.removed), '')
 FROM rebuild.volume v WHERE v.state IN ('scanned', 'blank', 'foreign', 'failed') ORDER BY v.vid
 
 -- without_pool --
@@ -341,6 +351,13 @@ UPDATE volume SET state = 'full' WHERE full_at IS NOT NULL AND state = 'active'
 -- Somebody else's, or not to be read: nobody labels or writes them before an operator has looked.
 UPDATE volume t SET state = 'disabled', reason = v.why, changed_by = 'rebuild'
 FROM rebuild.volume v WHERE v.vid = t.vid AND v.state IN ('foreign', 'failed')
+
+-- name_drives --
+-- Also those of a library that is attached later: a drive that is known keeps its model.
+INSERT INTO drive (name, library, model)
+SELECT n.name, n.entry->>'library', n.entry->>'model' FROM named n
+WHERE n.kind = 'drive' AND NOT n.removed AND EXISTS (SELECT FROM library l WHERE l.name = n.entry->>'library')
+ON CONFLICT (name) DO UPDATE SET model = excluded.model WHERE drive.model <> excluded.model
 
 -- make_directory_nodes --
 -- All but the root, which every catalog has.

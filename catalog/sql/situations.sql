@@ -88,15 +88,15 @@ from pool p cross join lateral (
 where p.name = any(cast(:pools as text[])) order by p.name;
 
 -- volumes --
--- By name where names are given, else those whose state has changed since, by an index and in pages: no planner reads
--- twenty thousand rows a round.
-select v.vid, v.since, v.state, v.reason, v.pool, v.capacity_bytes, v.written_bytes,
+-- By name where names are given, else those that have changed since, by an index and in pages: no planner reads twenty
+-- thousand rows a round.
+select v.vid, greatest(v.since, v.medium_since) as changed_at, v.state, v.reason, v.pool, v.capacity_bytes, v.written_bytes,
        coalesce(nullif(v.medium, ''), l.spec ->> 'medium') as medium
 from volume v join library l on l.name = v.library
 where v.library = :library
   and (cast(:volumes as text[]) is null or v.vid = any(cast(:volumes as text[])))
-  and (v.since, v.vid) > (cast(:since as timestamptz), cast(:after as text))
-order by v.since, v.vid limit :limit;
+  and (greatest(v.since, v.medium_since), v.vid) > (cast(:changed_at as timestamptz), cast(:after as text))
+order by greatest(v.since, v.medium_since), v.vid limit :limit;
 
 -- gone_with_demand --
 -- By the states and an index of demand: not by what waits, which may be millions.

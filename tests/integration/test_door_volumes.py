@@ -52,10 +52,13 @@ async def test_an_operator_says_what_a_drive_and_a_volume_are_and_takes_it_back(
     async def say(what: str, kind: str, **more: str) -> Answer:
         return await door.ask("POST", f"{OURS}/{what}", token="op", json={"kind": kind, "reason": "test", **more})
 
+    since = (await shown(door, "E00001"))["since"]
     assert (await say("drives/east-1/model", "ULT3580-TD9")).json == {"drive": "east-1", "kind": "LTO-9"}
     assert (await say("volumes/E00001/medium", "lto8")).json == {"volume": "E00001", "kind": "LTO-8"}
     assert (await door.sql("select model from drive where name = 'east-1'")) == [("LTO-9",)]
-    assert (await shown(door, "E00001"))["medium"] == "LTO-8"
+    found = await shown(door, "E00001")
+    # It is in its state for as long as before.
+    assert (found["medium"], found["since"]) == ("LTO-8", since)
     refused = await say("drives/east-1/model", "LTO-99")
     assert (refused.status, refused.code) == (400, "bad_request")
     assert "LTO-10" in refused.json["detail"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from catalog import journal, namespace
+from catalog import hardware, journal, namespace
 from catalog.database import Database
 from catalog.journalformat import BadSegment, Entry, Head, counting, decode_segment, segment_name
 from tapeserver.config import Config
@@ -217,6 +217,31 @@ async def test_a_bulk_change_costs_one_journal_statement(database: Database, tmp
         await connection.execute(sa.text("update file set owner = 'x' where id = any(:files)"), {"files": files[:3]})
         after = await connection.scalar(sa.text("select count(*) from journal"))
     assert after == (before or 0) + 3
+
+
+async def test_what_operators_say_of_drives_and_volumes_is_told_and_nothing_else_of_them(
+    database: Database, tmp_path: Path
+) -> None:
+    async with database.transaction() as connection:
+        await two_libraries(connection)
+        await connection.execute(sa.text("insert into drive (name, library) values ('east9', 'east')"))
+        await connection.execute(sa.text("delete from journal"))
+        await connection.execute(sa.text("update volume set written_bytes = 7, medium = medium"))
+        assert await connection.scalar(sa.text("select count(*) from journal")) == 0
+        for medium in ("LTO-8", "LTO-8", ""):
+            await hardware.set_volume_medium(connection, "E00001", medium, who="root", reason="seen")
+        await hardware.set_volume_medium(connection, "E00002", "LTO-9", who="root", reason="seen")
+        await connection.execute(sa.text("delete from volume where vid in ('E00002', 'E00003')"))
+        await hardware.set_drive_model(connection, "east9", "LTO-9", who="root", reason="seen")
+    await write_segment(database, tmp_path, config())
+    [(_, entries)] = on_disk(tmp_path).values()
+    assert [(one.kind, one.id, one.removed, one.fields()) for one in entries] == [
+        ("volume", 0, False, {"name": "E00001", "medium": "LTO-8"}),
+        ("volume", 0, False, {"name": "E00001", "medium": ""}),
+        ("volume", 0, False, {"name": "E00002", "medium": "LTO-9"}),
+        ("volume", 0, True, {"name": "E00002"}),
+        ("drive", 0, False, {"name": "east9", "library": "east", "model": "LTO-9"}),
+    ]
 
 
 def test_segments_of_a_life_that_a_restore_ended_do_not_count() -> None:

@@ -450,3 +450,30 @@ async def test_a_last_step_that_was_refused_is_done_in_the_same_session(stage: S
                 await rebuilding.finish(connection)
         await connection.execute(sa.text("insert into pool (name, library) values ('east', 'east')"))
         assert (await rebuilding.finish(connection)).files == 1
+
+
+def named(seq: int, kind: str, name: str, *, removed: bool = False, **said: str) -> Entry:
+    fields = msgspec.Raw(msgspec.json.encode({"name": name, **said}))
+    return Entry(seq=seq, kind=kind, id=0, removed=removed, entry=fields)
+
+
+async def test_what_operators_said_of_drives_and_volumes_comes_back_with_the_journal(
+    stage: Stage, database: Database
+) -> None:
+    await stage.journal(
+        named(1, "volume", "E00001", medium="LTO-7"), named(2, "volume", "E00001", medium="LTO-8"),
+        named(3, "volume", "E00002", medium="LTO-9"), named(4, "volume", "E00003", medium="LTO-9"),
+        named(5, "volume", "E00003", removed=True), named(6, "volume", "W00009", medium="LTO-9"),
+        named(7, "drive", "east-1", library="east", model="LTO-9"), named(8, "drive", "far-1", library="far", model="x"),
+        named(9, "drive", "east-2", library="east", model="LTO-8"), named(10, "drive", "east-2", library="east", model=""),
+    )  # fmt: skip
+    for number, vid in enumerate(("E00001", "E00002", "E00003"), 1):
+        await stage.volume(vid, [entry(number, f"/{vid}")])
+    async with database.transaction() as connection:
+        await World(connection).run("insert into drive (name, library) values ('east-1', 'east')")
+    await stage.finish()
+    async with database.connection() as connection:
+        media = await connection.execute(sa.text("select vid, medium from volume order by vid"))
+        assert [tuple(row) for row in media] == [("E00001", "LTO-8"), ("E00002", "LTO-9"), ("E00003", "")]
+        drives = await connection.execute(sa.text("select name, model from drive order by name"))
+        assert [tuple(row) for row in drives] == [("east-1", "LTO-9"), ("east-2", "")]

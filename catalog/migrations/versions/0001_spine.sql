@@ -65,6 +65,7 @@ create table volume (
     since timestamptz not null default capstan_now(),
     generation integer not null default 0,
     medium text not null default '',               -- what an operator says that it is; '': as its library or its capacity tells
+    medium_since timestamptz,                      -- when he said so
     capacity_bytes bigint not null, written_bytes bigint not null default 0, block_size integer not null default 262144,
     tape_files integer not null default 0,        -- number of the last tape file; 0 on a labelled, empty volume
     end_block bigint not null default 0,          -- logical object number at which the next tape file starts
@@ -77,7 +78,8 @@ create table volume (
     hurried_at timestamptz                        -- an operator wants it mounted now; null again once it is
 );
 create index volume_pool on volume (pool, state);
-create index volume_library on volume (library, since);
+-- By the last change that a planner must hear of.
+create index volume_library on volume (library, greatest(since, medium_since));
 create index volume_hurried on volume (vid) where hurried_at is not null;
 create index volume_unindexed on volume (vid) where tape_files > indexed_tape_files or not end_verified;
 
@@ -459,13 +461,13 @@ create table lost_life (
     first_file bigint primary key, last_file bigint not null, ended_at timestamptz not null default capstan_now()
 );
 
--- Changes of the namespace, by id and never by path, so that the last one of a node or file is all that is true of it.
--- Written by triggers, in the transaction that makes the change and under the lock of the row: of one object, the order
+-- Changes of the namespace, by id and never by path, so that the last one of a node or file is all that is true of it; and
+-- what operators say of drives and volumes, which have names and no ids: 0, with the name in the entry. Written by triggers, in the transaction that makes the change and under the lock of the row: of one object, the order
 -- of seq is the order of the changes. Read like the outbox of events: below the oldest transaction under way.
 create table journal (
     seq bigint generated always as identity, transaction xid8 not null default pg_current_xact_id(),
     at timestamptz not null default capstan_now(),
-    kind text not null check (kind in ('node', 'directory', 'file', 'replica')), id bigint not null,
+    kind text not null check (kind in ('node', 'directory', 'file', 'replica', 'drive', 'volume')), id bigint not null,
     removed boolean not null default false, entry jsonb not null default '{}',
     primary key (transaction, seq)
 );
@@ -626,6 +628,32 @@ create trigger replica_comes after insert on replica referencing new table as co
     for each statement execute function journal_replicas();
 create trigger replica_goes after delete on replica referencing old table as gone
     for each statement execute function journal_replicas();
+
+-- What an operator said of the hardware stands on no tape. By row: he says it of a few, and a volume is updated all the time.
+create function journal_drive() returns trigger language plpgsql as $$
+begin
+    insert into journal (kind, id, entry) values ('drive', 0, jsonb_build_object('name', new.name, 'library', new.library,
+                                                                                 'model', new.model));
+    return null;
+end $$;
+
+create trigger drive_is_named after update of model on drive for each row when (new.model is distinct from old.model)
+    execute function journal_drive();
+
+create function journal_volume() returns trigger language plpgsql as $$
+begin
+    if tg_op = 'DELETE' then
+        insert into journal (kind, id, removed, entry) values ('volume', 0, true, jsonb_build_object('name', old.vid));
+    else
+        insert into journal (kind, id, entry) values ('volume', 0, jsonb_build_object('name', new.vid, 'medium', new.medium));
+    end if;
+    return null;
+end $$;
+
+create trigger volume_is_named after update of medium on volume for each row when (new.medium is distinct from old.medium)
+    execute function journal_volume();
+create trigger named_volume_goes after delete on volume for each row when (old.medium <> '')
+    execute function journal_volume();
 
 -- ------------------------------------------------------------------ history is dropped by partition
 
