@@ -21,6 +21,7 @@ from tapeserver.changer import in_thread
 from tapeserver.config import Config
 from tapeserver.drives import DriveLoop
 from tapeserver.library import open_library
+from tapeserver.library.words import in_words
 from tapeserver.sessions import unload
 
 log = structlog.get_logger(__name__)
@@ -32,6 +33,7 @@ PROBE_SECONDS_MAX = 30.0
 PINS_MAX = 10_000
 #: of a planned mount that no tape server takes
 PLANNED_SECONDS_MAX = 30.0
+REASON_LENGTH_MAX = 500
 
 
 class Housekeeping:
@@ -131,7 +133,9 @@ class Housekeeping:
 
     async def _set_library(self, name: str, state: LibraryState, reason: str) -> None:
         async with self._database.transaction() as connection:
-            await volumes.set_state(connection, "library", name, state.value, who=WHO, reason=reason[:500])
+            await volumes.set_state(
+                connection, "library", name, state.value, who=WHO, reason=in_words(reason, REASON_LENGTH_MAX)
+            )
         log.warning("library state", library=name, state=state.value, why=reason)
         self._wake()
 

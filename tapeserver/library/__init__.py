@@ -44,6 +44,7 @@ from tapeserver.library.sense import (
     WriteError,
     WrongVolume,
 )
+from tapeserver.library.words import NAME_LENGTH_MAX, in_words
 
 BLOCK_BYTES_MAX = 8 * 1024 * 1024
 """The longest block any implementation accepts; LTO drives end at 8 MiB."""
@@ -64,7 +65,7 @@ class DriveStatus:
     `volume` is what the changer put there (None: empty), `epoch` the highest epoch this drive has seen, `home_slot`
     where a dismount will bring the volume. `working` is False when the library itself reports the drive as broken,
     and `detail` then says in words why. `model` is the drive's, as it calls itself ("ULT3580-TD8") or by its medium
-    ("LTO-8"); "" when the library does not know.
+    ("LTO-8"); "" when the library does not know. Whatever bytes they were, both are kept as printable words.
     """
 
     drive: str
@@ -74,6 +75,10 @@ class DriveStatus:
     working: bool = True
     detail: str = ""
     model: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", in_words(self.detail))
+        object.__setattr__(self, "model", in_words(self.model, NAME_LENGTH_MAX))
 
 
 @dataclass(frozen=True, slots=True)

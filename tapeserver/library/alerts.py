@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tapeserver.library.words import NAME_LENGTH_MAX, in_words
+
 Severity = Literal["info", "warning", "critical"]
 About = Literal["drive", "volume", "both"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """One thing a device reports. `code` is stable and lower case; `drive` and `volume` are None where it does not
+    """One thing a device reports, in printable words. `code` is stable and lower case; `drive` and `volume` are None where it does not
     concern them."""
 
     code: str
@@ -24,6 +26,10 @@ class Alert:
     text: str
     drive: str | None = None
     volume: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "code", in_words(self.code, NAME_LENGTH_MAX))
+        object.__setattr__(self, "text", in_words(self.text))
 
 
 @dataclass(frozen=True, slots=True)
