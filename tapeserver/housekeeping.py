@@ -132,11 +132,10 @@ class Housekeeping:
         return ""
 
     async def _set_library(self, name: str, state: LibraryState, reason: str) -> None:
+        why = in_words(reason, REASON_LENGTH_MAX)
         async with self._database.transaction() as connection:
-            await volumes.set_state(
-                connection, "library", name, state.value, who=WHO, reason=in_words(reason, REASON_LENGTH_MAX)
-            )
-        log.warning("library state", library=name, state=state.value, why=reason)
+            await volumes.set_state(connection, "library", name, state.value, who=WHO, reason=why)
+        log.warning("library state", library=name, state=state.value, why=why)
         self._wake()
 
     async def _alerts(self) -> None:

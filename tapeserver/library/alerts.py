@@ -18,8 +18,8 @@ About = Literal["drive", "volume", "both"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """One thing a device reports, in printable words. `code` is stable and lower case; `drive` and `volume` are None where it does not
-    concern them."""
+    """One thing a device reports, in printable words. `code` is stable and lower case; `drive` and `volume` are None
+    where it does not concern them."""
 
     code: str
     severity: Severity
