@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import structlog
@@ -350,30 +351,6 @@ def _recorder(config: Config, library: str) -> Recorder | None:
 
 
 def _policy(config: Config) -> Policy:
-    """What the configuration says; the rest is as built in."""
-    return Policy(
-        recall_bytes=config.recall_bytes,
-        recall_files=config.recall_files,
-        recall_age_seconds=config.recall_age_seconds,
-        recall_quiet_seconds=config.recall_quiet_seconds,
-        remount_seconds=config.remount_seconds,
-        dismount_delay_seconds=config.dismount_delay_seconds,
-        spare_part=config.spare_part,
-        collecting_bytes=config.collecting_bytes,
-        collecting_files=config.collecting_files,
-        collecting_age_seconds=config.collecting_age_seconds,
-        collecting_quiet_seconds=config.collecting_quiet_seconds,
-        volumes_open_max=config.volumes_open_max,
-        volumes_open_bytes=config.volumes_open_bytes,
-        cooldown_seconds=config.cooldown_seconds,
-        cooldown_seconds_max=config.cooldown_seconds_max,
-        deadline_seconds_max=config.deadline_seconds_max,
-        background_seconds_max=config.background_seconds_max,
-        usage_half_life_seconds=config.usage_half_life_seconds,
-        mount_charge_seconds=config.mount_charge_seconds,
-        mount_seconds_max=config.mount_seconds_max,
-        reading_drives_max=config.reading_drives_max,
-        writing_drives_max=config.writing_drives_max,
-        verify_drives_max=config.verify_drives_max,
-        cache_mount_bytes=config.cache_mount_bytes,
-    )
+    """What the configuration says, by the same names; the rest is as built in."""
+    named = {one.name for one in fields(Policy)}
+    return Policy(**{name: getattr(config, name) for name in Config.__struct_fields__ if name in named})
