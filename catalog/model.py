@@ -192,6 +192,39 @@ class WeightRule:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveView:
+    """A drive as planners see it."""
+
+    name: str
+    up: bool
+    #: a live tape server can use it
+    attached: bool
+    #: as an operator, or its library, names it; one that is not known reads and writes everything
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountView:
+    """A live mount as planners see it. Times are seconds on the planner's clock: in production the catalog's."""
+
+    volume: str
+    drive: str
+    pool: str | None
+    #: recall, archive, label, verify or index
+    purpose: str
+    began_at: float
+    epoch: int = 0
+    #: whose limit of drives it counts against
+    group: str = ""
+    #: it was asked to stop, or unloads already: it takes nothing new
+    ending: bool = False
+    #: the volume is full or closed: nothing but its index is written
+    full: bool = False
+    #: since when its session has had nothing to do; None: it works
+    idle_since: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class InHand:
     """What a mount has claimed and not done yet."""

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import identity
 from catalog.errors import NotFound
 from catalog.leases import Lease
+from catalog.model import DriveView, MountView
 from catalog.reservations import HEARTBEAT_SECONDS_MAX
 from catalog.sql import load
 
@@ -26,37 +27,9 @@ _SQL = {name: sa.text(statement) for name, statement in load("situations").items
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeenDrive:
-    name: str
-    up: bool
-    #: a live tape server can use it
-    attached: bool
-    #: '': nobody has said
-    model: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenMount:
-    """A live mount. Times are seconds since 1970 by the catalog's clock, here and below."""
-
-    epoch: int
-    drive: str
-    volume: str
-    pool: str | None
-    purpose: str
-    #: whose limit of drives it counts against
-    group: str
-    began_at: float
-    #: it was asked to stop, or unloads already
-    ending: bool = False
-    #: its volume is full or closed
-    full: bool = False
-    #: since when its session has had nothing to do
-    idle_since: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SeenEnd:
+    """How a mount ended. Times are seconds since 1970 by the catalog's clock, here and below."""
+
     epoch: int
     drive: str
     volume: str
@@ -74,8 +47,8 @@ class Situation:
     now: float
     library_state: str
     library_reason: str
-    drives: list[SeenDrive]
-    mounts: list[SeenMount]
+    drives: list[DriveView]
+    mounts: list[MountView]
     #: of the mounts that were asked about, those that are over
     ends: list[SeenEnd]
 
@@ -128,7 +101,7 @@ async def look(
 
 async def carry_out(
     connection: AsyncConnection, lease: Lease, wanted: Sequence[WantedMount], late: Mapping[int, str]
-) -> list[SeenMount]:
+) -> list[MountView]:
     """Write the rows of these mounts; those that got one. A drive or a volume that is taken by now, is not up or not
     usable, or has no work any more, gets none. `late`: epoch -> why that mount is to stop; a reason that it has already
     stays. One statement, under the lease: nothing is written by who has lost it."""
@@ -150,7 +123,7 @@ async def carry_out(
     }
     rows = (await connection.execute(_SQL["carry_out"], arguments)).all()
     return [
-        SeenMount(
+        MountView(
             epoch=row.epoch,
             drive=row.drive,
             volume=row.volume,

@@ -19,7 +19,7 @@ from catalog import leases, mounts, queues, situations
 from catalog.database import SESSIONS, Database
 from catalog.leases import Lease
 from catalog.mounts import Candidate
-from catalog.situations import SeenMount, WantedMount
+from catalog.situations import WantedMount
 from tapeserver.config import Config
 from tapeserver.courtesy import Courtesy
 from tapeserver.estimating import Estimating
@@ -27,7 +27,7 @@ from tapeserver.heldlease import HeldLease
 from tapeserver.outcomes import GAVE_WAY
 from tapeserver.picturekeeping import PictureKeeper
 from tapeserver.picturesource import PictureSource, ripe_at
-from tapeserver.planner import Decision, Explanation, GiveWay, Policy, explaining, plan
+from tapeserver.planner import Decision, Explanation, GiveWay, MountView, Policy, explaining, plan
 from tapeserver.planningrecord import Recorder
 
 log = structlog.get_logger(__name__)
@@ -140,14 +140,14 @@ class LibraryPlanner:
         self._tell(decision, made)
         await self._doubt(keeper, decision, made)
 
-    def _tell(self, decision: Decision, made: Sequence[SeenMount]) -> None:
+    def _tell(self, decision: Decision, made: Sequence[MountView]) -> None:
         codes = {one.volume: one.reason_code for one in decision.mounts}
         for one in made:
             log.info("mount planned", epoch=one.epoch, drive=one.drive, volume=one.volume, why=codes[one.volume])
         for late in decision.give_way:
             log.info("mount gives way", epoch=late.epoch, drive=late.drive, volume=late.volume, why=late.why)
 
-    async def _doubt(self, keeper: PictureKeeper, decision: Decision, made: Sequence[SeenMount]) -> None:
+    async def _doubt(self, keeper: PictureKeeper, decision: Decision, made: Sequence[MountView]) -> None:
         """What got no row: perhaps nothing waits there any more, or only for a pause to end."""
         written = {one.volume for one in made}
         missed = sorted(one.volume for one in decision.mounts if one.volume not in written)

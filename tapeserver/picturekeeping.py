@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from catalog.counters import Change
 from catalog.shares import Settings
 from catalog.shares import Share as AllottedShare
-from catalog.situations import SeenEnd, SeenMount, SeenPool, Situation
+from catalog.situations import SeenEnd, SeenPool, Situation
 from catalog.usage import Charge
 from tapeserver.outcomes import end_kind, is_fruitless
 from tapeserver.planner import (
@@ -21,7 +21,6 @@ from tapeserver.planner import (
     ArchiveNeed,
     CacheAway,
     DriveLimit,
-    DriveView,
     EndView,
     MediaNeed,
     MountView,
@@ -159,9 +158,7 @@ class PictureKeeper:
         picture = self.picture
         self._now = situation.now
         picture.library_state, picture.library_reason = situation.library_state, situation.library_reason
-        picture.set_drives(
-            DriveView(name=one.name, up=one.up, attached=one.attached, model=one.model) for one in situation.drives
-        )
+        picture.set_drives(situation.drives)
         live, ends = {one.drive: one for one in situation.mounts}, {one.epoch: one for one in situation.ends}
         over = [
             (ends.get(mount.epoch), mount)
@@ -176,14 +173,13 @@ class PictureKeeper:
                 failed_in = picture.suspects.get(end.volume, frozenset())
                 picture.suspects[end.volume] = failed_in | {end.drive}
         for one in situation.mounts:
-            view = _mount_view(one)
-            if picture.mounts.get(one.drive) != view:
-                picture.mount_began(view)
+            if picture.mounts.get(one.drive) != one:
+                picture.mount_began(one)
 
-    def planned(self, mounts: Sequence[SeenMount]) -> None:
+    def planned(self, mounts: Sequence[MountView]) -> None:
         """Rows of these have been written."""
         for one in mounts:
-            self.picture.mount_began(_mount_view(one))
+            self.picture.mount_began(one)
             self.picture.hurried.discard(one.volume)
 
     def ended_before(self, ends: Sequence[SeenEnd], fruitless: Mapping[str, int]) -> None:
@@ -329,18 +325,3 @@ class PictureKeeper:
             for mount in self.picture.mounts.values()
             if mount.idle_since is not None and volumes.files[volumes.slot(mount.volume)]
         ]
-
-
-def _mount_view(one: SeenMount) -> MountView:
-    return MountView(
-        volume=one.volume,
-        drive=one.drive,
-        pool=one.pool,
-        purpose=one.purpose,
-        began_at=one.began_at,
-        epoch=one.epoch,
-        group=one.group,
-        ending=one.ending,
-        full=one.full,
-        idle_since=one.idle_since,
-    )

@@ -17,16 +17,16 @@ import msgspec
 
 from catalog.counters import Change
 from catalog.errors import BadRequest
-from catalog.situations import SeenEnd, SeenMount, Situation
+from catalog.situations import SeenEnd, Situation
 from tapeserver.picturekeeping import PictureKeeper, Surroundings
-from tapeserver.planner import Decision, Policy, plan
+from tapeserver.planner import Decision, MountView, Policy, plan
 
 #: method -> the types of its arguments
 _ARGUMENTS: Mapping[str, Sequence[Any]] = {
     "begun": (str, Policy),
     "fold": (list[Change],),
     "see": (Situation,),
-    "planned": (list[SeenMount],),
+    "planned": (list[MountView],),
     "ended_before": (list[SeenEnd], dict[str, int]),
     "surround": (Surroundings,),
     "ripen": (dict[str, float | None],),

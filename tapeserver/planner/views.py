@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from catalog.model import DriveView as DriveView
+from catalog.model import MountView as MountView
+
 
 class Share(NamedTuple):
     """On whose behalf something waits; counters are kept for each."""
@@ -21,16 +24,6 @@ class Share(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriveView:
-    name: str
-    up: bool
-    #: a live tape server can use it
-    attached: bool
-    #: as `tapeserver.compatibility` knows it; what it does not know reads and writes everything
-    model: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeView:
     name: str
     state: str
@@ -39,25 +32,6 @@ class VolumeView:
     medium: str = ""
     capacity_bytes: int | None = None
     written_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MountView:
-    volume: str
-    drive: str
-    pool: str | None
-    #: recall, archive, label or verify
-    purpose: str
-    began_at: float
-    epoch: int = 0
-    #: whose limit of drives it counts against
-    group: str = ""
-    #: it was asked to stop, or unloads already: it takes nothing new
-    ending: bool = False
-    #: the volume is full or closed: nothing but its index is written
-    full: bool = False
-    #: since when it has had nothing to do; None: it works
-    idle_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ import pytest
 
 from catalog.candidates import SENTENCES, render
 from catalog.counters import Change
-from catalog.situations import SeenDrive, SeenEnd, SeenMount, SeenPool, Situation
+from catalog.model import DriveView, MountView
+from catalog.situations import SeenEnd, SeenPool, Situation
 from tapeserver.outcomes import CACHE_AWAY, end_kind, is_fruitless
 from tapeserver.picturekeeping import PictureKeeper, Surroundings
 from tapeserver.planner import Explanation, PlannedMount, Policy, VolumeView, explanations, plan
@@ -24,8 +25,8 @@ class Library:
 
     def __init__(self, drives: int = 1, *, reads: int = 4, writes: int = 0) -> None:
         self.keeper = PictureKeeper("east", POLICY)
-        self.drives = [SeenDrive(name=f"d{number}", up=True, attached=True) for number in range(drives)]
-        self.now, self.epoch, self.mounts = 1000.0, 0, list[SeenMount]()
+        self.drives = [DriveView(name=f"d{number}", up=True, attached=True) for number in range(drives)]
+        self.now, self.epoch, self.mounts = 1000.0, 0, list[MountView]()
         self.keeper.fold([waits("recall", volume) for volume in VOLUMES[:reads]])
         self.keeper.fold([waits("archive", "p") for _ in range(writes)])
         self.look()
@@ -60,7 +61,7 @@ class Library:
         for one in wanted:
             self.epoch += 1
             self.mounts.append(
-                SeenMount(
+                MountView(
                     epoch=self.epoch, drive=one.drive, volume=one.volume, pool=one.pool, purpose=one.purpose,
                     group=one.group, began_at=self.now,
                 )
@@ -176,7 +177,7 @@ def test_a_volume_that_was_verified_says_nothing_of_the_cache() -> None:
     library = Library(reads=2)
     library.mount()
     library.end(NOT_TAKEN)
-    verify = SeenMount(
+    verify = MountView(
         epoch=99, drive="d0", volume="A9", pool="p", purpose="verify", group="", began_at=library.now, ending=False
     )
     library.mounts.append(verify)
