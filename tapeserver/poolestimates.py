@@ -5,7 +5,6 @@ Who comes when is `tapeserver.estimates`'s to run forward; here is what it has t
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -13,11 +12,12 @@ import numpy as np
 
 from catalog.model import WritingTime
 from tapeserver.drivemodel import MODELS, Geometry
+from tapeserver.planner.fits import Fits
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.views import ArchiveNeed
 from tapeserver.planner.volumes import MEDIUM_DEFAULT, UNKNOWN_STATE, change_seconds
-from tapeserver.planner.wishes import Wish, judge_archive
+from tapeserver.planner.wishes import WRITE_RATE, Wish, judge_archive
 
 #: a turn comes so much later than by what waits now, for what arrives meanwhile and comes first (measured in the
 #: simulation at eight tenths of the drives' time, `python -m bench --only simulator`)
@@ -38,41 +38,64 @@ class PoolTurn:
     worth_at: float
     #: so many volumes at once, each of which takes so long to mount with its end found, to write, and to change
     volumes: int
+    medium: str
     load_seconds: float
     writing_seconds: float
     change_seconds: float
+    #: of what gave way: when it was begun
+    begins: float | None = None
 
-    def times(self, now: float, free: list[float]) -> WritingTime:
-        """The next drives are its own."""
-        at = free[0]
-        for _ in range(self.volumes):
-            heapq.heapreplace(free, free[0] + self.change_seconds + self.writing_seconds)
-        begins = max(now + LATER_ARRIVALS * (at - now), self.worth_at) + self.load_seconds
-        return writing_time(self.need, begins, 0.0, self.writing_seconds)
+    @property
+    def seconds(self) -> float:
+        """Of drives."""
+        return self.volumes * (self.change_seconds + self.writing_seconds)
 
 
 class Pools:
     """Those that nothing is written to yet."""
 
     def __init__(
-        self, picture: Picture, policy: Policy, needs: Mapping[str, ArchiveNeed], free_at: Mapping[str, float]
+        self,
+        picture: Picture,
+        policy: Policy,
+        fits: Fits,
+        needs: Mapping[str, ArchiveNeed],
+        free_at: Mapping[str, float],
     ) -> None:
         """`free_at`: of pools of which a volume is in a drive, when it is out of it."""
-        self._picture, self._policy, self._left, self._free_at = picture, policy, dict(needs), free_at
+        self._picture, self._policy, self._fits = picture, policy, fits
+        self._left, self._free_at = dict(needs), free_at
+        self._again: list[PoolTurn] = []
 
     def __len__(self) -> int:
-        return len(self._left)
+        return len(self._left) + len(self._again)
 
     def turns(self, at: float, drain_seconds: float) -> list[PoolTurn]:
         """Each as the planner would judge it at that time, or when it will have collected. What cannot be written then
         is forgotten."""
         judged = {pool: self._turn(need, at, drain_seconds) for pool, need in sorted(self._left.items())}
         self._left = {pool: need for pool, need in self._left.items() if judged[pool] is not None}
-        return [turn for turn in judged.values() if turn is not None]
+        return [*(turn for turn in judged.values() if turn is not None), *self._again]
 
     def taken(self, turns: Iterable[PoolTurn]) -> None:
         for turn in turns:
-            self._left.pop(turn.need.pool)
+            if turn in self._again:
+                self._again.remove(turn)
+            else:
+                self._left.pop(turn.need.pool)
+
+    def come_again(self, turns: Iterable[PoolTurn]) -> None:
+        """These gave way."""
+        self._again += turns
+
+    def media(self) -> set[str]:
+        """Of the volumes that are to be written to, as far as they are known."""
+        volumes = {need.writable[0] if need.writable else "" for need in self._left.values()}
+        return {self._fits.medium(volume) for volume in volumes} | {one.medium for one in self._again}
+
+    def seconds(self) -> float:
+        """That drives are wanted for, about."""
+        return sum(need.bytes / WRITE_RATE for need in self._left.values() if _worth_at(need, self._policy) is not None)
 
     def _turn(self, need: ArchiveNeed, at: float, drain_seconds: float) -> PoolTurn | None:
         picture, policy = self._picture, self._policy
@@ -80,7 +103,7 @@ class Pools:
         if worth_at is None:
             return None
         # A moment later, so that no last digit of the time says otherwise.
-        judged = judge_archive(need, picture, policy, max(at, worth_at + 1.0), drain_seconds)
+        judged = judge_archive(need, picture, policy, max(at, worth_at + 1.0), drain_seconds, self._fits)
         wishes = [one for one in judged if isinstance(one, Wish)]
         if not wishes and need.pool not in self._free_at:
             return None
@@ -99,6 +122,7 @@ class Pools:
             key=max((wish.key for wish in wishes), default=0.0),
             worth_at=worth_at,
             volumes=number,
+            medium=self._fits.medium(volume),
             load_seconds=geometry.model.robot_seconds + geometry.load_seconds() + to_end,
             writing_seconds=seconds + further * change,
             change_seconds=change + to_end,
