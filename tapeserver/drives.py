@@ -12,10 +12,10 @@ import asyncio
 import structlog
 
 from catalog import endings, mounts, volumes
-from catalog.database import PLANNER, Database, is_transient
-from catalog.errors import CapstanError
+from catalog.database import PLANNER, Database
 from catalog.mounts import Mount
 from catalog.states import MountState
+from tapeserver.attempts import attempt
 from tapeserver.config import Config
 from tapeserver.fleet import MoverLink
 from tapeserver.outcomes import STOPPED
@@ -64,14 +64,8 @@ class DriveLoop:
     async def run(self) -> None:
         try:
             while not self._closing.is_set():
-                try:
-                    await self._step()
-                except Exception as error:
-                    # One drive's trouble is not the others'; it is tried again.
-                    if not (is_transient(error) or isinstance(error, (CapstanError, OSError))):
-                        log.exception("drive loop failed", drive=self.drive)
-                    else:
-                        log.warning("drive loop delayed", drive=self.drive, why=str(error))
+                # One drive's trouble is not the others'.
+                if not await attempt("drive loop", self._step, drive=self.drive):
                     await self._rest(POLL_SECONDS)
         finally:
             if self._link is not None:

@@ -11,15 +11,11 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 
-import structlog
-
 from catalog import reading, volumes
-from catalog.database import Database, is_transient
-from catalog.errors import CapstanError
+from catalog.database import Database
+from tapeserver.attempts import attempt
 from tapeserver.config import Config
 from tapeserver.drives import DriveLoop
-
-log = structlog.get_logger(__name__)
 
 HEARTBEAT_SECONDS_MAX = 2.0
 #: heartbeats within the time that a tape server may be silent: some may get lost
@@ -45,13 +41,7 @@ class Heartbeat:
     async def run(self) -> None:
         pause = min(HEARTBEAT_SECONDS_MAX, self._config.drive_silence_seconds / HEARTBEATS_MIN)
         while not self._closing.is_set():
-            try:
-                await self.beat()
-            except Exception as error:
-                if is_transient(error) or isinstance(error, (CapstanError, OSError)):
-                    log.warning("heartbeat delayed", why=str(error))
-                else:
-                    log.exception("heartbeat failed")
+            await attempt("heartbeat", self.beat)
             try:
                 async with asyncio.timeout(pause):
                     await self._closing.wait()

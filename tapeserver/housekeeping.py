@@ -13,10 +13,11 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import alerts, endings, failures, hardware, mounts, queues, replicas, situations, volumes
-from catalog.database import PLANNER, SESSIONS, Database, is_transient
+from catalog.database import PLANNER, SESSIONS, Database
 from catalog.errors import CapstanError
 from catalog.states import DriveState, LibraryState, MountState
 from tapeserver import alerting
+from tapeserver.attempts import attempt
 from tapeserver.changer import in_thread
 from tapeserver.config import Config
 from tapeserver.drives import DriveLoop
@@ -56,8 +57,8 @@ class Housekeeping:
         rounds = 0
         while not self._closing.is_set():
             if rounds % PARTITION_ROUNDS == 0:
-                await self._try("partitions", self._partitions)
-                await self._try("old news", self._old_news)
+                await attempt("housekeeping", self._partitions, step="partitions")
+                await attempt("housekeeping", self._old_news, step="old news")
             rounds += 1
             for step in (
                 self._libraries,
@@ -67,21 +68,12 @@ class Housekeeping:
                 self._gone_volumes,
                 self._orphans,
             ):
-                await self._try(step.__name__.strip("_"), step)
+                await attempt("housekeeping", step, step=step.__name__.strip("_"))
             try:
                 async with asyncio.timeout(self._config.housekeeping_seconds):
                     await self._closing.wait()
             except TimeoutError:
                 continue
-
-    async def _try(self, name: str, step: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await step()
-        except Exception as error:
-            if is_transient(error) or isinstance(error, (CapstanError, OSError)):
-                log.warning("housekeeping delayed", step=name, why=str(error))
-            else:
-                log.exception("housekeeping failed", step=name)
 
     async def _partitions(self) -> None:
         await self._database.run(mounts.make_partitions)

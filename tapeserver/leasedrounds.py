@@ -6,13 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-import structlog
-
-from catalog.database import Database, is_transient
+from catalog.database import Database
 from catalog.errors import CapstanError
+from tapeserver.attempts import attempt
 from tapeserver.heldlease import HeldLease
-
-log = structlog.get_logger(__name__)
 
 #: the lease is looked at so often within its time
 _LOOKS = 3
@@ -38,15 +35,19 @@ async def rounds_under_lease(
     """
     lease = HeldLease(database, name, holder, seconds=lease_seconds)
     loop = asyncio.get_running_loop()
-    present: asyncio.Task[None] | None = None
+    present: asyncio.Task[bool] | None = None
     due = loop.time() + first_seconds
+
+    async def look() -> None:
+        nonlocal present, due
+        held = await lease.hold() is not None and lease.sure
+        if held and (present is None or present.done()) and loop.time() >= due:
+            due = loop.time() + round_seconds
+            present = loop.create_task(attempt(name, work), name=name)
+
     try:
         while not closing.is_set():
-            with suppress(CapstanError, OSError):
-                held = await lease.hold() is not None and lease.sure
-                if held and (present is None or present.done()) and loop.time() >= due:
-                    due = loop.time() + round_seconds
-                    present = loop.create_task(_one(name, work), name=name)
+            await attempt(name, look)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(lease_seconds / _LOOKS, round_seconds)):
                     await closing.wait()
@@ -58,13 +59,3 @@ async def rounds_under_lease(
             # It runs out by itself.
             async with asyncio.timeout(_RELEASE_SECONDS_MAX):
                 await lease.release()
-
-
-async def _one(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await work()
-    except (CapstanError, OSError) as error:
-        log.warning("work delayed", work=name, why=str(error))
-    except Exception as error:
-        if not is_transient(error):
-            log.exception("work failed", work=name)

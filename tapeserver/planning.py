@@ -10,15 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from catalog import volumes
-from catalog.database import Database, is_transient
+from catalog.database import Database
 from catalog.errors import CapstanError
+from tapeserver.attempts import attempt
 from tapeserver.config import Config
 from tapeserver.libraryplanner import LibraryPlanner
-
-log = structlog.get_logger(__name__)
 
 #: new libraries are found within so many rounds of the decisions' own net
 LIBRARIES_ROUNDS = 5
@@ -43,7 +40,7 @@ class PlanningLoop:
         look_at, loop = 0.0, asyncio.get_running_loop()
         try:
             while not self._closing.is_set():
-                if loop.time() >= look_at and await attempt("libraries", self._find_libraries):
+                if loop.time() >= look_at and await attempt("planning", self._find_libraries, step="libraries"):
                     look_at = loop.time() + LIBRARIES_ROUNDS * self._config.planning_interval_seconds
                 await self._rest()
         finally:
@@ -72,7 +69,7 @@ class PlanningLoop:
     async def _for_ever(self, what: str, bell: asyncio.Event, work: Callable[[], Awaitable[object]]) -> None:
         while not self._closing.is_set():
             bell.clear()
-            await attempt(what, work)
+            await attempt("planning", work, step=what)
             try:
                 async with asyncio.timeout(self._config.planning_interval_seconds):
                     await bell.wait()
@@ -90,17 +87,3 @@ class PlanningLoop:
             except (CapstanError, OSError, TimeoutError):
                 # The lease runs out by itself.
                 continue
-
-
-async def attempt(what: str, work: Callable[[], Awaitable[object]]) -> bool:
-    """Whether it went through; what fails is logged, and tried again in the next round."""
-    try:
-        await work()
-    except (CapstanError, OSError) as error:
-        log.warning("planning delayed", step=what, why=str(error))
-    except Exception as error:
-        if not is_transient(error):
-            log.exception("planning failed", step=what)
-    else:
-        return True
-    return False

@@ -20,6 +20,7 @@ from catalog.failures import Kind
 from catalog.mounts import Mount, MountWork
 from catalog.states import MountState, VolumeState
 from tapeserver import alerting, changer
+from tapeserver.attempts import attempt
 from tapeserver.blame import Blame, Failure, distrust, say, set_state
 from tapeserver.changer import StillInDrive
 from tapeserver.config import Config
@@ -219,12 +220,8 @@ class Session:
 
     async def _keep_alerts(self, context: MountContext) -> None:
         """Reporting may fail; moving data may not depend on it."""
-        try:
-            await alerting.after_mount(self._database, context.work, context.alerts)
-        except Exception as error:
-            if not is_transient(error) and not isinstance(error, CapstanError):
-                raise
-            log.warning("alerts lost", epoch=context.work.epoch, why=str(error))
+        told = context.work, context.alerts
+        await attempt("alerts", lambda: alerting.after_mount(self._database, *told), epoch=context.work.epoch)
 
     async def _jam_alert(self, work: MountWork, error: ChangerFault) -> None:
         await say(self._database, _jam(work, error))
