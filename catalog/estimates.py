@@ -146,11 +146,19 @@ async def of_archives(connection: AsyncConnection, file_ids: Collection[int]) ->
         seconds: float | None = None
         if row.begins is not None:
             pool = _writing(row, row.wanted)
-            seconds = pool.handed() if row.state == CLAIMED else pool.safe(row.came, urgent=row.urgent)
+            if row.state == CLAIMED:
+                seconds = pool.handed()
+            elif not _found_before(pool, urgent=row.urgent):
+                seconds = pool.safe(row.came, urgent=row.urgent)
         found.setdefault(row.file, {})[row.copy_number] = (
             None if seconds is None else max(0.0, seconds, row.not_before if row.state != CLAIMED else 0.0)
         )
     return found
+
+
+def _found_before(pool: WritingTime, *, urgent: bool) -> bool:
+    """Somebody waits since this was found: its pool collects no longer, and nobody has looked when its turn is now."""
+    return urgent and not pool.urgent and pool.begins > 0
 
 
 def last_of(copies: Mapping[int, float | None]) -> float | None:

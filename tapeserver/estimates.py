@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from catalog.model import InHand
 from tapeserver.drivetimes import DriveTimes
 from tapeserver.expectedtimes import Booleans, Estimates, Floats
+from tapeserver.pace import IN_LIFE, Pace
 from tapeserver.planner.deciding import cache_room
 from tapeserver.planner.fits import Fits
 from tapeserver.planner.picture import Picture
@@ -39,7 +40,7 @@ ROUND_PART, ROUND_PER_DRIVE = 0.25, 2
 #: and after so many rounds the rest keeps the order it has
 ROUNDS_MAX = 16
 #: so many get their times before others have a turn
-PART = 500
+PART = 200
 NOTHING_IN_HAND: Mapping[str, InHand] = {}
 
 
@@ -50,9 +51,10 @@ def estimate(
     in_hand: Mapping[str, InHand] = NOTHING_IN_HAND,
     *,
     claimed_waits: bool = True,
+    pace: Pace = IN_LIFE,
 ) -> Estimates:
     """For every volume and pool that something waits for. A tenth of a second for 20,000 volumes."""
-    *_, found = estimating(picture, policy, now, in_hand, claimed_waits=claimed_waits)
+    *_, found = estimating(picture, policy, now, in_hand, claimed_waits=claimed_waits, pace=pace)
     return found
 
 
@@ -63,14 +65,15 @@ def estimating(
     in_hand: Mapping[str, InHand] = NOTHING_IN_HAND,
     *,
     claimed_waits: bool = True,
+    pace: Pace = IN_LIFE,
 ) -> Iterator[Estimates]:
     """The same in parts of some milliseconds: the last one counts. The picture may change between them.
 
     `in_hand`: by volume, what movers have; the picture does not count it as waiting. `claimed_waits`: but what they
-    have to read, it does, and nobody has counted it apart.
+    have to read, it does, and nobody has counted it apart. `pace`: what its drives take.
     """
     found = Estimates.nothing(picture, now)
-    running = Running(picture, now, found)
+    running = Running(picture, now, found, pace)
     running.read(None if claimed_waits else in_hand)
     writing = running.write(in_hand)
     yield found
@@ -80,9 +83,10 @@ def estimating(
     judged = judge_recalls(planned, policy, now, fits=fits)
     slots = _left_to_read(picture, policy, found, fits, judged)
     left = {name: need for name, need in picture.archives.items() if name not in writing}
-    pools = Pools(planned, policy, fits, left, running.pool_free_at())
-    cut = running.cut(policy.mount_seconds_max, float(picture.volumes.costs()[slots].sum()) + pools.seconds())
-    forward = Forward(picture, policy, found, slots, _not_before(picture, policy, slots, now), cut)
+    pools = Pools(planned, policy, fits, left, running.pool_free_at(), pace)
+    reading = float(picture.volumes.costs()[slots].sum()) / (pace.speed or np.inf)
+    cut = running.cut(policy.mount_seconds_max, reading + pools.seconds())
+    forward = Forward(picture, policy, found, slots, _not_before(picture, policy, slots, now), cut, pace)
     forward.begin(DriveTimes(picture, policy, fits, now, running.free_at()))
     yield found
     for some in _in_order(planned, policy, fits, forward, pools):

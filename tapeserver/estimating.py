@@ -19,6 +19,7 @@ from catalog.database import Database
 from catalog.leases import Lease
 from catalog.model import InHand, ReadingTime, WritingTime
 from tapeserver.estimates import NOTHING_IN_HAND, estimating
+from tapeserver.pace import IN_LIFE, Pace
 from tapeserver.planner import Picture, Policy
 
 #: estimates are made at most so often, and left alone for so much longer than it took to make them
@@ -30,7 +31,6 @@ ESTIMATE_SECONDS_MAX = estimates.LOOK_SECONDS_MAX / 3
 FLUSH_IDLE_SECONDS = 5.0
 #: volumes that are gone through before others have the loop
 PART = 200
-#: a library that is not there in life takes no time of its own, and what there is, nobody knows
 KIND_VIRTUAL = "virtual"
 
 T = TypeVar("T")
@@ -44,8 +44,7 @@ class Estimating:
         #: called between pieces of work: others have the loop there
         self._breathe = breathe or _next_turn
         self._lease: Lease | None = None
-        #: how many times faster than in life; None: times are not known
-        self._speed: float | None = None
+        self._pace = IN_LIFE
         #: what stands in the catalog; None: nobody knows
         self._said: dict[str, ReadingTime] | None = None
         #: whether anything is said of pools; None: nobody knows
@@ -60,24 +59,21 @@ class Estimating:
         mounted = {mount.epoch: mount.volume for mount in picture.mounts.values()}
         async with self._database.connection() as connection:
             if lease != self._lease or self._said is None:
-                self._speed = await _speed(connection, self.library)
+                self._pace = await _pace(connection, self.library)
                 self._said = await estimates.said(connection, self.library)
                 self._lease, self._said_of_pools = lease, None
             now = await leases.clock(connection)
-            claimed = {} if self._speed is None else await estimates.in_hand(connection, mounted)
+            claimed = await estimates.in_hand(connection, mounted)
         volumes, pools = dict[str, ReadingTime](), dict[str, WritingTime]()
-        if self._speed is not None:
-            spent, began = 0.0, loop.time()
-            hands = {mounted[epoch]: hand for epoch, hand in claimed.items()}
-            for part in expected(picture, policy, now, self._speed, hands):
-                volumes |= part.volumes
-                pools |= part.pools
-                spent += loop.time() - began
-                await self._breathe()
-                began = loop.time()
-            self._due = loop.time() + min(max(ESTIMATE_SECONDS, ESTIMATE_SHARE * spent), ESTIMATE_SECONDS_MAX)
-        else:
-            self._due = loop.time() + ESTIMATE_SECONDS_MAX
+        spent, began = 0.0, loop.time()
+        hands = {mounted[epoch]: hand for epoch, hand in claimed.items()}
+        for part in expected(picture, policy, now, self._pace, hands):
+            volumes |= part.volumes
+            pools |= part.pools
+            spent += loop.time() - began
+            await self._breathe()
+            began = loop.time()
+        self._due = loop.time() + min(max(ESTIMATE_SECONDS, ESTIMATE_SHARE * spent), ESTIMATE_SECONDS_MAX)
         await self._write(volumes, pools, now, lease)
         return True
 
@@ -112,38 +108,19 @@ class Expected:
 
 
 def expected(
-    picture: Picture, policy: Policy, now: float, speed: float = 1.0, in_hand: Mapping[str, InHand] = NOTHING_IN_HAND
+    picture: Picture, policy: Policy, now: float, pace: Pace = IN_LIFE, in_hand: Mapping[str, InHand] = NOTHING_IN_HAND
 ) -> Iterator[Expected]:
     """Of every volume and pool that something waits for, and that can be read or written; in parts, between which the
-    picture may change. `in_hand`: by volume, what its mover has.
-
-    A library may be `speed` times faster than life.
-    """
-    parts = estimating(picture, policy, now, in_hand, claimed_waits=False)
+    picture may change. `in_hand`: by volume, what its mover has; `pace`: what its drives take."""
+    parts = estimating(picture, policy, now, in_hand, claimed_waits=False, pace=pace)
     found = next(parts)
     while (part := next(parts, None)) is not None:
         found = part
         yield Expected()
-
-    def sooner(at: float) -> float:
-        return now + (at - now) / speed
-
-    pools = {
-        pool: _flushed(
-            replace(one, begins=sooner(one.begins), in_hand=one.in_hand / speed, writing=one.writing / speed)
-        )
-        for pool, one in found.pools.items()
-    }
-    yield Expected(pools=pools)
+    yield Expected(pools={pool: _flushed(one) for pool, one in found.pools.items()})
     names = picture.volumes.names
     for slots in _parts(np.flatnonzero(np.isfinite(found.begins)).tolist()):
-        times = [(names[slot], found.of(slot)) for slot in slots]
-        yield Expected(
-            {
-                name: replace(one, begins=sooner(one.begins), reading=one.reading / speed, in_hand=one.in_hand / speed)
-                for name, one in times
-            }
-        )
+        yield Expected({names[slot]: found.of(slot) for slot in slots})
 
 
 def _flushed(one: WritingTime) -> WritingTime:
@@ -162,11 +139,9 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[first : first + PART]
 
 
-async def _speed(connection: AsyncConnection, library: str) -> float | None:
+async def _pace(connection: AsyncConnection, library: str) -> Pace:
     for one in await volumes.list_libraries(connection):
         if one.name == library:
             speed = one.spec.get("speed")
-            if speed is None:
-                return None if one.kind == KIND_VIRTUAL else 1.0
-            return float(speed)
-    return None
+            return Pace(float(speed)) if speed is not None else Pace(None) if one.kind == KIND_VIRTUAL else IN_LIFE
+    return IN_LIFE

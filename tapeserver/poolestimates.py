@@ -12,19 +12,17 @@ import numpy as np
 
 from catalog.model import WritingTime
 from tapeserver.drivemodel import MODELS, Geometry
+from tapeserver.pace import IN_LIFE, Pace
 from tapeserver.planner.fits import Fits
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.views import ArchiveNeed
-from tapeserver.planner.volumes import MEDIUM_DEFAULT, UNKNOWN_STATE, change_seconds
-from tapeserver.planner.wishes import WRITE_RATE, Wish, judge_archive
+from tapeserver.planner.volumes import MEDIUM_DEFAULT, UNKNOWN_STATE
+from tapeserver.planner.wishes import Wish, judge_archive
 
 #: a turn comes so much later than by what waits now, for what arrives meanwhile and comes first (measured in the
 #: simulation at eight tenths of the drives' time, `python -m bench --only simulator`)
 LATER_ARRIVALS = 1.15
-#: part of a medium's rate at which it is written, marks and labels included, and what each file costs besides
-#: (measured: docs/benchmarks.md)
-WRITE_PART, WRITE_FILE_SECONDS = 0.96, 0.0004
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +59,11 @@ class Pools:
         fits: Fits,
         needs: Mapping[str, ArchiveNeed],
         free_at: Mapping[str, float],
+        pace: Pace = IN_LIFE,
     ) -> None:
         """`free_at`: of pools of which a volume is in a drive, when it is out of it."""
         self._picture, self._policy, self._fits = picture, policy, fits
-        self._left, self._free_at = dict(needs), free_at
+        self._left, self._free_at, self._pace = dict(needs), free_at, pace
         self._again: list[PoolTurn] = []
 
     def __len__(self) -> int:
@@ -95,10 +94,13 @@ class Pools:
 
     def seconds(self) -> float:
         """That drives are wanted for, about."""
-        return sum(need.bytes / WRITE_RATE for need in self._left.values() if _worth_at(need, self._policy) is not None)
+        left = [need for need in self._left.values() if _worth_at(need, self._policy) is not None]
+        return sum(
+            self._pace.writing_seconds(geometry_to_write(self._picture, ""), need.files, need.bytes) for need in left
+        )
 
     def _turn(self, need: ArchiveNeed, at: float, drain_seconds: float) -> PoolTurn | None:
-        picture, policy = self._picture, self._policy
+        picture, policy, pace = self._picture, self._policy, self._pace
         worth_at = _worth_at(need, policy)
         if worth_at is None:
             return None
@@ -113,17 +115,16 @@ class Pools:
             worth_at = max(worth_at, self._free_at[need.pool])
         geometry = geometry_to_write(picture, volume)
         number, written = max(1, len(wishes)), _written_bytes(picture, volume, geometry)
-        seconds = writing_seconds(geometry, need.files, need.bytes) / number
+        seconds = pace.writing_seconds(geometry, need.files, need.bytes) / number
         further = int(need.bytes / number / max(geometry.capacity_bytes - written, geometry.capacity_bytes / 10))
-        to_end = geometry.locate_seconds(0, written)
-        change = change_seconds(geometry)
+        to_end, change = pace.end_seconds(geometry, written), pace.change_seconds(geometry)
         return PoolTurn(
             need=need,
             key=max((wish.key for wish in wishes), default=0.0),
             worth_at=worth_at,
             volumes=number,
             medium=self._fits.medium(volume),
-            load_seconds=geometry.model.robot_seconds + geometry.load_seconds() + to_end,
+            load_seconds=pace.ready_seconds(geometry) + to_end,
             writing_seconds=seconds + further * change,
             change_seconds=change + to_end,
         )
@@ -145,14 +146,6 @@ def writing_time(need: ArchiveNeed | None, begins: float, in_hand: float, writin
         return WritingTime(begins, in_hand)
     newest = None if need.newest_at is None else max(need.newest_at, need.oldest_at)
     return WritingTime(begins, in_hand, writing, need.files, need.urgent, need.oldest_at, newest)
-
-
-def writing_seconds(geometry: Geometry, files: float, size: float) -> float:
-    """Of so many files of `size` in all, until they are flushed."""
-    if not files:
-        return 0.0
-    rate = WRITE_PART * geometry.model.native_rate
-    return size / rate + files * WRITE_FILE_SECONDS + geometry.model.flush_seconds
 
 
 def geometry_to_write(picture: Picture, volume: str) -> Geometry:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from tapeserver.drivetimes import DriveTimes, Turn
 from tapeserver.expectedtimes import Estimates, Floats
+from tapeserver.pace import IN_LIFE, Pace
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
-from tapeserver.planner.volumes import MOVED_BYTES_TYPICAL
 from tapeserver.poolestimates import LATER_ARRIVALS, PoolTurn, writing_time
 
 Integers = NDArray[np.int64]
@@ -36,11 +36,18 @@ class Forward:
     """`slots` are to be read, and behind them what is left of mounts that are under way and give way."""
 
     def __init__(
-        self, picture: Picture, policy: Policy, found: Estimates, slots: Integers, not_before: Floats, cut: Cut
+        self,
+        picture: Picture,
+        policy: Policy,
+        found: Estimates,
+        slots: Integers,
+        not_before: Floats,
+        cut: Cut,
+        pace: Pace = IN_LIFE,
     ) -> None:
         self._picture, self._policy, self._found = picture, policy, found
         self.slots: Integers = np.concatenate([slots, np.fromiter(cut, dtype=np.int64, count=len(cut))])
-        loads, changes, passes = _costs(picture, self.slots)
+        loads, changes, passes = _costs(picture, self.slots, pace)
         found.reading[slots] = passes[: len(slots)]
         self._row = {slot: row for row, slot in enumerate(self.slots.tolist())}
         self._loads, self._changes, self._left = loads.tolist(), changes.tolist(), passes.tolist()
@@ -174,7 +181,7 @@ class Forward:
         return True
 
 
-def _costs(picture: Picture, slots: Integers) -> tuple[Floats, Floats, Floats]:
+def _costs(picture: Picture, slots: Integers, pace: Pace) -> tuple[Floats, Floats, Floats]:
     """Of each: seconds until it is ready, of the whole change, and of its pass."""
     volumes = picture.volumes
     loads, changes = np.zeros(len(slots)), np.zeros(len(slots))
@@ -182,6 +189,5 @@ def _costs(picture: Picture, slots: Integers) -> tuple[Floats, Floats, Floats]:
     for number in np.unique(numbers).tolist():
         some = numbers == number
         geometry = volumes.geometry(int(slots[some][0]))
-        loads[some] = geometry.model.robot_seconds + geometry.load_seconds()
-        changes[some] = geometry.change_seconds(MOVED_BYTES_TYPICAL, geometry.capacity_bytes / 2)
-    return loads, changes, volumes.costs()[slots] - changes
+        loads[some], changes[some] = pace.ready_seconds(geometry), pace.change_seconds(geometry)
+    return loads, changes, pace.passes(volumes, slots, changes)

@@ -11,10 +11,10 @@ import numpy as np
 
 from catalog.model import InHand
 from tapeserver.expectedtimes import Estimates
+from tapeserver.pace import IN_LIFE, Pace
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.views import MountView
-from tapeserver.planner.volumes import change_seconds
-from tapeserver.poolestimates import geometry_to_write, writing_seconds, writing_time
+from tapeserver.poolestimates import geometry_to_write, writing_time
 
 #: of a volume that is read so many files count as in the mover's hand, when nobody has counted them: late arrivals come
 #: behind these
@@ -26,8 +26,8 @@ HAND_SECONDS_MAX = 300.0
 class Running:
     """The mounts that are under way: what they have to do still, and when their drives come free of it."""
 
-    def __init__(self, picture: Picture, now: float, found: Estimates) -> None:
-        self._picture, self._now, self._found = picture, now, found
+    def __init__(self, picture: Picture, now: float, found: Estimates, pace: Pace = IN_LIFE) -> None:
+        self._picture, self._now, self._found, self._pace = picture, now, found, pace
         #: by drive: the volume is ready, and it has done what is left
         self._ready: dict[str, float] = {}
         self._done: dict[str, float] = {}
@@ -36,14 +36,15 @@ class Running:
 
     def read(self, in_hand: Mapping[str, InHand] | None) -> None:
         """What is mounted gets its times."""
-        volumes, found = self._picture.volumes, self._found
+        volumes, found, pace = self._picture.volumes, self._found, self._pace
         for mount in self._mounts:
             slot = volumes.slot(mount.volume)
             geometry = volumes.geometry(slot)
-            ready = max(self._now, mount.began_at + geometry.model.robot_seconds + geometry.load_seconds())
+            ready = max(self._now, mount.began_at + pace.ready_seconds(geometry))
             files = float(volumes.files[slot])
             # As before it was mounted: nobody is to be told something else only because it begins.
-            seconds = float(volumes.costs()[slot]) - change_seconds(geometry) if files else 0.0
+            change = np.array([pace.change_seconds(geometry)])
+            seconds = float(pace.passes(volumes, np.array([slot]), change)[0]) if files else 0.0
             if in_hand is None:
                 handed = min(float(HANDED_OUT_FILES), files)
                 hand_seconds = seconds * handed / files if files else 0.0
@@ -53,7 +54,8 @@ class Running:
                 handed, hand_seconds = float(hand.files_read), 0.0
                 if handed:
                     searched = 1 + volumes.scatter * (handed - 1)
-                    hand_seconds = min(geometry.pass_seconds(searched, hand.bytes_read), HAND_SECONDS_MAX)
+                    whole = pace.pass_seconds(geometry, handed, searched, hand.bytes_read)
+                    hand_seconds = min(whole, HAND_SECONDS_MAX)
             if (files or handed) and not mount.ending:
                 found.begins[slot], found.reading[slot], found.files[slot] = ready, seconds, files
                 found.in_hand[slot], found.in_hand_files[slot] = hand_seconds, handed
@@ -74,12 +76,12 @@ class Running:
             hands = [in_hand.get(mount.volume, InHand()) for mount in mounts]
             geometries = [geometry_to_write(picture, mount.volume) for mount in mounts]
             mine = [
-                writing_seconds(geometry, hand.files_written, hand.bytes_written)
+                self._pace.writing_seconds(geometry, hand.files_written, hand.bytes_written)
                 for hand, geometry in zip(hands, geometries, strict=True)
             ]
             whole = 0.0
             if need is not None and need.oldest_at is not None:
-                whole = writing_seconds(geometries[0], need.files, need.bytes) / len(mounts)
+                whole = self._pace.writing_seconds(geometries[0], need.files, need.bytes) / len(mounts)
             for mount, seconds in zip(mounts, mine, strict=True):
                 self._done[mount.drive] += seconds + whole
             if whole or any(mine):
@@ -121,4 +123,4 @@ class Running:
         if mount is None or drive not in self._done:
             return self._now
         volumes = self._picture.volumes
-        return self._done[drive] + volumes.unload_seconds(volumes.slot(mount.volume))
+        return self._done[drive] + self._pace.unload_seconds(volumes.geometry(volumes.slot(mount.volume)))

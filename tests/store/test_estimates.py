@@ -14,7 +14,9 @@ from catalog.units import show_about
 from tapeserver.config import Config
 from tapeserver.estimating import Estimating, expected
 from tapeserver.libraryplanner import LibraryPlanner
+from tapeserver.pace import Pace
 from tapeserver.planner import DriveView, Picture, Policy, Share, VolumeView
+from tapeserver.planner.views import ArchiveNeed
 from tests.catalog_world import World
 
 ANN = Share("ann", "users")
@@ -221,23 +223,37 @@ async def test_a_planner_without_its_lease_publishes_nothing(database: Database)
         assert await estimates.of_volumes(connection) == {}
 
 
-async def test_of_a_library_that_takes_no_time_nothing_is_expected(database: Database) -> None:
+async def test_of_a_library_that_is_only_files_a_mount_is_expected_in_seconds(database: Database) -> None:
     await site(database)
     lease = await lease_of(database)
     assert await Estimating(database, "east").publish(picture("E00001"), Policy(), lease)
     async with database.connection() as connection:
-        assert await estimates.of_volumes(connection) == {}
         assert [one.kind for one in await volumes.list_libraries(connection)] == ["virtual", "virtual"]
+        found = await estimates.of_volumes(connection)
+    assert 20 < found["E00001"].ends < 22, "ten gigabytes as fast as a disk"
 
 
 def test_a_library_that_is_faster_than_life_is_waited_for_accordingly() -> None:
     def found(speed: float) -> ReadingTime:
-        parts = expected(picture("E00001"), Policy(), 1000.0, speed)
+        parts = expected(picture("E00001"), Policy(), 1000.0, Pace(speed))
         return next(part.volumes["E00001"] for part in parts if part.volumes)
 
     slow, fast = found(1.0), found(100.0)
     assert fast.begins - 1000 == pytest.approx((slow.begins - 1000) / 100)
     assert fast.reading == pytest.approx(slow.reading / 100)
+
+
+@pytest.mark.parametrize("speed", [1.0, 100.0, None])
+def test_what_pauses_and_what_collects_does_so_for_no_shorter_in_a_library_that_is_faster(speed: float | None) -> None:
+    made = picture("E00001")
+    made.pause("E00001", 1500.0)
+    made.set_volume(VolumeView(name="E00002", state="active", medium="LTO-9", capacity_bytes=18000 * GB))
+    made.set_archives(ArchiveNeed(pool="east", files=1, bytes=GB, urgent=0, oldest_at=1000.0, writable=["E00002"]))
+    parts = list(expected(made, Policy(collecting_age_seconds=600.0), 1000.0, Pace(speed)))
+    volume = next(part.volumes["E00001"] for part in parts if part.volumes)
+    pool = next(part.pools["east"] for part in parts if part.pools)
+    assert 1500 < volume.begins < 1600
+    assert 1600 < pool.begins < 2100
 
 
 async def test_the_planner_at_work_tells_who_waits(database: Database) -> None:

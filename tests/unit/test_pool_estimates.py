@@ -10,10 +10,11 @@ import pytest
 from catalog.model import FLUSH_SECONDS, InHand, WritingTime
 from tapeserver.drivemodel import Geometry, model_of
 from tapeserver.estimates import estimate
+from tapeserver.pace import IN_LIFE, WRITE_PART
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.views import ArchiveNeed, DriveView, MountView, Share, VolumeView
-from tapeserver.poolestimates import LATER_ARRIVALS, WRITE_PART, writing_seconds
+from tapeserver.poolestimates import LATER_ARRIVALS
 from tapeserver.simulator.engine import Simulation
 from tapeserver.simulator.generator import KINDS, generate
 from tapeserver.simulator.policy import Settings
@@ -102,7 +103,7 @@ def test_collecting_keeps_no_drive_from_others() -> None:
 
 def test_two_volumes_at_once_take_half_the_time_each() -> None:
     found = estimate(picture_of(2, replace(NEED, urgent=1, volumes_open_max=2, bytes=600 * GB)), POLICY, 0.0)
-    assert found.pools["raw"].writing == pytest.approx(writing_seconds(GEOMETRY, 10, 600 * GB) / 2)
+    assert found.pools["raw"].writing == pytest.approx(IN_LIFE.writing_seconds(GEOMETRY, 10, 600 * GB) / 2)
 
 
 def test_what_the_mount_has_in_hand_comes_before_what_waits_and_holds_its_drive() -> None:
