@@ -228,7 +228,8 @@ def explanation(row: JobRow) -> list[str]:
 
 
 def _expected(row: JobRow) -> float | None:
-    return row.expected_seconds if row.state is JobState.STAGING and not row.cancel_wanted else None
+    waits = row.state in (JobState.HELD, JobState.STAGING) and not row.cancel_wanted
+    return row.expected_seconds if waits else None
 
 
 def _after(row: JobRow) -> str:

@@ -22,6 +22,7 @@ from jobserver.batchsync import BatchSync
 from jobserver.carrying import Carrier
 from jobserver.config import Config
 from jobserver.doors import Doors
+from jobserver.heldestimates import HeldTime, expected_of_held
 from jobserver.holdmodel import Plan, Policy, Snapshot
 from jobserver.holds import plan
 from jobserver.knowledge import Knowledge
@@ -38,6 +39,8 @@ _ROUND_GAP_SECONDS = 0.1
 _FORGET_EVERY_SECONDS = 60.0
 #: when a job's inputs are expected is written anew when it has moved by more than this part of the wait, or so much
 EXPECTED_PART, EXPECTED_SECONDS = 0.1, 5.0
+#: … and of those that are held it is worked out so often: all of them are gone through
+HELD_SECONDS = 5.0
 
 
 class Prestager:
@@ -57,6 +60,8 @@ class Prestager:
         self._cache_bytes: int | None = None
         self._site_seen_at = float("-inf")
         self._forgotten_at = float("-inf")
+        self._held: dict[int, HeldTime] = {}
+        self._held_at = float("-inf")
         self._trouble = ""
 
     def wake(self) -> None:
@@ -173,6 +178,7 @@ class Prestager:
         """What users read on `tjob` and `explain`; written only when it changed."""
         inputs = {job.job: job.inputs for job in snapshot.jobs}
         changes, now = [], time.monotonic()
+        times = self._times(rows, snapshot, now)
         for row in rows:
             if row.id not in found.waiting:
                 continue
@@ -180,18 +186,35 @@ class Prestager:
             missing = [file for file in files if not file.on_disk]
             volumes = tuple(sorted(Counter(choose_volumes(missing).values())))
             on_disk = len(files) - len(missing)
-            expected = self._knowledge.expected_seconds(row.id, now=now) if row.state is JobState.STAGING else None
-            same = (row.waiting, row.volumes, row.on_disk) == (found.waiting[row.id], volumes, on_disk)
-            if not same or _moved(row.expected_seconds, expected):
-                changes.append((row.id, found.waiting[row.id], volumes, on_disk, expected))
+            expected = times.get(row.id, HeldTime(None))
+            sentences = found.waiting[row.id]
+            if expected.why:
+                sentences = (*sentences[:1], expected.why, *sentences[1:])
+            same = (row.waiting, row.volumes, row.on_disk) == (sentences, volumes, on_disk)
+            if not same or _moved(row.expected_seconds, expected.seconds):
+                changes.append((row.id, sentences, volumes, on_disk, expected.seconds))
         if not changes:
             return
         async with self._database.transaction() as connection:
-            for job, sentences, volumes, on_disk, expected in sorted(changes, key=lambda change: change[0]):
+            for job, sentences, volumes, on_disk, seconds in sorted(changes, key=lambda change: change[0]):
                 await store.set_values(
                     connection, job, waiting=list(sentences), volumes=list(volumes), on_disk=on_disk,
-                    expected_at=store.in_seconds(expected),
+                    expected_at=store.in_seconds(seconds),
                 )  # fmt: skip
+
+    def _times(self, rows: Sequence[JobRow], snapshot: Snapshot, now: float) -> dict[int, HeldTime]:
+        """When the last input of each job that waits is expected."""
+        known = {
+            row.id: self._knowledge.expected_seconds(row.id, now=now) for row in rows if row.state is JobState.STAGING
+        }
+        if now - self._held_at >= HELD_SECONDS:
+            self._held, self._held_at = expected_of_held(snapshot, self._policy(), known), now
+        held = {row.id: self._held[row.id] for row in rows if row.state is JobState.HELD and row.id in self._held}
+        passed = now - self._held_at
+        return {job: HeldTime(seconds) for job, seconds in known.items()} | {
+            job: HeldTime(None if one.seconds is None else max(0.0, one.seconds - passed), one.why)
+            for job, one in held.items()
+        }
 
     def _tell_trouble(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:

@@ -19,6 +19,7 @@ import pytest
 from jobserver.config import Config
 from jobserver.server import serve
 from tests.jobdoor import JobDoor
+from tests.waiting import eventually
 
 ENDED = ("done", "failed", "cancelled")
 
@@ -123,8 +124,13 @@ async def test_a_job_is_held_until_its_last_input_is_there_and_released_within_a
     await site.until(job, "staging")
     await site.until_true(lambda: site.door.staged)
     site.door.arrive("/exp/a")
-    await asyncio.sleep(0.7)
-    held = await site.call("GET", f"/{job}")
+
+    async def heard() -> dict[str, Any] | None:
+        found = await site.call("GET", f"/{job}")
+        return found if found["inputs"]["on_disk"] else None
+
+    held = await eventually(heard)
+    assert held is not None
     assert held["state"] == "staging"
     assert held["inputs"] == {"total": 2, "on_disk": 1, "bytes": 20}
     assert "1 of 2 inputs are on disk" in held["waiting"]
@@ -154,6 +160,35 @@ async def test_a_job_that_waits_for_tapes_is_told_when_they_are_expected_and_not
         assert (sentence in found["waiting"]) is (told is not None)
     site.door.arrive("/exp/a")
     await site.until(job, "done")
+
+
+async def test_a_job_that_is_held_for_space_is_told_a_time_behind_that_of_the_job_before_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobserver.prestaging.HELD_SECONDS", 0.0)
+    await site.stop()
+    site.config = msgspec.structs.replace(site.config, staged_bytes_max=15)
+    await site.start()
+    site.door.reads_by_itself = False
+    for name in ("a", "b"):
+        site.door.add(f"/exp/{name}")
+    first = await site.submit(inputs=("/exp/a",))
+    await site.until(first, "staging")
+    second = await site.submit(inputs=("/exp/b",))
+
+    async def told(known: bool) -> dict[str, Any] | None:
+        found = await site.call("GET", f"/{second}")
+        assert found["state"] in ("accepted", "held")
+        unknown = any("when is not known" in sentence for sentence in found["waiting"])
+        return found if (found["expected_seconds"] is not None) is known and unknown is not known else None
+
+    assert await eventually(lambda: told(False))
+    site.door.expected_seconds = 720.0
+    found = await eventually(lambda: told(True))
+    assert found is not None
+    # When the first is through, and then as long as that takes in all.
+    assert found["expected_seconds"] == pytest.approx(2 * 720, abs=40)
+    assert "its inputs are expected on disk in about 24 min" in found["waiting"]
 
 
 async def test_inputs_of_many_jobs_are_asked_for_in_one_request_per_volume_each_file_once(site: Site) -> None:
@@ -404,7 +439,7 @@ async def test_the_door_may_go_away_and_come_back(site: Site) -> None:
     await site.until_true(lambda: site.door.staged)
     site.door.down = True
     site.door.files["/exp/a"].on_disk = True
-    await asyncio.sleep(0.3)
+    await site.until_true(lambda: site.door.refused >= 2)
     site.door.down = False
     site.door.arrive("/exp/a")
     await site.until(job, "done")
