@@ -17,58 +17,27 @@ younger. What an operator wants now, and volumes whose own mounts fail or gave w
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import replace
 
 import numpy as np
 
+from tapeserver.planner.demand import Integers
 from tapeserver.planner.fits import Fits, doing
+from tapeserver.planner.givingway import could_end, give_way
+from tapeserver.planner.outcome import Limit, Outcome
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
-from tapeserver.planner.scoring import Booleans
-from tapeserver.planner.views import Decision, Explanation, GiveWay, MountView, PlannedMount
-from tapeserver.planner.wishes import (
-    Recalls,
-    Tier,
-    Wish,
-    is_leaving,
-    judge_archive,
-    judge_media,
-    judge_recalls,
-    recall_wish,
-)
+from tapeserver.planner.resting import rests
+from tapeserver.planner.scoring import Booleans, limited
+from tapeserver.planner.views import Decision, Explanation, PlannedMount
+from tapeserver.planner.wishes import Tier, Wish, judge_archive, judge_media, judge_recalls, recall_wish
 
 #: so many of the best are looked at for each free drive before all are put in order
 LOOK_AHEAD, LOOK_AHEAD_MIN = 2, 32
-
-
-@dataclass(slots=True)
-class Outcome:
-    """A decision with all that explains it."""
-
-    recalls: Recalls
-    fits: Fits
-    wishes: Sequence[Wish]
-    explained: dict[tuple[str, str], Explanation]
-    mounts: list[PlannedMount] = field(default_factory=list)
-    give_way: list[GiveWay] = field(default_factory=list)
-    #: wishes that found no drive, by volume; of recalls only the first of them
-    waiting: dict[str, Wish] = field(default_factory=dict)
-    #: volumes that rest, and would be mounted if a drive were empty
-    resting: int = 0
-    #: (kind, name) -> bytes missing in the cache
-    short: dict[tuple[str, str], float] = field(default_factory=dict)
-    #: (kind, name) -> groups that have all the drives they may
-    limited: dict[tuple[str, str], str] = field(default_factory=dict)
-    #: bytes that reads may still bring to the cache
-    room_bytes: float = 0.0
-    #: why reads that were not looked at would have found nothing: no room, or all the drives that may read do
-    unread: Literal["", "short", "limited"] = ""
-    #: drives left free
-    free: list[str] = field(default_factory=list)
+#: so many in a row are refused for want of room or by a limit before the others like them are passed over together
+REFUSED_MAX = 32
 
 
 def plan(picture: Picture, policy: Policy, now: float) -> Decision:
@@ -91,7 +60,7 @@ def decide(picture: Picture, policy: Policy, now: float) -> Outcome:
     outcome.room_bytes = cache_room(picture, policy)
     if picture.library_state == "up":
         _Giving(picture, policy, now, outcome).give()
-        outcome.give_way = _give_way(outcome, picture, policy, now)
+        outcome.give_way = give_way(outcome, picture, policy, now)
     return outcome
 
 
@@ -136,19 +105,30 @@ class _Giving:
     """Gives the free drives away, the best wish first."""
 
     def __init__(self, picture: Picture, policy: Policy, now: float, outcome: Outcome) -> None:
-        self._picture, self._policy, self._outcome = picture, policy, outcome
+        self._picture, self._policy, self._now, self._outcome = picture, policy, now, outcome
         self._fits = outcome.fits
         #: drives that are free by model, and volumes that found none by medium and what they are wanted for
         self._free = self._fits.models(outcome.free)
         self._in_vain: Counter[tuple[str, str]] = Counter()
-        self._taken: set[str] = set()
+        #: volume -> the pool that it is to be written for; None: for none
+        self._taken: dict[str, str | None] = {}
         #: drives by (purpose, group), and by purpose
         self._drives: Counter[tuple[str, str]] = Counter()
         self._drives_in_all: Counter[str] = Counter()
         #: more that wait change nothing: so many mounts could end for them
-        self._enough = 1 + sum(_could_end(mount, policy, now) for mount in picture.mounts.values())
+        self._enough = 1 + sum(could_end(mount, policy, now) for mount in picture.mounts.values())
         for mount in picture.mounts.values():
             self._count(mount.purpose, mount.group)
+        #: pools that are being filled
+        self._filling = {
+            mount.pool
+            for mount in picture.mounts.values()
+            if mount.purpose == "archive" and not mount.full and not mount.ending
+        }
+        #: nobody gives way to what is looked at now
+        self._patient = False
+        #: wishes that found too little room, or no drive that a limit left
+        self._refused = 0
 
     def give(self) -> None:
         outcome = self._outcome
@@ -160,15 +140,19 @@ class _Giving:
             # Nobody else wants these drives, or could use them: what was mounted just now may be mounted again.
             self._serve_all(self._recalls(resting), patient=True)
         elif not outcome.waiting:
-            outcome.resting = int(resting.sum())
+            outcome.resting = self._some_of(resting)
         # A drive that is free in vain now (a limit, a mount that ends) is not idle.
         if outcome.free:
             self._serve_all((wish for wish in outcome.wishes if wish.tier is Tier.IDLE), patient=True)
+        outcome.full_groups = self._full_groups()
+        if recalls.held.any():
+            self._hold_of_groups(recalls.held)
 
     def _serve_all(self, wishes: Iterable[Wish], *, patient: bool = False) -> None:
         """`patient`: nobody gives way to these."""
+        self._patient = patient
         for wish in wishes:
-            if not self._enough_wait(wish) and not self._serve(wish) and not patient:
+            if not self._enough_wait(wish) and not self._serve(wish) and not patient and not self._is_more(wish):
                 self._outcome.waiting.setdefault(wish.volume, wish)
             if not self._outcome.free and (patient or (self._fits.all and len(self._outcome.waiting) >= self._enough)):
                 return
@@ -178,6 +162,10 @@ class _Giving:
         if self._fits.all or self._outcome.free:
             return False
         return self._in_vain[self._fits.medium(wish.volume), doing(wish.purpose)] >= self._enough
+
+    def _is_more(self, wish: Wish) -> bool:
+        """Another volume for a pool that is being filled: no reason to interrupt anybody."""
+        return wish.kind == "pool" and (wish.pool in self._filling or wish.name in self._outcome.filled)
 
     def _recalls(self, which: Booleans) -> Iterator[Wish]:
         """Wishes of these volumes, the best first. Of media for which no drive is free no more than can matter."""
@@ -195,12 +183,21 @@ class _Giving:
             near, far = np.flatnonzero(keys <= bound), np.flatnonzero(keys > bound)
         else:
             near, far = np.arange(len(slots)), np.arange(0)
-        for some in (near, far):
-            for one in slots[some[np.lexsort((rank[slots[some]], keys[some]))]].tolist():
+        for part in (near, far):
+            left = slots[part]
+            if part is far and self._refused:
+                left, part = left[may := self._may_begin(left)], part[may]
+            left, refused = left[np.lexsort((rank[left], keys[part]))], self._refused
+            while len(left):
                 if self._in_vain[medium, "read"] >= self._enough and not self._fits.any_of(self._free, medium):
                     return
                 if self._none_can(least):
                     return
+                if self._refused >= refused + REFUSED_MAX:
+                    # The room that is left, or what groups may have, is too little for most: these need not be asked.
+                    left, refused = left[self._may_begin(left)], self._refused
+                    continue
+                one, left = int(left[0]), left[1:]
                 yield recall_wish(self._picture, recalls, self._policy, one)
 
     def _none_can(self, least: float) -> bool:
@@ -208,42 +205,73 @@ class _Giving:
         outcome, most = self._outcome, self._policy.reading_drives_max
         if most is not None and self._drives_in_all["recall"] >= most:
             outcome.unread = "limited"
-        elif outcome.room_bytes <= 0 and outcome.room_bytes < least:
+            self._hold(Limit("recall", frozenset()))
+        elif outcome.room_bytes <= 0 < least:
             outcome.unread = "short"
         else:
             return False
         return True
 
+    def _may_begin(self, slots: Integers) -> Booleans:
+        """Which of these the room that is left, and the limits of groups, would let begin: both only get less."""
+        outcome, recalls = self._outcome, self._outcome.recalls
+        outcome.passed_over = True
+        sizes = np.minimum(self._picture.volumes.bytes[slots], self._policy.cache_mount_bytes)
+        may: Booleans = sizes <= max(outcome.room_bytes, 0.0)
+        if outcome.room_bytes > 0:
+            # Who is late begins with less, or keeps the others from the room.
+            may |= recalls.wait[slots] > recalls.deadline_seconds
+        full = limited(self._picture, self._full_groups())
+        return may if full is None else may & ~full[slots]
+
     def _serve(self, wish: Wish) -> bool:
         """False when it could be served if only there were a drive."""
         outcome, named = self._outcome, (wish.kind, wish.name)
         if wish.volume in self._taken:
-            # A volume of a pool that is wanted for reading as well: the one mount serves both.
-            return True
+            if wish.kind != "pool" or self._taken[wish.volume] == wish.pool:
+                # A volume of a pool that is wanted for reading as well: the one mount serves both.
+                return True
+            # Another pool has taken this blank volume, or it is only read.
+            another = self._another(wish)
+            if another is None:
+                self._explain_in_use(wish)
+                return True
+            wish = another
         # What is late begins with a part: waiting for room for all of it would hold up others as long as pins last.
-        least = wish.file_bytes if wish.late else wish.cache_bytes
-        if wish.purpose == "recall" and least > outcome.room_bytes:
-            outcome.short[named] = wish.cache_bytes - max(outcome.room_bytes, 0.0)
+        least = min(wish.file_bytes, wish.cache_bytes) if wish.late else wish.cache_bytes
+        if wish.purpose == "recall" and least > max(outcome.room_bytes, 0.0):
+            outcome.short[named] = least - max(outcome.room_bytes, 0.0)
+            self._refused += 1
             if wish.late:
                 # Others must not take the room from under it for ever.
                 outcome.room_bytes -= wish.cache_bytes
             return True
         served, group = self._with_room(wish)
         if group is None:
-            outcome.limited[named] = wish.groups[0]
+            self._limited(wish)
             return True
         drive = self._pick_drive(wish.volume, served.purpose)
         if drive is None and served is not wish:
             # Those that are free may still do what is asked for first.
             served, group = wish, self._group_with_room(wish.purpose, wish.groups)
             drive = None if group is None else self._pick_drive(wish.volume, wish.purpose)
+        if drive is None and (another := self._another(wish, fits_free=True)) is not None:
+            served = wish = another
+            drive = self._pick_drive(wish.volume, wish.purpose)
         if drive is None or group is None:
             self._in_vain[self._fits.medium(wish.volume), doing(wish.purpose)] += 1
             return False
-        self._taken.add(wish.volume)
-        outcome.room_bytes -= wish.cache_bytes
+        self._mount(wish, served, drive, group)
+        return True
+
+    def _mount(self, wish: Wish, served: Wish, drive: str, group: str) -> None:
+        """`wish` is served, by a mount as `served` wants it."""
+        self._taken[wish.volume] = served.pool if served.kind == "pool" else None
+        if served.kind == "pool":
+            self._outcome.filled.setdefault(served.name, drive)
+        self._outcome.room_bytes -= wish.cache_bytes
         self._count(served.purpose, group)
-        outcome.mounts.append(
+        self._outcome.mounts.append(
             PlannedMount(
                 drive=drive,
                 volume=wish.volume,
@@ -254,7 +282,63 @@ class _Giving:
                 reason_arguments=wish.reason_arguments,
             )
         )
-        return True
+
+    def _another(self, wish: Wish, *, fits_free: bool = False) -> Wish | None:
+        """The same of another volume of the pool that nobody has, or wishes for; `fits_free`: for a drive that is free.
+        None: there is none, or an operator named this one."""
+        need = self._picture.archives.get(wish.pool or "")
+        if wish.kind != "pool" or need is None or wish.tier is Tier.NOW or (fits_free and not self._outcome.free):
+            return None
+        wished = {one.volume for one in self._outcome.wishes if one.name == wish.name and one.kind == "pool"}
+        for volume in need.writable:
+            if volume in self._taken or volume in wished or volume in self._picture.mounted:
+                continue
+            if rests(volume, self._picture, self._policy, self._now) or self._fits.why_none(volume, "archive"):
+                continue
+            if not fits_free or self._fits.best(self._outcome.free, volume, "archive"):
+                return replace(wish, volume=volume)
+        return None
+
+    def _explain_in_use(self, wish: Wish) -> None:
+        if wish.name not in self._outcome.filled:
+            one = Explanation(kind="pool", key=wish.name, code="volumes_in_use", arguments={"pool": wish.name})
+            self._outcome.explained["pool", wish.name] = one
+
+    def _limited(self, wish: Wish) -> None:
+        """A limit of drives keeps it; whoever has one of these drives may have to make room."""
+        outcome, most = self._outcome, self._most(wish.purpose)
+        all_in_use = most is not None and self._drives_in_all[wish.purpose] >= most
+        limit = Limit(wish.purpose, frozenset() if all_in_use else frozenset(wish.groups))
+        outcome.limited[wish.kind, wish.name] = limit
+        self._refused += 1
+        if not self._is_more(wish):
+            self._hold(limit)
+
+    def _hold(self, limit: Limit) -> None:
+        if not self._patient:
+            self._outcome.held.add(limit)
+
+    def _hold_of_groups(self, held: Booleans) -> None:
+        demand, shares = self._picture.demand, self._picture.shares
+        rows = held[demand.volume[: demand.rows]] & (demand.files[: demand.rows] > 0)
+        for share in np.unique(demand.share[: demand.rows][rows]).tolist():
+            self._outcome.held.add(Limit("recall", frozenset({shares[share].group})))
+
+    def _some_of(self, which: Booleans) -> list[str]:
+        """Of each medium as many as there are mounts: no more could end for them."""
+        names, most = self._picture.volumes.names, len(self._picture.mounts)
+        return [names[slot] for _, some in self._fits.parts(which) for slot in np.flatnonzero(some)[:most].tolist()]
+
+    def _full_groups(self) -> frozenset[str]:
+        """Groups that read with as many drives as they may, with what is decided."""
+        return frozenset(
+            group
+            for group, limit in self._picture.limits.items()
+            if limit.reading is not None and self._drives["recall", group] >= limit.reading
+        )
+
+    def _most(self, purpose: str) -> int | None:
+        return {"recall": self._policy.reading_drives_max, "archive": self._policy.writing_drives_max}.get(purpose)
 
     def _with_room(self, wish: Wish) -> tuple[Wish, str | None]:
         """As which wish it may be mounted, and for which group; None: the limits leave no drive for any.
@@ -283,7 +367,7 @@ class _Giving:
         return drive
 
     def _group_with_room(self, purpose: str, groups: Sequence[str]) -> str | None:
-        most = {"recall": self._policy.reading_drives_max, "archive": self._policy.writing_drives_max}.get(purpose)
+        most = self._most(purpose)
         if most is not None and self._drives_in_all[purpose] >= most:
             return None
         for group in groups:
@@ -300,99 +384,3 @@ class _Giving:
 
 def _order(wish: Wish) -> tuple[float, str, str, str]:
     return wish.order
-
-
-def _give_way(outcome: Outcome, picture: Picture, policy: Policy, now: float) -> list[GiveWay]:
-    """Mounts that end: those at rest for long; and as many as others wait for drives that do not come free else."""
-    live = [mount for mount in picture.mounts.values() if not mount.ending]
-    filling = {mount.pool for mount in live if mount.purpose == "archive" and not mount.full}
-    # Another volume for a pool that is being filled already is no reason to interrupt anybody.
-    waiting = [wish for wish in outcome.waiting.values() if wish.purpose != "archive" or wish.pool not in filling]
-    # A drive that keeps its volume, and is down for it, comes free for nobody.
-    fits, leaving = outcome.fits, [one.drive for one in picture.mounts.values() if is_leaving(one, picture)]
-    blocked = {
-        name for (kind, name), one in outcome.explained.items() if kind == "pool" and one.code == "volumes_in_use"
-    }
-    found: dict[str, GiveWay] = {}
-
-    def end(mount: MountView, why: Literal["rested", "idle", "verifies", "long"]) -> None:
-        found.setdefault(
-            mount.drive,
-            GiveWay(
-                epoch=mount.epoch,
-                drive=mount.drive,
-                volume=mount.volume,
-                age_seconds=now - mount.began_at,
-                why=why,
-            ),
-        )
-
-    idle = sorted((one for one in live if _is_idle(one, picture, now)), key=lambda one: (one.idle_since, one.drive))
-    verifying = sorted(
-        (one for one in live if one.purpose == "verify"), key=lambda one: (one.pool not in blocked, one.drive)
-    )
-    long = sorted(
-        (one for one in live if one.purpose != "verify" and now - one.began_at > policy.mount_seconds_max),
-        key=lambda one: (one.began_at, one.drive),
-    )
-    missing = _spare(picture, policy) - len(outcome.free) - len(leaving)
-    for mount in idle:
-        if now - (mount.idle_since or now) >= policy.dismount_delay_seconds:
-            end(mount, "rested")
-    for mount in idle:
-        # What nobody came back for is taken out before its drive is wanted: the next need not wait for that.
-        if len(found) < missing and _is_forgotten(mount, picture, policy):
-            end(mount, "rested")
-    wanted_otherwise = {volume for volume, _ in picture.media}
-    for mount in idle:
-        # Wanted for what its session does not do, whatever drives are free; or in the way of what has just rested.
-        otherwise = mount.volume in wanted_otherwise or (mount.pool in blocked and mount.purpose != "archive")
-        if otherwise or len(found) < outcome.resting:
-            end(mount, "idle")
-    # A pool whose only volume with room is being verified waits for that volume, whatever drives are free.
-    for mount in verifying:
-        if mount.pool in blocked:
-            end(mount, "verifies")
-    ends: list[tuple[MountView, Literal["idle", "verifies", "long"]]] = [
-        *((one, "idle") for one in idle), *((one, "verifies") for one in verifying), *((one, "long") for one in long)
-    ]  # fmt: skip
-    unserved = fits.without([(wish.volume, wish.purpose) for wish in waiting], [*leaving, *found])
-    for mount, why in ends:
-        if mount.drive not in found and fits.take(unserved, mount.drive):
-            end(mount, why)
-    return list(found.values())
-
-
-def _newest(mount: MountView, picture: Picture) -> float:
-    """Arrival of the newest that this mount could serve."""
-    reads = float(picture.volumes.newest[picture.volumes.slot(mount.volume)])
-    writes = mount.purpose == "archive" and not mount.full and mount.pool is not None
-    return max(reads, picture.newest_archives.get(mount.pool or "", reads)) if writes else reads
-
-
-def _is_forgotten(mount: MountView, picture: Picture, policy: Policy) -> bool:
-    """Nothing has come for it since it was mounted, nor was it missed soon after its last time: then it had better have
-    stayed in its drive."""
-    ended = float(picture.volumes.ended[picture.volumes.slot(mount.volume)])
-    missed = mount.began_at - ended < policy.dismount_delay_seconds
-    return not missed and _newest(mount, picture) <= mount.began_at
-
-
-def _spare(picture: Picture, policy: Policy) -> int:
-    """So many drives are to be empty, for whoever comes next."""
-    return math.ceil(policy.spare_part * sum(drive.up and drive.attached for drive in picture.drives.values()))
-
-
-def _could_end(mount: MountView, policy: Policy, now: float) -> bool:
-    return (
-        mount.ending
-        or mount.idle_since is not None
-        or mount.purpose == "verify"
-        or now - mount.began_at > policy.mount_seconds_max
-    )
-
-
-def _is_idle(mount: MountView, picture: Picture, now: float) -> bool:
-    # What came in the meantime is taken by its session; what waits for a pause to end is not.
-    volumes, slot = picture.volumes, picture.volumes.slot(mount.volume)
-    return mount.idle_since is not None and (not volumes.files[slot] or bool(volumes.oldest[slot] > now))

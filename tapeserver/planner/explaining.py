@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tapeserver.planner.deciding import Outcome, decide
+from tapeserver.planner.deciding import decide
+from tapeserver.planner.outcome import Limit, Outcome
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.resting import cache_pause, rest_seconds, why_resting
@@ -87,14 +88,18 @@ def _of_recall(
     if pause is not None:
         return explain("cache_away", **pause)
     if recalls.limited[slot]:
-        groups = sorted({picture.shares[picture.demand.share[row]].group for row in picture.demand.rows_of(slot)})
-        return explain("drive_quota", group=", ".join(groups))
+        return _limit("volume", name, Limit("recall", _groups(slot, picture)), policy)
     if not recalls.worth[slot]:
         return explain("collecting_reads", **_collecting_arguments(slot, outcome, picture, policy))
-    if outcome.unread == "limited" or ("volume", name) in outcome.limited:
-        return _limit("volume", name, "recall", outcome.limited.get(("volume", name), ""), policy)
+    limit = outcome.limited.get(("volume", name))
+    if limit is None and outcome.unread == "limited":
+        limit = Limit("recall", frozenset())
+    if limit is None and outcome.passed_over and _groups(slot, picture) <= outcome.full_groups:
+        limit = Limit("recall", _groups(slot, picture))
+    if limit is not None:
+        return _limit("volume", name, limit, policy)
     short = outcome.short.get(("volume", name))
-    if short is None and outcome.unread == "short" and name not in outcome.waiting:
+    if short is None and (outcome.unread == "short" or outcome.passed_over) and name not in outcome.waiting:
         short = min(float(volumes.bytes[slot]), policy.cache_mount_bytes) - max(outcome.room_bytes, 0.0)
     if short is not None and short > 0:
         return explain("cache_short", short_bytes=int(short))
@@ -108,12 +113,15 @@ def _of_wish(
     wish: Wish, outcome: Outcome, ready: dict[str, PlannedMount], picture: Picture, policy: Policy,
     no_drive: tuple[str, dict[str, Any]],
 ) -> Explanation:  # fmt: skip
-    if wish.volume in ready:
-        arguments = {"drive": ready[wish.volume].drive}
-        return Explanation(kind=wish.kind, key=wish.name, code="ready", arguments=arguments)
+    drive = ready[wish.volume].drive if wish.volume in ready else None
+    if wish.kind == "pool":
+        # It may have got another volume than its best, and another pool that one.
+        drive = outcome.filled.get(wish.name)
+    if drive is not None:
+        return Explanation(kind=wish.kind, key=wish.name, code="ready", arguments={"drive": drive})
     limited = outcome.limited.get((wish.kind, wish.name))
     if limited is not None:
-        return _limit(wish.kind, wish.name, wish.purpose, limited, policy)
+        return _limit(wish.kind, wish.name, limited, policy)
     if wish.tier is Tier.IDLE and no_drive[0] == "no_free_drive":
         code = "no_idle_drive" if wish.purpose == "verify" else "no_idle_drive_index"
         return Explanation(kind=wish.kind, key=wish.name, code=code, arguments={"library": picture.library})
@@ -121,12 +129,18 @@ def _of_wish(
     return Explanation(kind=wish.kind, key=wish.name, code=code, arguments=arguments)
 
 
-def _limit(kind: str, name: str, purpose: str, group: str, policy: Policy) -> Explanation:
-    most = policy.reading_drives_max if purpose == "recall" else policy.writing_drives_max
-    doing = "read" if purpose == "recall" else "write"
-    if most is not None:
-        return Explanation(kind=kind, key=name, code="drive_limit", arguments={"drives": most, "doing": doing})
-    return Explanation(kind=kind, key=name, code="drive_quota", arguments={"group": group})
+def _groups(slot: int, picture: Picture) -> frozenset[str]:
+    """Those for whom anything waits there."""
+    return frozenset(picture.shares[picture.demand.share[row]].group for row in picture.demand.rows_of(slot))
+
+
+def _limit(kind: str, name: str, limit: Limit, policy: Policy) -> Explanation:
+    if limit.groups:
+        arguments: dict[str, Any] = {"group": ", ".join(sorted(limit.groups))}
+        return Explanation(kind=kind, key=name, code="drive_quota", arguments=arguments)
+    reads = limit.purpose == "recall"
+    most, doing = (policy.reading_drives_max, "read") if reads else (policy.writing_drives_max, "write")
+    return Explanation(kind=kind, key=name, code="drive_limit", arguments={"drives": most, "doing": doing})
 
 
 def _no_drive(picture: Picture) -> tuple[str, dict[str, Any]]:

@@ -165,6 +165,19 @@ class Picture:
     def mount_of(self, volume: str) -> MountView | None:
         return self._mounted.get(volume)
 
+    def works(self, drive: str) -> bool:
+        """Whether a mount in this drive could be worked on: it is up, and a live tape server can use it."""
+        found = self.drives.get(drive)
+        return found is not None and found.up and found.attached
+
+    @property
+    def working_drives(self) -> int:
+        return sum(drive.up and drive.attached for drive in self.drives.values())
+
+    def is_leaving(self, mount: MountView) -> bool:
+        """On its way out. A volume that its drive keeps is not: the drive is down then."""
+        return mount.ending and self.works(mount.drive)
+
     @property
     def mounted(self) -> Mapping[str, MountView]:
         """By volume."""

@@ -23,7 +23,8 @@ def rest_seconds(
     if end.kind == "cache_full" and room >= file_bytes:
         doublings = 0
     seconds: float = min(policy.cooldown_seconds * 2**doublings, longest_rest(policy))
-    return seconds if now - end.at < seconds else None
+    # A clock that was put back ends it: it would rest for as long as that was.
+    return seconds if 0 <= now - end.at < seconds else None
 
 
 def longest_rest(policy: Policy) -> float:
@@ -34,7 +35,7 @@ def cache_pause(picture: Picture, policy: Policy, now: float, *volumes: str) -> 
     """The arguments of `cache_away`: while nothing is mounted that needs the cache, or while one of these volumes rests
     because it found none, which another volume in its place would not either. None: the cache is tried."""
     away = picture.cache_away
-    if away is not None and now - away.at < away.seconds:
+    if away is not None and 0 <= now - away.at < away.seconds:
         return {"why": away.why, "cooldown_seconds": away.seconds}
     for volume in volumes:
         end = picture.troubles.get(volume)

@@ -104,9 +104,9 @@ def background(picture: Picture, policy: Policy, wait: Floats) -> Booleans | Non
     return None if not own.any() else ~_files_of(picture, ~own) & (wait < policy.background_seconds_max)
 
 
-def limited(picture: Picture) -> Booleans | None:
+def limited(picture: Picture, blocked: frozenset[str] | None = None) -> Booleans | None:
     """Volumes where all that waits is of groups with all the drives they may have; None: there is no such group."""
-    blocked = full_groups(picture)
+    blocked = full_groups(picture) if blocked is None else blocked
     if not blocked:
         return None
     return ~_files_of(picture, np.array([one.group not in blocked for one in picture.shares], dtype=bool))

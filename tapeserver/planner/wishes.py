@@ -19,7 +19,7 @@ from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import HOUR, Policy
 from tapeserver.planner.resting import cache_pause, rest_seconds, rests, why_resting
 from tapeserver.planner.scoring import Booleans, Floats, Scores, background, deadline_seconds, limited, score, urgency
-from tapeserver.planner.views import ArchiveNeed, Explanation, MediaNeed, MountView, VolumeView
+from tapeserver.planner.views import ArchiveNeed, Explanation, MediaNeed, VolumeView
 from tapeserver.planner.volumes import READABLE_STATES, UNKNOWN_STATE, change_seconds
 
 #: a label is written on what has none that counts
@@ -98,6 +98,8 @@ class Recalls:
     resting: Booleans
     #: … and those of them that rest even while a drive is idle
     asleep: Booleans
+    #: worth it too, but for the limits of groups
+    held: Booleans
     #: who comes first; nobody, when no drive is free
     key: Floats
     drain_seconds: float = 0.0
@@ -107,7 +109,7 @@ class Recalls:
 
 def within(tier: Tier, value: float) -> float:
     """`value` (0 to infinity) squeezed into the tier, in the same order."""
-    return tier + value / (1.0 + value)
+    return tier + float(_squeezed(np.array(value)))
 
 
 def judge_recalls(
@@ -126,8 +128,6 @@ def judge_recalls(
     waiting = runnable & (wait >= 0)
     if full is None:
         full = np.zeros(count, dtype=bool)
-    else:
-        waiting &= ~full
     if cache_pause(picture, policy, now) is not None:
         waiting[:] = False
     gave_way = _rest(picture, policy, now, waiting)
@@ -141,17 +141,18 @@ def judge_recalls(
             | (now - volumes.newest[:count] >= policy.recall_quiet_seconds)
         )
         worth[hurried] = waiting[hurried]
+    held, worth = worth & full, worth & ~full
     ago = now - volumes.ended[:count]
-    resting = worth & (ago < policy.remount_seconds)
+    resting = worth & (ago >= 0) & (ago < policy.remount_seconds)
     resting[hurried] = False
     asleep = resting & (ago < policy.remount_idle_seconds)
     if not ranked:
-        return Recalls(wait, full, worth, resting, asleep, np.zeros(count))
-    scores = score(picture, policy, now, runnable, working_drives(picture))
+        return Recalls(wait, full, worth, resting, asleep, held, np.zeros(count))
+    scores = score(picture, policy, now, runnable, picture.working_drives)
     key = _keys(picture, policy, now, scores, wait, gave_way)
     key[hurried] = Tier.NOW + _squeezed(scores.index[hurried])
     deadline = min(scores.deadline_seconds, policy.deadline_seconds_max)
-    return Recalls(wait, full, worth, resting, asleep, key, scores.drain_seconds, deadline)
+    return Recalls(wait, full, worth, resting, asleep, held, key, scores.drain_seconds, deadline)
 
 
 def _rest(picture: Picture, policy: Policy, now: float, waiting: Booleans) -> dict[int, float]:
@@ -193,20 +194,10 @@ def _keys(
 
 
 def _squeezed(values: Floats) -> Floats:
-    """0 to infinity into 0 to 1, in the same order; below 0: 0."""
-    positive = np.maximum(values, 0.0)
+    """0 to infinity into 0 to 1, in the same order; below 0: 0. By the logarithm: else from 1e15 on all would be 1."""
+    positive = np.log1p(np.maximum(values, 0.0))
     squeezed: Floats = positive / (1.0 + positive)
     return squeezed
-
-
-def working_drives(picture: Picture) -> int:
-    return sum(drive.up and drive.attached for drive in picture.drives.values())
-
-
-def is_leaving(mount: MountView, picture: Picture) -> bool:
-    """On its way out. A volume that its drive keeps is not: the drive is down then."""
-    drive = picture.drives.get(mount.drive)
-    return mount.ending and drive is not None and drive.up and drive.attached
 
 
 def recall_wish(picture: Picture, recalls: Recalls, policy: Policy, slot: int) -> Wish:
@@ -240,8 +231,9 @@ def judge_archive(
     def explain(code: str, **arguments: Any) -> Explanation:
         return Explanation(kind="pool", key=need.pool, code=code, arguments=arguments)
 
+    # One whose drive is down, or that no tape server can use, is filled by nobody.
     opened = [m for m in picture.mounts.values() if m.purpose == "archive" and m.pool == need.pool and not m.full]
-    opened = [m for m in opened if not m.ending or is_leaving(m, picture)]
+    opened = [m for m in opened if picture.works(m.drive)]
     filling = [m for m in opened if not m.ending]
     fits = fits or Fits(picture)
     unfit = {volume: why for volume in need.writable if (why := fits.why_none(volume, "archive")) is not None}
@@ -370,7 +362,9 @@ def judge_media(
     if need.purpose != "label" and verifying >= policy.verify_drives_max:
         return explain(f"{need.purpose}_waits", verifying=verifying)
     age = max(0.0, now - need.since)
-    tier = Tier.WAITED_FOR if need.purpose == "label" else Tier.IDLE
+    tier = Tier.IDLE
+    if need.purpose == "label":
+        tier = Tier.ANCIENT if age >= policy.deadline_seconds_max else Tier.WAITED_FOR
     if need.volume in picture.hurried:
         tier = Tier.NOW
     return Wish(

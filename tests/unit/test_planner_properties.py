@@ -123,7 +123,9 @@ def told(draw: st.DrawFn) -> Told:
         archives=[
             ArchiveNeed(
                 pool=pool, files=3, bytes=draw(st.sampled_from([10, 10**10])), urgent=draw(st.integers(0, 1)),
-                oldest_at=draw(st.sampled_from([None, NOW - 1, NOW - 9000])), writable=writable[half::2],
+                oldest_at=draw(st.sampled_from([None, NOW - 1, NOW - 9000])),
+                # Those of one pool each, or blank ones that any pool may take.
+                writable=writable if draw(st.booleans()) else writable[half::2],
                 groups=(draw(st.sampled_from(["atlas", "cms"])),),
             )
             for half, pool in enumerate(POOLS)
