@@ -81,6 +81,8 @@ class JobDoor:
         }
         self.heartbeats: list[dict[str, Any]] = []
         self.down = False
+        #: calls that came while it was down
+        self.refused = 0
         self._ids = count(1)
         self._listeners: set[asyncio.Queue[str]] = set()
         self._background: set[asyncio.Task[None]] = set()
@@ -140,6 +142,7 @@ class JobDoor:
     @web.middleware
     async def _may_be_down(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if self.down and request.transport is not None:
+            self.refused += 1
             request.transport.abort()
         return await handler(request)  # type: ignore[no-any-return]
 

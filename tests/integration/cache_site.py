@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,10 +191,3 @@ async def running(site: Site, *, orderly: bool = True, **changed: Any) -> AsyncI
         await asyncio.wait([server])
         if not server.cancelled() and (error := server.exception()) is not None:
             raise error
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], *, seconds_max: float = 5.0) -> None:
-    """Poll until the condition holds."""
-    async with asyncio.timeout(seconds_max):
-        while not await condition():
-            await asyncio.sleep(0.02)

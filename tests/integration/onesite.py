@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from catalog.database import Database
 from catalog.model import Action, Grant
 from tapeserver.labelling import label_volumes
 from tapeserver.library.virtual import add_cartridge, create_virtual_library, drive_names
+from tests.waiting import eventually
 
 CAPACITY_BYTES = 200_000_000
 RUNNER = "tests.integration.tapeserver_process"
@@ -233,17 +234,6 @@ async def running_site(
         await site.kill_processes()
         stop.set()
         await task
-
-
-async def eventually(check: Callable[[], Awaitable[Any]], *, seconds: float = 20.0) -> Any:
-    """The first true answer of `check`; AssertionError when there is none in time."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while True:
-        answer = await check()
-        if answer:
-            return answer
-        assert asyncio.get_running_loop().time() < deadline, f"not true within {seconds} s"
-        await asyncio.sleep(0.05)
 
 
 def content(seed: int, size: int) -> bytes:

@@ -18,8 +18,9 @@ from client import bulkframes
 from client.bulkframes import Frame, Kind
 from client.takeover import PROTOCOL
 from tests.framereader import FrameReader
-from tests.integration.cache_site import Site, eventually, make_site, running
+from tests.integration.cache_site import Site, make_site, running
 from tests.store.media import make_files
+from tests.waiting import eventually
 
 
 @pytest.fixture

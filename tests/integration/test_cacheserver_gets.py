@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import leases, replicas
 from catalog.database import Database
-from tests.integration.cache_site import Site, eventually, make_site, running
+from tests.integration.cache_site import Site, make_site, running
 from tests.store.media import make_copies
+from tests.waiting import eventually
 
 BODY = os.urandom(3_000_000)
 

@@ -18,7 +18,8 @@ from catalog.database import Database
 from catalog.errors import CatalogUnreachable, NotFound
 from catalog.signing import PutClaims
 from catalog.units import MIB
-from tests.integration.cache_site import BOB, FOR_EVER, Site, eventually, make_site, running
+from tests.integration.cache_site import BOB, FOR_EVER, Site, make_site, running
+from tests.waiting import eventually
 
 BODY = os.urandom(300_000)
 

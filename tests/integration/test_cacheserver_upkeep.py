@@ -21,8 +21,9 @@ from catalog.cacheservers import WrongRoot
 from catalog.database import Database
 from catalog.errors import BadConfig, CatalogUnreachable, NoSpace
 from catalog.replicas import Recalled
-from tests.integration.cache_site import Site, eventually, make_site, running
+from tests.integration.cache_site import Site, make_site, running
 from tests.store.media import make_copies, make_files
+from tests.waiting import eventually
 
 BODY = os.urandom(100_000)
 

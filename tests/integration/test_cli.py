@@ -18,7 +18,8 @@ import structlog
 
 from capstan.main import main as capstan
 from catalog.database import Database
-from tests.integration.onesite import Site, content, eventually, running_site
+from tests.integration.onesite import Site, content, running_site
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -16,6 +16,7 @@ from yarl import URL
 
 from catalog.database import Database
 from tests.integration.door import Door, cache_server, open_door
+from tests.waiting import eventually
 
 TWO_MB = os.urandom(2_000_000)
 
@@ -26,11 +27,14 @@ async def door(database: Database, tmp_path: Path) -> AsyncIterator[Door]:
         yield found
 
 
+async def holds(door: Door, statement: str, value: object) -> bool:
+    return await door.sql(statement) == [(value,)]
+
+
 async def nothing_held(door: Door) -> None:
     """No file, and in the end no reservation."""
-    async with asyncio.timeout(10):
-        while await door.sql("select 1 from reservation") or await door.sql("select 1 from file"):
-            await asyncio.sleep(0.05)
+    await eventually(lambda: holds(door, "select count(*) from reservation", 0))
+    assert await door.sql("select count(*) from file") == [(0,)]
     assert await door.sql("select taken_bytes from cache_server") == [(0,)]
 
 
@@ -100,9 +104,7 @@ async def test_a_body_shorter_than_its_length_stores_nothing(door: Door) -> None
     _, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(head + b"x" * 500)
     await writer.drain()
-    async with asyncio.timeout(5):
-        while not await door.sql("select 1 from reservation"):
-            await asyncio.sleep(0.02)
+    await eventually(lambda: door.sql("select 1 from reservation"))
     writer.close()
     await nothing_held(door)
     # The client stands still.
@@ -138,9 +140,7 @@ async def test_of_two_puts_of_one_name_at_once_one_wins_and_the_other_leaves_not
     assert {answer.code for answer in answers if answer.status == 409} == {"exists"}
     winner = next(number for number, answer in enumerate(answers) if answer.status == 201)
     assert (await door.ask("GET", "/f")).body == bytes([winner]) * 100_000
-    async with asyncio.timeout(10):
-        while await door.sql("select 1 from reservation"):
-            await asyncio.sleep(0.05)
+    await eventually(lambda: holds(door, "select count(*) from reservation", 0))
     assert await door.sql("select taken_bytes from cache_server") == [(100_000,)]
 
 
@@ -168,9 +168,7 @@ async def test_a_removed_file_is_gone_and_its_space_too(door: Door) -> None:
     await door.ask("PUT", "/f", data=b"hello")
     assert (await door.ask("DELETE", "/f")).status == 204
     assert (await door.ask("GET", "/f")).code == "not_found"
-    async with asyncio.timeout(10):
-        while await door.sql("select taken_bytes from cache_server") != [(0,)]:
-            await asyncio.sleep(0.05)
+    await eventually(lambda: holds(door, "select taken_bytes from cache_server", 0))
     assert await door.sql("select count(*) from archive") == [(0,)]
 
 

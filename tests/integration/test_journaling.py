@@ -18,8 +18,9 @@ from catalog.journalformat import decode_segment, segment_name
 from tapeserver import backing_up
 from tapeserver.config import Config
 from tapeserver.journaling import archive_segments, journal_forever, write_segment
-from tests.integration.cache_site import Site, eventually, make_site, running
+from tests.integration.cache_site import Site, make_site, running
 from tests.store.media import make_copies, make_files
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ async def test_the_loop_writes_puts_and_ends(site: Site, tmp_path: Path) -> None
     async def put() -> bool:
         return bool(await files_of_the_journal(site))
 
-    await eventually(put, seconds_max=15.0)
+    await eventually(put, seconds=15.0)
     closing.set()
     await loop
     [head] = {decode_segment(path.read_bytes())[0].number for path in (tmp_path / "j").iterdir()}
@@ -155,7 +156,7 @@ async def test_the_first_backup_comes_by_itself_once_something_is_on_tape(
             )
         return found == 1
 
-    await eventually(made, seconds_max=15.0)
+    await eventually(made, seconds=15.0)
     closing.set()
     await loop
     assert len(list((tmp_path / "b").glob("capstan-*.dump"))) == 1

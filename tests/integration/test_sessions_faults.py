@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
+from structlog.testing import capture_logs
 
 from catalog.database import Database
 from catalog.embedded import EmbeddedPostgres
@@ -26,13 +26,13 @@ from tests.integration.onesite import (
     all_safe,
     content,
     drop_all,
-    eventually,
     in_the_middle,
     no_drift,
     put_many,
     quiet,
     running_site,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 EAST = ("east",)
@@ -473,7 +473,8 @@ async def test_a_catalog_that_crashes_in_the_middle_of_writing_loses_nothing_and
                 await crash(connection)
         # Longer than the session is patient: the mount is given up with flushed files that no catalog knows of. The
         # next one finds them on the tape, adopts them, and writes behind them.
-        await asyncio.sleep(2.5)
+        with capture_logs() as said:
+            await eventually(lambda: was_said(said, "catalog not told"))
         assert await server.start() == database.url
         await eventually(lambda: all_safe(site), seconds=60)
         await eventually(lambda: quiet(site), seconds=30)
@@ -482,6 +483,10 @@ async def test_a_catalog_that_crashes_in_the_middle_of_writing_loses_nothing_and
         await drop_all(site)
         await bytes_are_right(site, paths, 20_000)
         assert await no_drift(site)
+
+
+async def was_said(lines: Sequence[Mapping[str, Any]], event: str) -> bool:
+    return any(line["event"] == event for line in lines)
 
 
 async def crash(connection: AsyncConnection) -> None:

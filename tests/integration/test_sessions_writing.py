@@ -14,13 +14,13 @@ from tests.integration.onesite import (
     all_safe,
     content,
     drop_all,
-    eventually,
     in_the_middle,
     no_drift,
     put_many,
     quiet,
     running_site,
 )
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
 

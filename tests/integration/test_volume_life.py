@@ -16,12 +16,12 @@ from tests.integration.onesite import (
     all_safe,
     content,
     drop_all,
-    eventually,
     no_drift,
     put_many,
     quiet,
     running_site,
 )
+from tests.waiting import eventually
 
 
 async def begin(site: Site, kind: str, key: str, **options: Any) -> int:

@@ -17,6 +17,7 @@ from catalog.errors import StaleEpoch
 from catalog.model import FileRecord
 from catalog.queues import Written
 from tests.store.media import make_copies, make_files, mounted, two_libraries
+from tests.waiting import somebody_waits
 
 UNKNOWN = 50_000
 
@@ -194,12 +195,7 @@ async def test_a_commit_of_the_other_mount_at_the_same_time_is_waited_for_and_se
     async with media.transaction() as connection:
         await queues.commit_written(connection, other, [written], tape_files=1, end_block=14, written_bytes=1)
         task = asyncio.create_task(adopting())
-        async with asyncio.timeout(20), media.connection() as looking:
-            waiting = sa.text(
-                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-            )
-            while not await looking.scalar(waiting):
-                await asyncio.sleep(0.01)
+        await somebody_waits(media)
     assert (await task).copies == 0
     async with media.connection() as connection:
         assert await state(connection) == (0, 0, 1, (1, 14))
@@ -267,12 +263,7 @@ async def test_nobody_is_given_an_id_that_stands_on_a_tape_while_ids_are_passed(
     async with media.transaction() as connection:
         await pass_ids(connection, first)
         putting = asyncio.create_task(put())
-        waiting = sa.text(
-            "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-        )
-        async with asyncio.timeout(20), media.connection() as looking:
-            while not await looking.scalar(waiting):
-                await asyncio.sleep(0.01)
+        await somebody_waits(media)
     assert await putting == [UNKNOWN + 1]
     async with media.transaction() as connection:
         # Never backwards, and nothing is held up when there is nothing to pass.

@@ -20,6 +20,7 @@ from jobserver.batch.local import LocalBatch
 from jobserver.batch.local_attempt import Attempt
 from jobserver.migrations import upgrade
 from jobserver.tables import local_job
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -90,9 +91,20 @@ def alive(process: int) -> bool:
 
 
 async def until_gone(process: int) -> None:
-    async with asyncio.timeout(10):
-        while alive(process):
-            await asyncio.sleep(0.01)
+    async def gone() -> bool:
+        return not alive(process)
+
+    await eventually(gone)
+
+
+async def no_runner(attempt: Attempt) -> bool:
+    """Whether no process works for this attempt: its directory is an argument of its runner."""
+    wanted = os.fsencode(attempt.directory)
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if wanted in command.read_bytes().split(b"\0"):
+                return False
+    return True
 
 
 async def test_a_running_job_outlives_its_server_and_the_next_one_learns_how_it_ended(host: Host) -> None:
@@ -143,9 +155,7 @@ async def test_of_many_runners_of_one_attempt_one_runs_the_program(host: Host, t
         "kill_after_seconds": 1.0,
     }
     await asyncio.gather(*(asyncio.to_thread(attempt.launch, order) for _ in range(4)))
-    async with asyncio.timeout(10):
-        while not (attempt.directory / "exit").exists():
-            await asyncio.sleep(0.02)
+    await eventually(lambda: asyncio.to_thread((attempt.directory / "exit").exists))
     await asyncio.to_thread(attempt.launch, order)
     assert (tmp_path / "runs").read_text() == "run\n"
 
@@ -221,7 +231,7 @@ async def test_a_job_cancelled_after_its_start_was_decided_and_before_a_runner_b
     await host.until(native_id, BatchState.CANCELLED)
     order = {"argv": ["true"], "environment": {}, "umask": 0o22, "output_bytes_max": 1, "kill_after_seconds": 1.0}
     await asyncio.to_thread(host.attempt(1).launch, order)  # a runner launched late
-    await asyncio.sleep(0.1)
+    await eventually(lambda: no_runner(host.attempt(1)))
     assert not (host.root / "job-1.1" / "exit").exists()
 
 

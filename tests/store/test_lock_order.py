@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import failures, namespace, queues, staging, volumes
 from catalog.database import Database
 from tests.store.media import make_copies, make_files, two_libraries, wait_for
+from tests.waiting import somebody_waits
 
 
 @pytest.fixture
@@ -22,18 +23,6 @@ async def media(database: Database) -> Database:
     async with database.transaction() as connection:
         await two_libraries(connection)
     return database
-
-
-async def until_one_waits(database: Database) -> None:
-    waiting = sa.text(
-        "select exists (select from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database())"
-    )
-    async with asyncio.timeout(20):
-        while True:
-            async with database.connection() as connection:
-                if await connection.scalar(waiting):
-                    return
-            await asyncio.sleep(0.02)
 
 
 async def recalled_file(connection: AsyncConnection) -> tuple[int, int]:
@@ -58,7 +47,7 @@ async def test_a_copy_that_breaks_while_its_file_is_removed(media: Database) -> 
     async with media.transaction() as connection:
         await connection.execute(sa.text("select id from file where id = :file for update"), {"file": file})
         breaking = asyncio.create_task(breaks())
-        await until_one_waits(media)
+        await somebody_waits(media)
         assert await namespace.remove_file(connection, file, by="ann") is not None
     await breaking
     async with media.transaction() as connection:
@@ -79,7 +68,7 @@ async def test_a_volume_that_breaks_while_the_last_waiter_is_cancelled(media: Da
     async with media.transaction() as connection:
         await connection.execute(sa.text("select id from stage_request for update"))
         breaking = asyncio.create_task(breaks())
-        await until_one_waits(media)
+        await somebody_waits(media)
         await staging.delete(connection, request)
     await breaking
     async with media.transaction() as connection:

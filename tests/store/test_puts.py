@@ -29,6 +29,7 @@ from catalog.model import Action, FileRecord, Grant, Principal
 from catalog.signing import PutClaims
 from tapeserver import journaling
 from tests.store.media import make_copies, two_libraries
+from tests.waiting import somebody_waits
 
 ANN = Principal(token_id=1, owner="ann", groups=("exp",), grants=(Grant(action=Action.CREATE, prefix="/exp"),))
 BOB = Principal(token_id=2, owner="bob", groups=("exp",), grants=(Grant(action=Action.MODIFY, prefix="/exp"),))
@@ -132,18 +133,19 @@ async def test_of_two_puts_of_one_name_one_wins_and_the_other_is_told(database: 
         await prepare(connection)
         first, second = await claims_for(connection), await claims_for(connection)
 
-    async def one(claims: PutClaims) -> object:
-        try:
-            async with database.transaction() as connection:
-                record = await store(connection, claims)
-                await asyncio.sleep(0.02)
-                return record
-        except Exists as refused:
-            return refused.http_status
+    async def late() -> FileRecord:
+        async with database.transaction() as connection:
+            return await store(connection, second)
 
-    results = await asyncio.gather(one(first), one(second))
-    assert sum(isinstance(result, FileRecord) for result in results) == 1
-    assert 409 in results
+    async with database.transaction() as connection:
+        stored = await store(connection, first)
+        other = asyncio.create_task(late())
+        await somebody_waits(database)
+    with pytest.raises(Exists) as refused:
+        await other
+    assert refused.value.http_status == 409
+    async with database.connection() as connection:
+        assert (await namespace.file_at(connection, ("exp", "f"))).file_id == stored.file_id
 
 
 async def test_who_may_modify_replaces_and_the_old_file_ends_in_the_same_step(connection: AsyncConnection) -> None:

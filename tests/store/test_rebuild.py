@@ -17,6 +17,7 @@ from catalog.errors import Refused
 from catalog.indexentry import IndexDead, IndexEntry
 from catalog.journalformat import Entry, Head
 from tests.catalog_world import World
+from tests.waiting import somebody_waits
 
 CATALOG = "0f8c1d2e"
 
@@ -400,14 +401,11 @@ async def test_a_full_volume_takes_no_more_and_others_are_verified_before_a_writ
 
 async def test_one_segment_read_in_two_libraries_at_once_is_staged_once(stage: Stage) -> None:
     entries = (node(1, 1, None, "", "directory"), node(2, 10, 1, "f"))
-    waits = sa.text("select count(*) from pg_locks where not granted and relation = 'rebuild.segment'::regclass")
     head = Head(catalog_id=CATALOG, incarnation="a", number=1, previous=0, first_seq=1, last_seq=2)
     async with stage.database.transaction() as connection:
         assert await rebuild.add_segment(connection, head, list(entries), bytes=1, adler32="00000001", path="")
         other = asyncio.create_task(stage.journal(*entries))
-        async with stage.database.connection() as looking:
-            while not other.done() and not await looking.scalar(waits):
-                await asyncio.sleep(0.01)
+        await somebody_waits(stage.database)
     await other
     async with stage.database.connection() as connection:
         assert await connection.scalar(sa.text("select count(*) from rebuild.segment")) == 1
@@ -464,8 +462,10 @@ async def test_what_operators_said_of_drives_and_volumes_comes_back_with_the_jou
         named(1, "volume", "E00001", medium="LTO-7"), named(2, "volume", "E00001", medium="LTO-8"),
         named(3, "volume", "E00002", medium="LTO-9"), named(4, "volume", "E00003", medium="LTO-9"),
         named(5, "volume", "E00003", removed=True), named(6, "volume", "W00009", medium="LTO-9"),
-        named(7, "drive", "east-1", library="east", model="LTO-9"), named(8, "drive", "far-1", library="far", model="x"),
-        named(9, "drive", "east-2", library="east", model="LTO-8"), named(10, "drive", "east-2", library="east", model=""),
+        named(7, "drive", "east-1", library="east", model="LTO-9"),
+        named(8, "drive", "far-1", library="far", model="LTO-9"),
+        named(9, "drive", "east-2", library="east", model="LTO-8"),
+        named(10, "drive", "east-2", library="east", model=""),
     )  # fmt: skip
     for number, vid in enumerate(("E00001", "E00002", "E00003"), 1):
         await stage.volume(vid, [entry(number, f"/{vid}")])

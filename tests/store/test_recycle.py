@@ -13,6 +13,7 @@ from catalog.database import Database
 from catalog.errors import BadRequest, Denied, Exists, NotFound, ParentMissing, ReasonRequired, Refused
 from catalog.model import Action, Grant, parse_path
 from tests.catalog_world import World
+from tests.waiting import somebody_waits
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ async def test_a_restore_waits_for_a_reclaim_that_is_under_way_and_then_finds_no
         restoring = asyncio.create_task(
             database.run(lambda connection: recycle.restore(connection, principal=ann, file_id=file_id))
         )
-        await _blocked(database, restoring)
+        await somebody_waits(database)
         await reclaiming.execute(sa.text("delete from copy where volume = 'E00001'"))
         await reclaiming.execute(sa.text("update file set state = 'purged' where id = :f"), {"f": file_id})
     with pytest.raises(NotFound):
@@ -186,13 +187,3 @@ async def test_of_a_restore_and_a_purge_at_once_the_restore_wins(database: Datab
         assert purged.files == 0
     async with database.connection() as connection:
         assert (await namespace.file_at(connection, ("a", "f"))).file_id == file_id
-
-
-async def _blocked(database: Database, task: asyncio.Task[recycle.Restored]) -> None:
-    """Returns when the task's statement waits for a lock."""
-    async with asyncio.timeout(10):
-        while not task.done():
-            async with database.connection() as connection:
-                if await connection.scalar(sa.text("select count(*) from pg_locks where not granted")):
-                    return
-            await asyncio.sleep(0.01)

@@ -15,6 +15,7 @@ from catalog.database import Database
 from catalog.errors import NoSpace, WrongState
 from catalog.replicas import Recalled, WrongRoot
 from tests.store.media import make_copies, make_files, two_libraries, wait_for
+from tests.waiting import somebody_waits
 
 ROOT = {
     "url": "http://127.0.0.1:2",
@@ -238,7 +239,7 @@ async def test_whatever_the_order_a_pinned_file_is_not_evicted(database: Databas
     async with database.transaction() as evictor:
         assert len((await replicas.evict(evictor, file_ids=files)).evicted) == 1
         waiting = asyncio.create_task(pinner())
-        await asyncio.sleep(0.05)
+        await somebody_waits(database)
         assert not waiting.done()
     assert await waiting == []
 

@@ -12,6 +12,7 @@ from catalog import namespace, queues
 from catalog.database import Database
 from catalog.queues import Written
 from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
+from tests.waiting import somebody_waits
 
 
 @pytest.fixture
@@ -39,16 +40,6 @@ async def write(connection: AsyncConnection, epoch: int, *, first: int = 1) -> l
     return await queues.commit_written(
         connection, epoch, written, tape_files=99, end_block=5000 + first, written_bytes=1
     )
-
-
-async def somebody_waits(database: Database) -> None:
-    """Until a transaction of this database waits for a lock."""
-    waiting = sa.text(
-        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
-    )
-    async with asyncio.timeout(20), database.connection() as looking:
-        while not await looking.scalar(waiting):
-            await asyncio.sleep(0.01)
 
 
 async def places(connection: AsyncConnection) -> list[tuple[int, str]]:
