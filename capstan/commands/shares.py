@@ -64,7 +64,7 @@ def _usage(words: Sequence[str]) -> int:
         shown = [
             {
                 **row,
-                "mounts": f"{row['mounts']:.4g}",
+                "mounts": _parts(row["mounts"]),
                 "read_bytes": row["bytes_read"],
                 "written_bytes": row["bytes_written"],
             }
@@ -73,6 +73,11 @@ def _usage(words: Sequence[str]) -> int:
         print_table("usage", shown, {**keys[parsed.by], **_USED})
 
     return guarded(carry_out, as_json=parsed.json)
+
+
+def _parts(mounts: float) -> str:
+    """Mounts are parted among those whom they served: as many as whole ones are told as such."""
+    return f"{mounts:,.2f}".rstrip("0").rstrip(".")
 
 
 # ---------------------------------------------------------------------- shares

@@ -6,7 +6,9 @@ It asks no server and changes nothing: the planner, the order of reads and the d
 from __future__ import annotations
 
 import argparse
+import errno
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from capstan.commands.common import add_json, parser_for, print_json, print_table
 from catalog.units import show_seconds
-from client.cli.common import USAGE, ending, seconds_argument
+from client.cli.common import USAGE, counted, ending, seconds_argument
 
 if TYPE_CHECKING:
     from tapeserver.simulator.running import Question
@@ -25,10 +27,10 @@ EXAMPLE = """capstan simulate --generate farm --drives 8,10 --policy capstan,old
 #: combinations of drives, media, policies and times in one command
 RUNS_MAX = 64
 DRIVES_MAX = 1000
-REQUESTS_MAX = 2_000_000
+REQUESTS, REQUESTS_MAX = 10_000, 2_000_000
 #: for so many files it is worth to load the compiled loops of the order, or to compile them the first time
 COMPILED_FILES = 20_000
-LOAD_MAX = 10.0
+LOAD, LOAD_MAX = 1.0, 10.0
 NOISE_MAX = 1.0
 
 
@@ -51,6 +53,8 @@ def run(command: str, words: Sequence[str]) -> int:
     add_json(parser)
     parsed = parser.parse_args(words)
     runs = len(parsed.drives) * len(parsed.media) * len(parsed.policy) * len(parsed.quiet_time) * len(parsed.deadline)
+    if parsed.trace and (parsed.save_trace or parsed.requests or parsed.load):
+        parser.error("--requests, --load and --save-trace are of made requests: they go with --generate")
     if runs > RUNS_MAX:
         parser.error(f"these are {runs} combinations; one command runs at most {RUNS_MAX}")
     return ending("capstan", lambda: _carry_out(parsed), as_json=parsed.json)
@@ -58,12 +62,10 @@ def run(command: str, words: Sequence[str]) -> int:
 
 def _add_generating(parser: argparse.ArgumentParser) -> None:
     made = parser.add_argument_group("made requests")
+    made.add_argument("--requests", type=_number(1, REQUESTS_MAX), metavar="N", help=f"so many (default {REQUESTS})")
     made.add_argument(
-        "--requests", type=_number(1, REQUESTS_MAX), default=10_000, metavar="N", help="so many (default %(default)s)"
-    )
-    made.add_argument(
-        "--load", type=_real(0.001, LOAD_MAX), default=1.0, metavar="X",
-        help="work offered over what the first number of drives could do if no mount were shared (default %(default)s)",
+        "--load", type=_real(0.001, LOAD_MAX), metavar="X",
+        help=f"work offered over what the first number of drives could do if no mount were shared (default {LOAD})",
     )  # fmt: skip
     made.add_argument("--save-trace", type=Path, metavar="FILE", help="write the requests into a trace")
 
@@ -104,17 +106,24 @@ def _carry_out(parsed: argparse.Namespace) -> int:
     from tapeserver.ordering import warm_up
     from tapeserver.simulator.chart import chart
     from tapeserver.simulator.engine import Stuck
-    from tapeserver.simulator.report import COLUMNS, ESTIMATE_COLUMNS, Run, rows
+    from tapeserver.simulator.report import ARCHIVE_COLUMNS, COLUMNS, ESTIMATE_COLUMNS, Run, rows
     from tapeserver.simulator.running import answer
     from tapeserver.simulator.trace import BadTrace
 
+    for path in (parsed.svg, parsed.save_trace):
+        if path and not path.absolute().parent.is_dir():
+            # Said before the runs, which may take minutes.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     try:
         trace = _trace(parsed)
         if trace.files >= COMPILED_FILES:
             warm_up()
         runs = [Run(label=_label(one, parsed), question=one, outcome=answer(trace, one)) for one in _questions(parsed)]
     except (BadTrace, Stuck) as problem:
-        print(f"capstan: {parsed.trace or parsed.generate}: {problem}", file=sys.stderr)
+        detail = f"{parsed.trace or parsed.generate}: {problem}"
+        if parsed.json:
+            print_json({"items": [], "error": {"code": "bad_trace", "detail": detail}})
+        print(f"capstan: {detail}", file=sys.stderr)
         return USAGE
     title = _title(parsed, trace)
     if parsed.svg:
@@ -123,8 +132,8 @@ def _carry_out(parsed: argparse.Namespace) -> int:
         print_json({"trace": _trace_facts(parsed, trace), "runs": [one.as_json() for one in runs]})
     else:
         table = rows(runs)
-        told = {name: heading for name, heading in ESTIMATE_COLUMNS.items() if any(row[name] for row in table)}
-        print_table(title, table, COLUMNS | told)
+        more = {**ARCHIVE_COLUMNS, **ESTIMATE_COLUMNS}
+        print_table(title, table, COLUMNS | {name: more[name] for name in more if any(row[name] for row in table)})
     return 0
 
 
@@ -135,8 +144,9 @@ def _trace(parsed: argparse.Namespace) -> Trace:
     if parsed.trace:
         return read_trace(parsed.trace)
     made = generate(
-        KINDS[parsed.generate], seed=parsed.seed, requests=parsed.requests, drives=parsed.drives[0], load=parsed.load
-    )
+        KINDS[parsed.generate], seed=parsed.seed, requests=parsed.requests or REQUESTS, drives=parsed.drives[0],
+        load=parsed.load or LOAD,
+    )  # fmt: skip
     if parsed.save_trace:
         write_trace(made, parsed.save_trace, note=f"generated: {parsed.generate}, seed {parsed.seed}")
     return made
@@ -164,7 +174,7 @@ def _label(question: Question, parsed: argparse.Namespace) -> str:
     """The policy, and whatever the runs differ in."""
     words = [question.policy]
     if len(parsed.drives) > 1:
-        words.append(f"{question.drives} drives")
+        words.append(counted(question.drives, "drive"))
     if len(parsed.media) > 1:
         words.append(question.medium or "")
     if len(parsed.quiet_time) > 1 and question.quiet_seconds is not None:
@@ -175,9 +185,11 @@ def _label(question: Question, parsed: argparse.Namespace) -> str:
 
 
 def _title(parsed: argparse.Namespace, trace: Trace) -> str:
-    words = [f"{trace.requests} requests of {trace.files} files in {show_seconds(trace.seconds)}"]
+    what = [f"{counted(trace.requests, 'request')} of {counted(trace.files, 'file')}"] if trace.requests else []
+    what += [f"{counted(trace.archives, 'file')} to be written"] if trace.archives else []
+    words = [f"{' and '.join(what) or 'nothing'} in {show_seconds(trace.seconds)}"]
     if len(parsed.drives) == 1:
-        words.append(f"{parsed.drives[0]} drives")
+        words.append(counted(parsed.drives[0], "drive"))
     if len(parsed.media) == 1 and parsed.media[0]:
         words.append(parsed.media[0])
     return ", ".join(words)

@@ -24,7 +24,9 @@ _COLOURS = {
 _MEAN, _P95, _MAX = "#20456e", "#6f9bd1", "#cfdff2"
 _INK, _FAINT = "#1c2126", "#6a737b"
 _ROW, _BAR, _TOP, _GAP = 44, 22, 84, 36
-_LABEL_WIDTH, _WAITS_WIDTH, _USE_WIDTH, _MOUNTS_WIDTH = 230, 330, 270, 110
+_WAITS_WIDTH, _USE_WIDTH, _MOUNTS_WIDTH = 330, 270, 110
+#: for what the runs are called: as wide as the longest, within these
+_LABEL_WIDTH_MIN, _LABEL_WIDTH_MAX = 230, 480
 #: room for the value beside a bar
 _VALUE_WIDTH = 62
 _CHARACTER = 6.6
@@ -34,7 +36,9 @@ CUT_FACTOR = 1.6
 
 def chart(runs: Sequence[Run], title: str) -> str:
     """A whole SVG document."""
-    waits_at = 24 + _LABEL_WIDTH
+    longest_label = _CHARACTER * max([len(run.label) for run in runs], default=0) + 10
+    label_width = round(min(max(longest_label, _LABEL_WIDTH_MIN), _LABEL_WIDTH_MAX))
+    waits_at = 24 + label_width
     use_at = waits_at + _WAITS_WIDTH + _GAP
     mounts_at = use_at + _USE_WIDTH + _GAP
     width, height = mounts_at + _MOUNTS_WIDTH + 24, _TOP + _ROW * len(runs) + 44
@@ -52,7 +56,7 @@ def chart(runs: Sequence[Run], title: str) -> str:
     most = max([len(run.outcome.mounts) for run in runs], default=0) or 1
     for number, (run, wait) in enumerate(zip(runs, waits, strict=True)):
         top = _TOP + _ROW * number
-        parts.append(_text(24, top + 15, _shortened(run.label)))
+        parts.append(_text(24, top + 15, _shortened(run.label, label_width)))
         parts += _waits(waits_at, top, wait, longest)
         parts += _use(use_at, top, run)
         parts += _mounts(mounts_at, top, len(run.outcome.mounts), most)
@@ -121,6 +125,6 @@ def _text(left: float, base: float, words: str, *, colour: str = _INK, size: flo
     return f'<text x="{left:.1f}" y="{base:.1f}" {style}>{escape(words)}</text>'
 
 
-def _shortened(label: str) -> str:
-    most = int((_LABEL_WIDTH - 10) / _CHARACTER)
+def _shortened(label: str, width: float) -> str:
+    most = int((width - 10) / _CHARACTER)
     return label if len(label) <= most else label[: most - 1] + "…"

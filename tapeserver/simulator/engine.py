@@ -93,13 +93,15 @@ class Simulation:
                 now = event.at
                 self._happen(event)
             elif self.waiting.files.any():
-                raise Stuck(f"{int(self.waiting.files.sum())} files wait and {self.policy.name} mounts nothing")
+                raise Stuck(f"{self.writing.what_waits(self.waiting)}, and {self.policy.name} mounts nothing")
             else:
                 break
             if self._asks and (self._free or self._long):
                 self._decide(now)
             if arrived == number and number and now > times[-1] + self.settings.stuck_seconds:
-                raise Stuck(f"{int(self.waiting.files.sum())} files wait long after the last under {self.policy.name}")
+                raise Stuck(
+                    f"{self.writing.what_waits(self.waiting)}, long after all has come, under {self.policy.name}"
+                )
         # Not the last event: that may be one that was void when it came.
         return self._outcome(began, max([began, *times[-1:], *(mount.ends for mount in self.mounts)]))
 
@@ -151,6 +153,8 @@ class Simulation:
             self._expected_archives.append((archive, self._listener.expected_archive(pool, now)))
 
     def _tell_pool(self, pool: int) -> None:
+        if self.writing.is_hopeless(pool):
+            raise Stuck(self.writing.what_waits(self.waiting))
         if self._listens:
             self._listener.collects(pool, self.waiting, self.writing.writable(pool, self._station_of))
 

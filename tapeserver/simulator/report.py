@@ -23,6 +23,8 @@ COLUMNS = {
     "job_max": "max ",
     **{str(phase): str(phase) for phase in Phase},
 }
+#: from its arrival until a file is on tape, in traces that have files to be written
+ARCHIVE_COLUMNS = {"archive_mean": "archive: mean", "archive_p95": " p95", "archive_max": " max"}
 #: how far expected times were off, when they were asked for
 ESTIMATE_COLUMNS = {
     "expected_median": "expected: off by",
@@ -45,10 +47,11 @@ class Run:
 
 
 def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """One a run, every value as text, by the names of COLUMNS."""
+    """One a run, every value as text, by the names of the columns above."""
     found = []
     for run in runs:
         requests, jobs = Waits.of(run.outcome.request_waits), Waits.of(run.outcome.job_waits)
+        archives = Waits.of(run.outcome.archive_waits) if len(run.outcome.archive_waits) else None
         phases = run.outcome.phase_seconds
         total = sum(phases.values()) or 1.0
         found.append(
@@ -59,6 +62,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
                 **_waits("request", requests),
                 **_waits("job", jobs),
                 **{str(phase): f"{100 * seconds / total:.1f} %" for phase, seconds in phases.items()},
+                **(_waits("archive", archives) if archives else dict.fromkeys(ARCHIVE_COLUMNS, "")),
                 **_errors("expected", run.outcome.estimate_errors),
                 **_errors("archives", run.outcome.archive_estimate_errors),
             }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from math import isfinite
@@ -20,6 +21,7 @@ import numpy as np
 from tapeserver.simulator.trace import BadTrace, Trace, TraceVolume, Who
 
 VERSION = 1
+GZIP_MAGIC = b"\x1f\x8b"
 LINE_BYTES_MAX = 16 * 1024 * 1024
 REQUESTS_MAX = 20_000_000
 FILES_MAX = 100_000_000
@@ -69,12 +71,12 @@ Line = Head | Volume | Request | Archive
 
 
 def read_trace(path: Path) -> Trace:
-    """The trace of a file, `.gz` or not. Raises BadTrace, OSError."""
-    opened: BinaryIO
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as opened:  # type: ignore[assignment]  # a GzipFile reads as a BinaryIO does
+    """The trace of a file, in gzip or not, whatever its name. Raises BadTrace, OSError."""
+    with path.open("rb") as plain:
+        opened: BinaryIO = gzip.GzipFile(fileobj=plain) if plain.peek(2)[:2] == GZIP_MAGIC else plain  # type: ignore[assignment]  # a GzipFile reads as a BinaryIO does
         try:
             return parse_trace(_lines(opened))
-        except (EOFError, gzip.BadGzipFile) as problem:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as problem:
             raise BadTrace(f"not a whole gzip file ({problem}): copy it again") from problem
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from tapeserver.drivemodel import Geometry
 from tapeserver.simulator.passes import Pass
 from tapeserver.simulator.trace import Integers, Trace
+from tapeserver.simulator.waiting import Waiting
 
 #: so many are taken at once; behind them a mount may give way
 BATCH_FILES = 64
@@ -30,6 +31,7 @@ class Writing:
 
     def __init__(self, trace: Trace) -> None:
         self._first_row = trace.files
+        self._names = trace.pools
         self._sizes = trace.archive_bytes.tolist()
         self.times = trace.archive_times.tolist()
         self.pools = trace.archive_pools.tolist()
@@ -49,6 +51,19 @@ class Writing:
         wanted = self.size(queue[0]) if queue else 1
         found = [v for v in self._volumes[pool] if station_of[v] < 0 and self._room[v] >= wanted]
         return sorted(found, key=lambda v: (not self._written[v], v))
+
+    def is_hopeless(self, pool: int) -> bool:
+        """No volume of it has room for what is next, and none ever will."""
+        queue = self.queues[pool]
+        return bool(queue) and all(self._room[volume] < self.size(queue[0]) for volume in self._volumes[pool])
+
+    def what_waits(self, waiting: Waiting) -> str:
+        """For who reads why a run came to no end: in words, and of a pool without room that it has none."""
+        for pool, name in enumerate(self._names):
+            files = int(waiting.files[waiting.volumes + pool])
+            if files and self.is_hopeless(pool):
+                return f"{files} files wait for pool {name!r}, none of whose volumes has room for the next of them"
+        return f"{int(waiting.files.sum())} files wait"
 
     def take(self, pool: int, volume: int) -> list[int]:
         """The next archives that fit on the volume; none: it is full for them."""

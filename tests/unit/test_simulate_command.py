@@ -9,6 +9,10 @@ from xml.etree import ElementTree
 import pytest
 
 from capstan.main import main
+from tapeserver.simulator.chart import chart
+from tapeserver.simulator.report import Run
+from tapeserver.simulator.running import Question, answer
+from tapeserver.simulator.tracefile import parse_trace
 
 SMALL = ["simulate", "--generate", "farm", "--requests", "40", "--drives", "2"]
 
@@ -78,7 +82,53 @@ def test_a_trace_that_cannot_come_to_an_end_is_one_line(tmp_path: Path, capsys: 
     )
     assert main(["simulate", "--trace", str(path), "--drives", "1"]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "1 files wait" in line
+    assert "1 files wait for pool 'raw', none of whose volumes has room" in line
+
+
+def test_a_refusal_is_one_document_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text("rubbish\n")
+    assert main(["simulate", "--trace", str(path), "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["error"]["code"] == "bad_trace"
+    assert "line 1" in document["error"]["detail"]
+
+
+def test_how_long_files_waited_to_be_written_is_told_of_traces_that_have_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trace"
+    path.write_text(
+        '{"type": "trace", "version": 1}\n'
+        '{"type": "volume", "name": "A", "medium": "LTO-9", "capacity": 18000000000000, "pool": "raw"}\n'
+        '{"type": "archive", "time": 0, "pool": "raw", "bytes": 500}\n'
+    )
+    assert main(["simulate", "--trace", str(path), "--drives", "1"]) == 0
+    title, heading, _ = capsys.readouterr().out.splitlines()
+    assert title == "1 file to be written in 0.0 s, 1 drive"
+    assert "archive: mean" in heading
+    assert main(SMALL) == 0
+    assert "archive" not in capsys.readouterr().out
+
+
+def test_a_place_for_the_chart_that_is_not_there_is_said_before_anything_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("tapeserver.simulator.running.answer", never)
+    assert main([*SMALL, "--svg", str(tmp_path / "none" / "chart.svg")]) == 4
+    assert "none/chart.svg: No such file" in capsys.readouterr().err
+
+
+def test_runs_with_long_names_are_told_apart_in_the_chart() -> None:
+    question = Question(policy="oldest-first", drives=1)
+    nothing = answer(parse_trace([b'{"type": "trace", "version": 1}']), question)
+    labels = [f"dcache-like, 10 drives, LTO-9-HH, quiet 10 min, deadline {hours} h" for hours in (4, 8)]
+    drawn = chart([Run(label=one, question=question, outcome=nothing) for one in labels], "two runs")
+    texts = [found.text for found in ElementTree.fromstring(drawn).iter() if found.tag.endswith("text")]
+    assert set(labels) <= set(texts)
 
 
 def test_a_trace_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +149,9 @@ def test_a_trace_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.Ca
         ["--generate", "farm", "--quiet-time", "soon"],
         ["--generate", "farm", "--noise", "nan"],
         ["--generate", "farm", "--drives", ",".join(map(str, range(1, 70)))],
+        ["--trace", "x", "--save-trace", "y"],
+        ["--trace", "x", "--requests", "5"],
+        ["--trace", "x", "--load", "0.5"],
     ],
 )
 def test_what_cannot_be_asked_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,23 @@ def test_a_gzip_file_that_was_cut_is_a_bad_trace(tmp_path: Path) -> None:
         read_trace(path)
 
 
+def test_a_gzip_file_with_a_wrong_byte_is_a_bad_trace(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl.gz"
+    write_trace(generate(KINDS["farm"], seed=3, requests=50, drives=4, load=1.0), path)
+    whole = path.read_bytes()
+    for place in range(100, len(whole), 997):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(BadTrace):
+            read_trace(path)
+
+
+@pytest.mark.parametrize(("written", "name"), [("a.gz", "a"), ("a", "a.gz")])
+def test_what_a_file_holds_counts_and_not_its_name(written: str, name: str, tmp_path: Path) -> None:
+    write_trace(generate(KINDS["farm"], seed=3, requests=5, drives=4, load=1.0), tmp_path / written)
+    (tmp_path / written).rename(tmp_path / name)
+    assert read_trace(tmp_path / name).requests == 5
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
