@@ -270,7 +270,7 @@ async def list_storage_classes(connection: AsyncConnection) -> list[StorageClass
 async def writable_volumes(
     connection: AsyncConnection, pools: Sequence[str], *, limit: int = 16
 ) -> dict[str, list[str]]:
-    """pool -> volumes that are not mounted and may take its archives, best first, at most `limit` each."""
+    """pool -> volumes that may take its archives, mounted ones too, best first, at most `limit` each."""
     rows = await connection.execute(_SQL["writable"], {"pools": list(pools), "limit": limit})
     found: dict[str, list[str]] = {pool: [] for pool in pools}
     for row in rows:

@@ -68,6 +68,8 @@ class LibraryPlanner:
         self._courtesy = Courtesy()
         self._estimating = Estimating(database, library, self._courtesy.breathe)
         self._news: asyncio.TimerHandle | None = None
+        #: what rang too soon after the last look at the surroundings has them looked at again then
+        self._looks_again: asyncio.TimerHandle | None = None
         #: what was written last, by kind and key; None: nobody knows
         self._said: dict[tuple[str, str], Explanation] | None = None
         self._surround_at = self._explain_at = 0.0
@@ -183,9 +185,10 @@ class LibraryPlanner:
             self._ring_for_news(keeper)
         if loop.time() >= self._surround_at:
             self._surround_at = loop.time() + SURROUND_SECONDS
-            loop.call_later(SURROUND_SECONDS, self.learning.set)
             await self._courtesy.give_turn()
             await self._surround(keeper)
+        elif self._looks_again is None:
+            self._looks_again = loop.call_at(self._surround_at, self._look_again)
         if loop.time() >= self._explain_at:
             await self._courtesy.give_turn()
             await self._explain(keeper, lease)
@@ -222,6 +225,10 @@ class LibraryPlanner:
             self.deciding.set()
         elif self._news is None:
             self._news = self._loop.call_later(NEWS_SECONDS, self._news_due)
+
+    def _look_again(self) -> None:
+        self._looks_again = None
+        self.learning.set()
 
     def _news_due(self) -> None:
         self._news = None

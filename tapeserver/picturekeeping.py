@@ -87,6 +87,9 @@ class PictureKeeper:
         self._cache_capacity_bytes: int | None = None
         self._surrounded: object = None
         self._said: Sequence[AllottedShare] = ()
+        #: since the last look at the surroundings, which may be older: pairs that failed, volumes that got a mount
+        self._failed_since: list[tuple[str, str]] = []
+        self._planned_since: set[str] = set()
         self._now = 0.0
 
     # ------------------------------------------------------------------ what waits
@@ -172,6 +175,7 @@ class PictureKeeper:
                 # At once: the next drive for this volume is chosen before the matrix is looked at again.
                 failed_in = picture.suspects.get(end.volume, frozenset())
                 picture.suspects[end.volume] = failed_in | {end.drive}
+                self._failed_since.append((end.volume, end.drive))
         for one in situation.mounts:
             if picture.mounts.get(one.drive) != one:
                 picture.mount_began(one)
@@ -181,6 +185,7 @@ class PictureKeeper:
         for one in mounts:
             self.picture.mount_began(one)
             self.picture.hurried.discard(one.volume)
+            self._planned_since.add(one.volume)
 
     def ended_before(self, ends: Sequence[SeenEnd], fruitless: Mapping[str, int]) -> None:
         """How the last mounts ended, for a picture that is begun."""
@@ -262,10 +267,12 @@ class PictureKeeper:
             self._need(pool)
         picture.set_media(seen.media)
         suspects: dict[str, set[str]] = {}
-        for volume, drive in seen.suspects:
+        for volume, drive in (*seen.suspects, *self._failed_since):
             suspects.setdefault(volume, set()).add(drive)
         picture.suspects = {volume: frozenset(drives) for volume, drives in suspects.items()}
-        picture.hurried = set(seen.hurried)
+        picture.hurried = set(seen.hurried) - self._planned_since
+        self._failed_since.clear()
+        self._planned_since.clear()
         self._room(seen)
         self.ripen(seen.ripe)
         for one in seen.charges:

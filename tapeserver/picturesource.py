@@ -69,7 +69,9 @@ class PictureSource:
         """The rest, beside the decisions."""
         pools = keeper.pools
         seen = await situations.pools_seen(connection, pools) if pools else []
-        writable = await volumes.writable_volumes(connection, pools, limit=WRITABLE_MAX) if pools else {}
+        # Those in drives are listed too, and must not hide the others.
+        most = WRITABLE_MAX + len(keeper.picture.mounts)
+        writable = await volumes.writable_volumes(connection, pools, limit=most) if pools else {}
         waiting = await maintenance.volumes_waiting(connection, self.library, limit=MEDIA_MAX)
         pairs = await failures.suspect_pairs(connection, self.library)
         servers = await cacheservers.live_servers(connection)

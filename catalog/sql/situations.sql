@@ -29,8 +29,9 @@ from library l where l.name = :library;
 -- carry_out --
 -- All of one decision, in one round trip and under the lease, whose row is locked against a takeover until the end of the
 -- statement. The picture may be a moment old: a mount whose work is gone by now gets no row, nor does one whose drive or
--- volume another planner took. An index is written on what is full. In the order of drives. An operator's "now" was for
--- the mount that is made; who is to stop already keeps the first reason, which says more.
+-- volume another planner took, or whose volume has joined another pool since. An index is written on what is full. In the
+-- order of drives. An operator's "now" was for the mount that is made; who is to stop already keeps the first reason, which
+-- says more.
 with held as materialized (
     select number from lease
     where name = :lease and holder = :holder and number = :number and expires_at > capstan_now() for share
@@ -42,7 +43,7 @@ with held as materialized (
          as w (drive, volume, pool, purpose, grp, code, arguments)
     join drive d on d.name = w.drive and d.state = 'up' join volume v on v.vid = w.volume and v.library = d.library
     join library l on l.name = d.library and l.state = 'up'
-    where exists (select from held)
+    where exists (select from held) and (w.pool is null or v.pool is null or v.pool = w.pool)
       and ((w.code in ('verify', 'label', 'index')
             and exists (select from maintenance t where t.kind = w.code and t.key = w.volume and t.state in ('queued', 'running'))
             and (w.code <> 'index' or not v.end_verified or v.tape_files > v.indexed_tape_files))

@@ -84,13 +84,13 @@ where vid = :volume and generation < :generation and tape_files = 0
 returning vid;
 
 -- writable --
--- Where the archives of a pool may go: partly filled ones first, the fullest of them; then labelled and blank ones.
+-- Where the archives of a pool may go: partly filled ones first, the fullest of them; then labelled and blank ones. Those
+-- in drives too: who asks decides at the moment at which one comes out, and would otherwise begin another.
 select v.vid, v.pool, v.state, v.written_bytes, v.capacity_bytes, p.name as for_pool
 from pool p cross join lateral (
     select * from volume v
     where v.library = p.library and (v.pool = p.name or (v.pool is null and v.state = 'blank'))
       and v.state in ('active', 'blank')
-      and not exists (select from mount m where m.volume = v.vid)
       and not exists (select from maintenance l where l.kind = 'label' and l.key = v.vid
                       and l.state in ('queued', 'running'))
     order by (v.state = 'blank'), (v.written_bytes = 0), v.written_bytes desc, v.vid limit :limit) v

@@ -68,7 +68,7 @@ class ArchiveNeed:
     oldest_at: float | None
     #: of the newest; None: not known
     newest_at: float | None = None
-    #: not mounted; those that rest too
+    #: those that rest, or are mounted, too
     writable: Sequence[str]
     #: filled at once; None: as the policy says
     volumes_open_max: int | None = None

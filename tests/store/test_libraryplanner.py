@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -247,3 +248,94 @@ async def test_blank_volumes_that_no_drive_can_write_do_not_hide_the_one_that_it
         await queues.make_urgent(connection, files)
     await at.work()
     assert await at.mounted() == [("D00039", "archive")]
+
+
+async def write(at: At, count: int = 1) -> str:
+    """So many files that somebody waits for are to be written; to this pool."""
+    async with at.database.transaction() as connection:
+        files = await make_files(connection, count)
+        await queues.enqueue_archives(connection, files)
+        await queues.make_urgent(connection, files)
+    return "east"
+
+
+async def test_a_pool_goes_on_with_the_volume_that_has_just_come_out_of_its_drive(at: At) -> None:
+    """Though nobody has looked at the pools since: else each mount that ends while more comes would begin another."""
+    await write(at)
+    await at.work()
+    [(volume, _)] = await at.mounted()
+    await at.work()
+    await at.end(volume)
+    await at.planner.decide()
+    assert await at.mounted() == [(volume, "archive")]
+
+
+async def test_a_volume_that_has_joined_a_pool_since_is_not_mounted_for_another(at: At) -> None:
+    async with at.database.transaction() as connection:
+        await connection.execute(sa.text("update volume set state = 'full' where library = 'east'"))
+        await volumes.create_volumes(
+            connection, [volumes.NewVolume(vid="B00001", library="east", pool=None, capacity_bytes=10**10)]
+        )
+        await volumes.create_pool(connection, name="other", library="east")
+    await write(at)
+    await at.planner.decide()
+    await at.planner.learn()
+    async with at.database.transaction() as connection:
+        await connection.execute(sa.text("update volume set pool = 'other' where vid = 'B00001'"))
+    await at.planner.decide()
+    assert await at.mounted() == []
+
+
+async def test_what_mounts_told_while_the_surroundings_were_read_is_not_forgotten_with_them(at: At) -> None:
+    await at.ask(at.files[:2])
+    async with at.database.transaction() as connection:
+        await situations.hurry(connection, "E00001", who="root", reason="now")
+    await at.planner.decide()
+    await at.planner.learn()
+    keeper = at.planner._keeper
+    assert keeper is not None
+    async with at.database.connection() as connection:
+        seen = await at.planner._source.surroundings(connection, keeper, await leases.clock(connection))
+    assert list(seen.hurried) == ["E00001"]
+    await at.planner.decide()
+    async with at.database.transaction() as connection:
+        [one] = await mounts.list_mounts(connection)
+        await failures.record(
+            connection, library="east", drive=one.drive, volume=one.volume, kind="read", epoch=one.epoch,
+            why="medium error", file=at.files[0],
+        )  # fmt: skip
+    await at.end("E00001")
+    async with at.database.connection() as connection:
+        situation = await at.planner._source.look(connection, keeper)
+    keeper.see(situation)
+    keeper.surround(seen)
+    assert keeper.picture.hurried == set()
+    assert keeper.picture.suspects == {"E00001": frozenset({one.drive})}
+    async with at.database.connection() as connection:
+        seen = await at.planner._source.surroundings(connection, keeper, await leases.clock(connection))
+    async with at.database.transaction() as connection:
+        await failures.clear(connection, volume="E00001")
+        seen = await at.planner._source.surroundings(connection, keeper, await leases.clock(connection))
+    keeper.surround(seen)
+    assert keeper.picture.suspects == {}
+
+
+async def test_a_quiet_library_is_looked_at_at_its_interval_and_not_five_times_a_second(at: At) -> None:
+    await at.work()
+    looks = 0
+    read = at.planner._source.surroundings
+
+    async def counted(*arguments: object) -> object:
+        nonlocal looks
+        looks += 1
+        return await read(*arguments)  # type: ignore[arg-type]  # as it came
+
+    at.planner._source.surroundings = counted  # type: ignore[method-assign,assignment]  # watched
+    at.planner._surround_at = 0.0
+    for _ in range(3):
+        at.planner.learning.clear()
+        await at.planner.learn()
+        await asyncio.sleep(0.25)
+        if not at.planner.learning.is_set():
+            break
+    assert looks == 1

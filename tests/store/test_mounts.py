@@ -104,14 +104,14 @@ async def test_an_enabled_volume_is_again_what_it_was(media: Database) -> None:
             assert (await volumes.volume_at(connection, volume)).state is state
 
 
-async def test_archives_go_to_the_fullest_volume_that_has_room_and_is_not_mounted(media: Database) -> None:
+async def test_archives_go_to_the_fullest_volume_that_has_room_whether_it_is_in_a_drive_or_not(media: Database) -> None:
     async with media.transaction() as connection:
         await connection.execute(sa.text("update volume set written_bytes = 5 where vid = 'E00002'"))
         await connection.execute(sa.text("update volume set written_bytes = 9 where vid = 'E00003'"))
         assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00003", "E00002", "E00001"]
         await mounted(connection, "E00003", "east1")
         await volumes.set_state(connection, "volume", "E00002", "full", who="ann", reason="x")
-        assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00001"]
+        assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00003", "E00001"]
 
 
 async def test_candidates_are_written_on_change_only_and_go_with_their_demand(media: Database) -> None:
