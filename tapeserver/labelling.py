@@ -45,13 +45,15 @@ async def label_volumes(
         epochs = await mounts.next_epochs(connection, len(new))
     if library is None or not drives:
         raise NotFound(what=f"library {library_name} with a drive")
-    changer = open_library(library.spec)
+    # Not at the pace of life, if it has one: nobody would wait hours for the first start of a drill.
+    spec = {name: value for name, value in library.spec.items() if name != "speed"}
+    changer = open_library(spec)
     shares: list[list[Load]] = [[] for _ in drives]
     for number, (vid, epoch) in enumerate(zip(new, epochs, strict=True)):
         shares[number % len(drives)].append(
             Load(
                 epoch=epoch,
-                library_spec=library.spec,
+                library_spec=spec,
                 drive=drives[number % len(drives)],
                 volume=vid,
                 generation=FIRST_GENERATION,

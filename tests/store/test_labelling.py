@@ -12,6 +12,7 @@ from catalog.database import Database
 from catalog.states import VolumeState
 from tapeserver.format import labels
 from tapeserver.labelling import label_volumes
+from tapeserver.library.lifelike import Lifelike
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library, drive_names
 
 CAPACITY_BYTES = 10_000_000
@@ -58,6 +59,16 @@ async def test_new_volumes_are_labelled_once(database: Database, library: Virtua
     first = await at(database, VIDS[0])
     assert (first.state, first.generation, first.pool) == (VolumeState.ACTIVE, 1, "east")
     assert await label(database) == 0
+
+
+async def test_the_first_labels_take_no_time_of_a_library_that_takes_its_time(
+    database: Database, library: VirtualLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[object] = []
+    monkeypatch.setattr(Lifelike, "__call__", lambda *motion: taken.append(motion))
+    async with database.transaction() as connection:
+        await connection.execute(sa.text("""update library set spec = spec || '{"speed": 1}'"""))
+    assert (await label(database), taken) == (2, [])
 
 
 async def test_a_blank_volume_that_never_had_a_label_gets_its_first(
