@@ -32,6 +32,7 @@ NOW = 50_000.0
 SHARES = [Share("alice", "atlas"), Share("bob", "cms"), Share("carol", "cms", "T0"), Share("own", "capstan", "", 10)]
 VOLUMES = [f"A{number}" for number in range(7)]
 POOLS = ("p", "q")
+MOSTLY = st.sampled_from([True, True, True, True, False])
 POLICIES = st.builds(
     Policy,
     recall_files=st.sampled_from([1, 4]),
@@ -86,7 +87,7 @@ class Told:
 @st.composite
 def told(draw: st.DrawFn) -> Told:
     drives = [
-        DriveView(name=f"d{number}", up=draw(st.booleans()), attached=draw(st.booleans()))
+        DriveView(name=f"d{number}", up=draw(MOSTLY), attached=draw(MOSTLY))
         for number in range(draw(st.integers(0, 5)))
     ]
     taken = draw(st.lists(st.sampled_from(VOLUMES), unique=True, max_size=len(drives)))
@@ -104,7 +105,8 @@ def told(draw: st.DrawFn) -> Told:
         )
         for number, (volume, drive) in enumerate(zip(taken, drives, strict=False))
     ]
-    writable = [volume for volume in draw(st.permutations(VOLUMES)) if volume not in taken][: draw(st.integers(0, 7))]
+    # What is in a drive is told as writable until the next look.
+    writable = draw(st.permutations(VOLUMES))[: draw(st.integers(0, 7))]
     state = st.sampled_from(["active", "active", "full", "disabled", "broken"])
     wants = st.tuples(
         st.sampled_from(VOLUMES), st.sampled_from(SHARES), st.integers(0, 3), st.integers(1, 6),
@@ -123,7 +125,7 @@ def told(draw: st.DrawFn) -> Told:
         archives=[
             ArchiveNeed(
                 pool=pool, files=3, bytes=draw(st.sampled_from([10, 10**10])), urgent=draw(st.integers(0, 1)),
-                oldest_at=draw(st.sampled_from([None, NOW - 1, NOW - 9000])),
+                oldest_at=draw(st.sampled_from([None, NOW + 60, NOW - 1, NOW - 9000])),
                 # Those of one pool each, or blank ones that any pool may take.
                 writable=writable if draw(st.booleans()) else writable[half::2],
                 groups=(draw(st.sampled_from(["atlas", "cms"])),),
@@ -174,7 +176,7 @@ def test_in_any_picture_nothing_is_mounted_without_work_that_may_be_done_now(see
         need = writes.get(mount.pool or "")
         may = {
             "recall": reads and state in ("active", "full"),
-            "archive": (need is not None and need.oldest_at is not None and mount.volume in need.writable)
+            "archive": (need is not None and (need.oldest_at or math.inf) <= NOW and mount.volume in need.writable)
             or (mount.reason_code == "index" or ("index", mount.volume) in {(m.purpose, m.volume) for m in seen.media}),
             "verify": any(one.volume == mount.volume for one in seen.media) and state in ("active", "full"),
         }
