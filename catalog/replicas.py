@@ -38,6 +38,7 @@ from catalog.reservations import (
     reservations_of,
     reserve,
     reserve_recalls,
+    unreached,
     want_space,
 )
 from catalog.sql import load
@@ -88,6 +89,7 @@ __all__ = [
     "servers",
     "take_wanted",
     "unpin",
+    "unreached",
     "want_space",
 ]  # fmt: skip
 

@@ -24,6 +24,8 @@ _SQL = {name: sa.text(statement) for name, statement in load("replicas").items()
 #: a cache server that has been silent longer does not count as live
 HEARTBEAT_SECONDS_MAX = 15.0
 RETRY_AFTER_SECONDS = 5.0
+#: recalls go to others so long after a mover could not give a server a file; that it cannot is noted at most so often
+UNREACHED_SECONDS, UNREACHED_AGAIN_SECONDS = 300.0, 5.0
 #: drawn at once; those that a process has not used when it ends are never used
 IDS_DRAWN = 256
 #: a server that was filled by others while it was chosen is chosen anew so often
@@ -119,12 +121,17 @@ async def reserve_recalls(
 ) -> list[Reservation]:
     """Space for (file id, size) in this order, all on one server: the longest prefix that fits there, maybe none.
 
+    The emptiest, but one that movers could not reach lately (`unreached`) only when no other has room for the first.
     When not all fit, what is missing is noted for the evictor; wake CACHE after the commit.
     """
     if not files:
         return []
     # The server with room for the first one; without any, there is nothing to do but to ask for space.
-    first = {"bytes": files[0][1], "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX}
+    first = {
+        "bytes": files[0][1],
+        "heartbeat_seconds_max": HEARTBEAT_SECONDS_MAX,
+        "unreached_seconds": UNREACHED_SECONDS,
+    }
     chosen = (await connection.execute(_SQL["choose_server"], first)).one_or_none()
     given = []
     if chosen is not None:
@@ -146,6 +153,16 @@ async def reserve_recalls(
         for row in given
         if chosen is not None
     ]
+
+
+async def unreached(connection: AsyncConnection, server: str) -> bool:
+    """A mover could not give it a file, though its heartbeat is fresh; whether that is news.
+
+    Recalls go elsewhere for UNREACHED_SECONDS, or until it starts anew. In a transaction of its own: others that hold
+    what recalls lock wait for this row.
+    """
+    arguments = {"server": server, "again_seconds": UNREACHED_AGAIN_SECONDS}
+    return (await connection.execute(_SQL["unreached"], arguments)).rowcount > 0
 
 
 async def want_space(connection: AsyncConnection, *, bytes: int, server: str | None = None) -> None:

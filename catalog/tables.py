@@ -185,7 +185,7 @@ cache_server = Table(
     *switch("up"), column("capacity_bytes", BigInteger), number("taken_bytes", 0),
     column("high_watermark", REAL, server_default=text("0.9")),
     column("low_watermark", REAL, server_default=text("0.8")), number("wanted_bytes", 0),
-    optional("evictable_bytes", BigInteger), now("heartbeat_at"),
+    optional("evictable_bytes", BigInteger), now("heartbeat_at"), optional("unreached_at", TIME),
     CheckConstraint("taken_bytes >= 0", name="cache_server_check"),
 )
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import ClassVar, Literal
 
+import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import endings, failures, queues, recalls, replicas
@@ -19,9 +20,12 @@ from catalog.queues import ClaimedRecall, WantedRecall
 from catalog.replicas import Recalled, Reservation
 from tapeserver.frames import Arrange, Arranged, Drop, FromMover, Loaded, Read, ReadDone, ReadFailed, ReadItem
 from tapeserver.mountcontext import MountContext, geometry_in
+from tapeserver.mover.bulkhttp import CacheStreamBroken
 from tapeserver.outcomes import CACHE_AWAY, CACHE_FULL
 from tapeserver.readinglist import WANTED_MAX, ReadingList, Segment
 from tapeserver.turns import Turn
+
+log = structlog.get_logger(__name__)
 
 #: all that is wanted of the volume is looked at anew so often, or when the list runs short; and so much longer it is
 #: left alone than the look took
@@ -227,8 +231,10 @@ class ReadTurn(Turn):
                 self._drive_answers = False
             elif message.number == self._question:
                 self._list.rearrange(self._asked, message.order)
-        elif isinstance(message, ReadFailed) and self._is_over(message.file_id, message.reservation_id):
-            await self._failed(message)
+        elif isinstance(message, ReadFailed):
+            given = self._out.get(message.file_id)
+            if given is not None and self._is_over(message.file_id, message.reservation_id):
+                await self._failed(message, given[1].cache_server)
 
     def _is_over(self, file_id: int, reservation_id: int) -> bool:
         """Whether it speaks of what the mover has now: a file dropped and wanted again has a new reservation."""
@@ -238,10 +244,12 @@ class ReadTurn(Turn):
         del self._out[file_id]
         return True
 
-    async def _failed(self, message: ReadFailed) -> None:
+    async def _failed(self, message: ReadFailed, server: str) -> None:
         if message.code == "dropped" or message.retry == Retry.LATER.value:
             # Not the copy's fault: no attempt is counted.
             self._cache_failures += 1
+            if message.code == CacheStreamBroken.code:
+                await self._unreached(server, message.text)
             if self._cache_failures > CACHE_FAILURES_MAX or not self._out:
                 self.problem = f"{CACHE_AWAY} take files: {message.text}"
             await self._unclaim([message.file_id], [message.reservation_id])
@@ -268,6 +276,11 @@ class ReadTurn(Turn):
         await self.context.commit(fail)
         self._suspected.add(message.file_id)
         self.context.database.wake(PLANNER)
+
+    async def _unreached(self, server: str, why: str) -> None:
+        """What is claimed next goes to another cache server, if one has room."""
+        if await self.context.commit(lambda connection: replicas.unreached(connection, server)):
+            log.warning("cache server not reached", cache_server=server, epoch=self.context.work.epoch, why=why)
 
     async def record(self, *, now: bool = False) -> None:
         config = self.context.config

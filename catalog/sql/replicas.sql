@@ -5,7 +5,8 @@ INSERT INTO cache_server (name, url, root_id, host, root, capacity_bytes, high_w
 VALUES (:name, :url, :root_id, :host, :root, :capacity_bytes, CAST(:high AS real), CAST(:low AS real), capstan_now())
 ON CONFLICT (name) DO UPDATE SET
     url = excluded.url, root_id = excluded.root_id, host = excluded.host, root = excluded.root, capacity_bytes = excluded.capacity_bytes,
-    high_watermark = excluded.high_watermark, low_watermark = excluded.low_watermark, heartbeat_at = excluded.heartbeat_at
+    high_watermark = excluded.high_watermark, low_watermark = excluded.low_watermark, heartbeat_at = excluded.heartbeat_at,
+    unreached_at = NULL
 WHERE cache_server.root_id IN (excluded.root_id, '')
 RETURNING name
 
@@ -59,11 +60,18 @@ FROM promised p JOIN taken t ON t.name = p.cache_server
 SELECT nextval(pg_get_serial_sequence('reservation', 'id')) FROM generate_series(1, :number)
 
 -- choose_server --
--- As in reserve, but held until the statement that charges it: recalls reserve in sets, seldom.
+-- As in reserve, but held until the statement that charges it: recalls reserve in sets, seldom. One that movers cannot
+-- reach stays the emptiest for ever: it comes behind the others that have room.
 SELECT name, url FROM cache_server
 WHERE state = 'up' AND heartbeat_at > capstan_now() - make_interval(secs => :heartbeat_seconds_max)
   AND taken_bytes + CAST(:bytes AS bigint) <= capacity_bytes
-ORDER BY capacity_bytes - taken_bytes DESC, name LIMIT 1 FOR NO KEY UPDATE
+ORDER BY coalesce(unreached_at > capstan_now() - make_interval(secs => :unreached_seconds), false),
+         capacity_bytes - taken_bytes DESC, name LIMIT 1 FOR NO KEY UPDATE
+
+-- unreached --
+-- Again and again by many files and movers, written once in so many seconds: reservations want the row.
+UPDATE cache_server SET unreached_at = capstan_now()
+WHERE name = :server AND coalesce(unreached_at < capstan_now() - make_interval(secs => :again_seconds), true)
 
 -- reserve_recalls --
 -- As many as fit, in the given order, none left out between: the mover reads them in that order. The server's row is

@@ -14,10 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import mounts, queues, replicas
 from catalog.database import Database
-from catalog.errors import CatalogUnreachable
+from catalog.errors import CatalogUnreachable, Retry
 from tapeserver.config import Config
-from tapeserver.frames import Arrange, Arranged, Read
+from tapeserver.frames import Arrange, Arranged, Read, ReadDone, ReadFailed
 from tapeserver.mountcontext import MountContext
+from tapeserver.mover.bulkhttp import CacheStreamBroken
 from tapeserver.readturn import ReadTurn
 from tests.store.media import drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
 
@@ -131,6 +132,35 @@ async def test_what_the_cache_has_no_space_for_stays_where_it_is_in_the_order(
     turn._look_at = 0.0
     await turn.top_up()
     assert reading.link.files == files + more
+
+
+async def test_behind_a_cache_server_that_is_not_reached_the_mount_goes_on_with_another(
+    database: Database, reading: Reading
+) -> None:
+    turn, files = reading.turn, reading.files
+    turn.context.config = Config(name="ts", recalls_files_max=2)
+    async with database.transaction() as connection:
+        await connection.execute(
+            sa.text(
+                "insert into cache_server (name, url, root_id, host, root, capacity_bytes)"
+                " values ('far', 'http://127.0.0.1:1', 'far', 'h', '/r', 2 * 10^9)"
+            )
+        )
+    await turn.top_up()
+    given = {file: space for file, (_, space, _) in turn._out.items()}
+    assert {space.cache_server for space in given.values()} == {"far"}
+    broken = ReadFailed(
+        file_id=files[0],
+        reservation_id=given[files[0]].id,
+        code=CacheStreamBroken.code,
+        text="no answer",
+        retry="later",
+    )
+    await turn.handle(broken)
+    await turn.handle(ReadDone(files=[(files[1], given[files[1]].id)]))
+    await turn.top_up()
+    assert {space.cache_server for _, space, _ in turn._out.values()} == {"cache"}
+    assert turn.problem is None
 
 
 async def test_a_drive_is_asked_for_its_order_of_what_is_new_and_not_again_for_what_is_left_of_it(

@@ -126,6 +126,25 @@ async def test_recalls_get_the_longest_prefix_that_fits_and_the_rest_is_wished_f
     assert await replicas.reserve_recalls(connection, [(files[2], 500)], 7, 60) == []
 
 
+async def test_recalls_go_for_a_while_to_others_than_a_server_that_movers_do_not_reach(
+    connection: AsyncConnection,
+) -> None:
+    async def chosen(bytes: int = 10) -> str:
+        [file] = await make_files(connection, 1, on_disk=False)
+        return (await replicas.reserve_recalls(connection, [(file, bytes)], 7, 60))[0].cache_server
+
+    await replicas.register_server(connection, name="far", **{**ROOT, "capacity_bytes": 5000})
+    assert await chosen() == "far"
+    assert await replicas.unreached(connection, "far")
+    assert not await replicas.unreached(connection, "far")
+    assert [await chosen(), await chosen(2000)] == ["cache", "far"]
+    await connection.execute(sa.text("update cache_server set unreached_at = unreached_at - interval '301 s'"))
+    assert await chosen() == "far"
+    assert await replicas.unreached(connection, "far")
+    await replicas.register_server(connection, name="far", **{**ROOT, "capacity_bytes": 5000})
+    assert await chosen() == "far"
+
+
 async def test_a_reservation_grows_while_there_is_room(connection: AsyncConnection) -> None:
     one = await replicas.reserve(connection, bytes=100, kind="put", lifetime_seconds=60)
     assert await replicas.grow_reservation(connection, one.id, bytes=900) == 1000

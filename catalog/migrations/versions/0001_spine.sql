@@ -213,6 +213,7 @@ create table cache_server (
     wanted_bytes bigint not null default 0,       -- the largest wish that was refused since the evictor last looked
     evictable_bytes bigint,                       -- of the replicas those that could go, when it last looked; null: not known
     heartbeat_at timestamptz not null default capstan_now(),
+    unreached_at timestamptz,                     -- when a mover could not give it a file: for a while the others come first
     check (taken_bytes >= 0)
 );
 
@@ -462,8 +463,9 @@ create table lost_life (
 );
 
 -- Changes of the namespace, by id and never by path, so that the last one of a node or file is all that is true of it; and
--- what operators say of drives and volumes, which have names and no ids: 0, with the name in the entry. Written by triggers, in the transaction that makes the change and under the lock of the row: of one object, the order
--- of seq is the order of the changes. Read like the outbox of events: below the oldest transaction under way.
+-- what operators say of drives and volumes, which have names and no ids: 0, with the name in the entry. Written by
+-- triggers, in the transaction that makes the change and under the lock of the row: of one object, the order of seq is the
+-- order of the changes. Read like the outbox of events: below the oldest transaction under way.
 create table journal (
     seq bigint generated always as identity, transaction xid8 not null default pg_current_xact_id(),
     at timestamptz not null default capstan_now(),
