@@ -27,11 +27,11 @@ import numpy as np
 
 from bench.measure import Row
 from catalog import endings, mounts, queues
-from catalog.database import PLANNER, SESSIONS, Database
+from catalog.database import QUEUES, Database
 from catalog.embedded import EmbeddedPostgres
 from catalog.migrate import upgrade
 from tapeserver.config import Config
-from tapeserver.planning import PlanningLoop
+from tapeserver.planning import PLANNING_CHANNELS, PlanningLoop
 
 RECALLS, RECALLS_QUICK = 1_000_000, 50_000
 RECALLS_VARIABLE = "CAPSTAN_BENCH_RECALLS"
@@ -137,7 +137,6 @@ async def _decision(database: Database) -> float:
     one = random.choice(live)
     async with database.transaction() as connection:
         await endings.end_mount(connection, one.epoch, "done")
-    database.wake(PLANNER)
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     while time.monotonic() < deadline:
         async with database.connection() as connection:
@@ -163,10 +162,9 @@ async def _plan(url: str) -> None:
         planning = PlanningLoop(database, config, closing=asyncio.Event())
 
         async def ring() -> None:
-            async with database.listen([PLANNER, SESSIONS]) as wakeups:
+            async with database.listen(PLANNING_CHANNELS) as wakeups:
                 while True:
-                    await wakeups.wait([PLANNER, SESSIONS], 5.0)
-                    planning.bell.set()
+                    planning.heard(await wakeups.wait(PLANNING_CHANNELS, WAIT_SECONDS_MAX))
 
         await asyncio.gather(planning.run(), ring())
 
@@ -209,7 +207,7 @@ async def _call(database: Database, first: int) -> None:
             group=f"group{first // CALL_FILES % 8}",
             cohorts={file: 1 + file // COHORT_FILES for file in files},
         )
-    database.wake(PLANNER)
+    database.wake(QUEUES)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections import deque
 import structlog
 
 from catalog import puts
-from catalog.database import CACHE, EVENTS, PLANNER, Database, is_transient
+from catalog.database import CACHE, EVENTS, QUEUES, Database, is_transient
 from catalog.errors import CatalogUnreachable
 from catalog.model import FileRecord
 from catalog.puts import Landed
@@ -94,5 +94,5 @@ class Commits:
                     outcome.set_result(records.get(landed.claims.replica_id))
 
     def _wake(self, *more: str) -> None:
-        for channel in (PLANNER, EVENTS, *more):
+        for channel in (QUEUES, EVENTS, *more):
             self._database.wake(channel)

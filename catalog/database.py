@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
-#: Channels of `wake` and `listen`: queues or states changed; mount rows or plan edits; evictions wanted or space freed;
-#: an event was written.
-PLANNER, SESSIONS, CACHE, EVENTS = "planner", "sessions", "cache", "events"
+#: Channels of `wake` and `listen`: states changed, so that a decision may be due; more or less waits than before, and
+#: nothing else; mount rows or plan edits; evictions wanted or space freed; an event was written.
+PLANNER, QUEUES, SESSIONS, CACHE, EVENTS = "planner", "queues", "sessions", "cache", "events"
 
 CONNECT_SECONDS_MAX = 10.0
 #: no single statement of ours takes longer, the COPY of a stage request of a million files included

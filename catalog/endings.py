@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import archives, events, recalls, reservations, tables
+from catalog.database import PLANNER
 from catalog.failures import DAY_SECONDS, condemn, give_up, lock_waiters, record
 from catalog.sql import load
 
@@ -99,13 +100,13 @@ async def end_mount(connection: AsyncConnection, epoch: int, outcome: str) -> bo
     """The volume is out of the drive: the mount's row goes to history, and what it had taken back to the queues.
 
     `outcome` is "done", or says what went wrong. False when it was over already. Only to be called once the library
-    has reported the volume out of the drive, or when the mount never began.
+    has reported the volume out of the drive, or when the mount never began. PLANNER is woken by the commit.
     """
     # Excludes every claim and commit of this mount until the row is gone.
     if await connection.scalar(_MOUNTS["lock_for_end"], {"epoch": epoch}) is None:
         return False
     await requeue_epoch(connection, epoch, outcome)
-    await connection.execute(_MOUNTS["end"], {"epoch": epoch, "outcome": outcome[:200]})
+    await connection.execute(_MOUNTS["end"], {"epoch": epoch, "outcome": outcome[:200], "channel": PLANNER})
     await events.emit(connection, "mount.ended", str(epoch), {"outcome": outcome[:200]})
     return True
 

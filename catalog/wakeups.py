@@ -116,8 +116,8 @@ class Wakeups:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def wait(self, channels: str | Iterable[str], timeout_seconds: float) -> bool:
-        """Wait for a wake-up on one of these channels since the last such wait; False when the time is over.
+    async def wait(self, channels: str | Iterable[str], timeout_seconds: float) -> frozenset[str]:
+        """Wait for a wake-up on any of these channels since the last such wait: which; none when the time is over.
 
         Each wake-up is taken by one waiter: two loops that want the same channel listen separately.
         """
@@ -129,9 +129,9 @@ class Wakeups:
                 while not (found := wanted & self._woken):
                     await self._next()
         except TimeoutError:
-            return False
+            return frozenset()
         self._woken -= found
-        return True
+        return frozenset(found)
 
     async def _next(self) -> None:
         waiter = asyncio.get_running_loop().create_future()

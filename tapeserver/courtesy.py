@@ -17,6 +17,12 @@ SLICE_SECONDS = 0.002
 TURNS = 8
 
 
+def pause_seconds(spent: float, *, share: float, least: float, most: float) -> float:
+    """How long what took `spent` seconds is left alone: `share` times as long, so that it never takes much of the loop.
+    Within limits, because it may have waited all the time for others."""
+    return min(max(least, share * spent), most)
+
+
 class Courtesy:
     """Of one event loop."""
 

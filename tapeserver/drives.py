@@ -12,7 +12,7 @@ import asyncio
 import structlog
 
 from catalog import endings, mounts, volumes
-from catalog.database import PLANNER, Database
+from catalog.database import Database
 from catalog.mounts import Mount
 from catalog.states import MountState
 from tapeserver.attempts import attempt
@@ -128,8 +128,6 @@ class DriveLoop:
             why = reasons.get(mount.epoch)
             if why is not None:
                 await endings.end_mount(connection, mount.epoch, f"{STOPPED}{why}")
-        if why is not None:
-            self._database.wake(PLANNER)
         return why is not None
 
     async def _rest(self, seconds: float) -> None:

@@ -21,7 +21,7 @@ from catalog.leases import Lease
 from catalog.mounts import Candidate
 from catalog.situations import WantedMount
 from tapeserver.config import Config
-from tapeserver.courtesy import Courtesy
+from tapeserver.courtesy import Courtesy, pause_seconds
 from tapeserver.estimating import Estimating
 from tapeserver.heldlease import HeldLease
 from tapeserver.outcomes import GAVE_WAY
@@ -35,16 +35,17 @@ log = structlog.get_logger(__name__)
 LEASE_PREFIX = "planner:"
 #: deltas that are folded in one transaction, and changes that the picture is told of before others have the loop
 FOLD_DELTAS, FOLD_PART = 1000, 20
-#: while all drives are in use, what has come can only make a mount give way: that is decided at most so often
-NEWS_SECONDS = 0.25
+# What is done again and again is done at most so often, and left alone for so much longer than it took, within limits.
+#: While all drives are in use, what has come can only make a mount give way: when that is decided.
+NEWS_SECONDS, NEWS_SHARE, NEWS_SECONDS_MAX = 0.25, 50.0, 1.0
 #: candidates that are written in one transaction
 SAY_PART = 500
 #: a picture is begun anew so often
 PICTURE_SECONDS_MAX = 3600.0
-#: pools, media and caches are looked at anew at most so often: a storm of recalls says nothing of them
-SURROUND_SECONDS = 0.2
-#: reasons are said anew at most so often, and left alone for so much longer than it took to find them
-EXPLAIN_SECONDS, EXPLAIN_SHARE = 1.0, 10.0
+#: when pools, media and caches are looked at anew: a storm of recalls says nothing of them
+SURROUND_SECONDS, SURROUND_SHARE, SURROUND_SECONDS_MAX = 0.2, 25.0, 1.0
+#: when reasons are said anew
+EXPLAIN_SECONDS, EXPLAIN_SHARE, EXPLAIN_SECONDS_MAX = 1.0, 25.0, 60.0
 WHY_ENDED = {
     "rested": "nobody has wanted it for long enough",
     "idle": "others wait for the drive, or for the volume",
@@ -72,7 +73,7 @@ class LibraryPlanner:
         self._looks_again: asyncio.TimerHandle | None = None
         #: what was written last, by kind and key; None: nobody knows
         self._said: dict[tuple[str, str], Explanation] | None = None
-        self._surround_at = self._explain_at = 0.0
+        self._surround_at = self._explain_at = self._decision_seconds = 0.0
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -93,10 +94,18 @@ class LibraryPlanner:
 
     # ------------------------------------------------------------------ deciding
 
+    async def quiet(self) -> None:
+        """Returns when no decision is under way."""
+        await self._courtesy.give_turn()
+
     async def decide(self) -> Decision | None:
         """One decision, carried out under the lease; None without lease or picture. Raises CatalogUnreachable."""
+        began = self._loop.time()
         with self._courtesy.deciding():
-            return await self._decide()
+            try:
+                return await self._decide()
+            finally:
+                self._decision_seconds = self._loop.time() - began
 
     async def _decide(self) -> Decision | None:
         lease = await self._held.held()
@@ -184,7 +193,6 @@ class LibraryPlanner:
         if await self._fold(keeper, lease):
             self._ring_for_news(keeper)
         if loop.time() >= self._surround_at:
-            self._surround_at = loop.time() + SURROUND_SECONDS
             await self._courtesy.give_turn()
             await self._surround(keeper)
         elif self._looks_again is None:
@@ -224,7 +232,8 @@ class LibraryPlanner:
         if keeper.free_drives:
             self.deciding.set()
         elif self._news is None:
-            self._news = self._loop.call_later(NEWS_SECONDS, self._news_due)
+            pause = pause_seconds(self._decision_seconds, share=NEWS_SHARE, least=NEWS_SECONDS, most=NEWS_SECONDS_MAX)
+            self._news = self._loop.call_later(pause, self._news_due)
 
     def _look_again(self) -> None:
         self._looks_again = None
@@ -244,12 +253,16 @@ class LibraryPlanner:
         return exact
 
     async def _surround(self, keeper: PictureKeeper) -> None:
+        began = self._loop.time()
         async with self._database.connection() as connection:
             now = await leases.clock(connection)
             seen = await self._source.surroundings(connection, keeper, now)
         if keeper.surround(seen):
             self.deciding.set()
         self._record("surround", seen)
+        spent = self._loop.time() - began
+        pause = pause_seconds(spent, share=SURROUND_SHARE, least=SURROUND_SECONDS, most=SURROUND_SECONDS_MAX)
+        self._surround_at = self._loop.time() + pause
 
     def _forget(self, keeper: PictureKeeper) -> None:
         if self._keeper is keeper:
@@ -314,7 +327,10 @@ class LibraryPlanner:
                 if said is None or said.get((one.kind, one.key)) != one:
                     changed.append(one)
             await self._courtesy.breathe()
-        self._explain_at = loop.time() + max(EXPLAIN_SECONDS, EXPLAIN_SHARE * (loop.time() - began))
+        spent = loop.time() - began
+        self._explain_at = loop.time() + pause_seconds(
+            spent, share=EXPLAIN_SHARE, least=EXPLAIN_SECONDS, most=EXPLAIN_SECONDS_MAX
+        )
         await self._say(saying, changed, lease)
 
     async def _say(

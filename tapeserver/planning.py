@@ -11,14 +11,17 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from catalog import volumes
-from catalog.database import Database
+from catalog.database import PLANNER, QUEUES, Database
 from catalog.errors import CapstanError
+from tapeserver import garbage
 from tapeserver.attempts import attempt
 from tapeserver.config import Config
 from tapeserver.libraryplanner import LibraryPlanner
 
 #: new libraries are found within so many rounds of the decisions' own net
 LIBRARIES_ROUNDS = 5
+#: what `heard` is to be told of
+PLANNING_CHANNELS = (PLANNER, QUEUES)
 _RELEASE_SECONDS_MAX = 0.5
 
 
@@ -36,15 +39,34 @@ class PlanningLoop:
         """Libraries that this tape server decides about now."""
         return sorted(name for name, one in self._planners.items() if one.decides)
 
+    def heard(self, channels: frozenset[str]) -> None:
+        """News on these channels. What waits is only learnt of: a storm of requests does not ask for a decision with
+        each wake-up, and who learns of them knows whether one is due."""
+        if PLANNER in channels:
+            self.bell.set()
+        elif QUEUES in channels:
+            for planner in self._planners.values():
+                planner.learning.set()
+
     async def run(self) -> None:
+        with garbage.left_to_us():
+            try:
+                await self._rounds()
+            finally:
+                await self._let_go()
+
+    async def _rounds(self) -> None:
         look_at, loop = 0.0, asyncio.get_running_loop()
-        try:
-            while not self._closing.is_set():
-                if loop.time() >= look_at and await attempt("planning", self._find_libraries, step="libraries"):
-                    look_at = loop.time() + LIBRARIES_ROUNDS * self._config.planning_interval_seconds
-                await self._rest()
-        finally:
-            await self._let_go()
+        sweep_at = loop.time() + garbage.SWEEP_SECONDS
+        while not self._closing.is_set():
+            if loop.time() >= look_at and await attempt("planning", self._find_libraries, step="libraries"):
+                look_at = loop.time() + LIBRARIES_ROUNDS * self._config.planning_interval_seconds
+            await self._rest()
+            if loop.time() >= sweep_at:
+                for planner in self._planners.values():
+                    await planner.quiet()
+                garbage.sweep()
+                sweep_at = loop.time() + garbage.SWEEP_SECONDS
 
     async def _rest(self) -> None:
         try:

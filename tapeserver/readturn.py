@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import endings, failures, queues, recalls, replicas
-from catalog.database import CACHE, EVENTS, PLANNER
+from catalog.database import CACHE, EVENTS, PLANNER, QUEUES
 from catalog.errors import Retry
 from catalog.queues import ClaimedRecall, WantedRecall
 from catalog.replicas import Recalled, Reservation
@@ -305,7 +305,7 @@ class ReadTurn(Turn):
         self.files += len(arrived)
         # A reservation that ran out takes its arrival with it.
         await self._unclaim([one.file_id for one in batch if one.file_id not in arrived], [])
-        for channel in (PLANNER, EVENTS):
+        for channel in (QUEUES, EVENTS):
             self.context.database.wake(channel)
 
     async def give_back(self) -> None:

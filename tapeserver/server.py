@@ -13,7 +13,7 @@ from contextlib import suppress
 import structlog
 
 from catalog import volumes
-from catalog.database import PLANNER, SESSIONS, Database
+from catalog.database import SESSIONS, Database
 from catalog.errors import BadConfig, CatalogUnreachable
 from client.serving import listen, url_at
 from tapeserver.backing_up import backup_forever
@@ -23,7 +23,7 @@ from tapeserver.drives import DriveLoop
 from tapeserver.heartbeat import Heartbeat
 from tapeserver.housekeeping import Housekeeping
 from tapeserver.journaling import journal_forever
-from tapeserver.planning import PlanningLoop
+from tapeserver.planning import PLANNING_CHANNELS, PlanningLoop
 from tapeserver.repacking import maintain_forever
 
 log = structlog.get_logger(__name__)
@@ -131,9 +131,9 @@ async def _drive_names(database: Database, config: Config) -> list[str]:
 
 async def _ring(database: Database, drives: Sequence[DriveLoop], planning: PlanningLoop) -> None:
     """One listener for all: a wake-up rings every loop, which then looks for itself."""
-    async with database.listen([PLANNER, SESSIONS]) as wakeups:
+    channels = [*PLANNING_CHANNELS, SESSIONS]
+    async with database.listen(channels) as wakeups:
         while True:
-            await wakeups.wait([PLANNER, SESSIONS], RING_SECONDS_MAX)
-            planning.bell.set()
+            planning.heard(await wakeups.wait(channels, RING_SECONDS_MAX))
             for loop in drives:
                 loop.bell.set()

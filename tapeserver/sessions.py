@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import alerts, endings, mounts, volumes
-from catalog.database import EVENTS, PLANNER, SESSIONS, Database, is_transient
+from catalog.database import EVENTS, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError, StaleEpoch, TapeError, TimedOut
 from catalog.failures import Kind
 from catalog.mounts import Mount, MountWork
@@ -262,7 +262,7 @@ async def unload(database: Database, config: Config, work: MountWork, outcome: s
         await say(database, lambda connection: endings.requeue_epoch(connection, work.epoch, why))
         return False
     ended = await say(database, lambda connection: endings.end_mount(connection, work.epoch, outcome))
-    for channel in (PLANNER, SESSIONS, EVENTS):
+    for channel in (SESSIONS, EVENTS):
         database.wake(channel)
     return ended is not None
 

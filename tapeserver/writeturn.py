@@ -16,7 +16,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import fullindexes, mounts, queues, recalls, replicas, tapeindex, volumes
-from catalog.database import CACHE, EVENTS, PLANNER
+from catalog.database import CACHE, EVENTS, PLANNER, QUEUES
 from catalog.errors import Retry, TapeError
 from catalog.queues import DeadExtent
 from catalog.states import VolumeState
@@ -265,7 +265,7 @@ class WriteTurn(Turn):
             self._remaining_bytes = max(0, self._remaining_bytes - message.written_bytes)
         for one in written:
             self._out.forget(one.archive_id)
-        for channel in (PLANNER, EVENTS, CACHE):
+        for channel in (QUEUES, EVENTS, CACHE):
             self.context.database.wake(channel)
         await self.context.link.send(Committed(batch=message.batch))
 

@@ -38,6 +38,7 @@ select epoch from mount where epoch = :epoch for update;
 -- end --
 -- The row moves to history, and what it did for whom to the usage of this day, in one statement. A mount that served
 -- nobody was Capstan's own: it looked, labelled, verified, or failed. One that never began used no drive.
+-- Planners hear of it with the commit, not by a round trip after it: the drive is free. Ends are few.
 with gone as (
     delete from mount where epoch = :epoch returning *
 ), kept as (
@@ -63,7 +64,7 @@ with gone as (
         used_at = u.used_at + (excluded.used_at - u.used_at)
             * coalesce(excluded.drive_seconds / nullif(u.drive_seconds + excluded.drive_seconds, 0), 0)
 )
-select epoch from kept;
+select pg_notify(:channel, '') from kept;
 
 -- recent_ends --
 -- The newest rows by epoch, which grows: no index on time is needed for what ended just now. Counted in `fruitless` are

@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import recycle, staging
-from catalog.database import EVENTS, PLANNER, Database
+from catalog.database import EVENTS, PLANNER, QUEUES, Database
 from catalog.errors import CapstanError
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,7 @@ async def resolve_forever(database: Database) -> None:
     loop = asyncio.get_running_loop()
     reconciled_at = forgot_at = loop.time()
     behind = 0
-    async with database.listen([PLANNER]) as wakeups:
+    async with database.listen([PLANNER, QUEUES]) as wakeups:
         while True:
             try:
                 worked = await resolve_round(database, progress)
@@ -47,7 +47,7 @@ async def resolve_forever(database: Database) -> None:
                 await asyncio.sleep(_PAUSE_AFTER_ERROR_SECONDS)
                 continue
             if not worked:
-                await wakeups.wait(PLANNER, POLL_SECONDS)
+                await wakeups.wait([PLANNER, QUEUES], POLL_SECONDS)
 
 
 async def resolve_round(database: Database, progress: dict[int, int]) -> bool:
@@ -64,7 +64,7 @@ async def resolve_round(database: Database, progress: dict[int, int]) -> bool:
             progress.pop(after, None)
         else:
             progress[after] = following
-        database.wake(PLANNER)
+        database.wake(QUEUES)
         database.wake(EVENTS)
     for request_id in progress.keys() - seen:
         del progress[request_id]

@@ -18,7 +18,7 @@ import msgspec
 from aiohttp import web
 
 from catalog import estimates, localities, namespace, staging
-from catalog.database import EVENTS, PLANNER
+from catalog.database import EVENTS, PLANNER, QUEUES
 from catalog.errors import BadJson, BadPath, Denied, NotFound, TooLarge
 from catalog.model import Action, Principal, grants_cover, join_path, parse_path
 from catalog.states import ItemState
@@ -84,7 +84,7 @@ async def submit(request: web.Request) -> web.Response:
             cohorts=wanted.cohorts,
         )
     )
-    context.database.wake(PLANNER)
+    context.database.wake(QUEUES)
     location = f"{request.scheme}://{request.host}/api/v1/stage/{request_id}"
     accepted = StageAccepted(request_id=str(request_id))
     return json_response(accepted, status=HTTPStatus.CREATED, headers={"Location": location})

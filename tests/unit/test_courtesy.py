@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tapeserver.courtesy import SLICE_SECONDS, Courtesy
+from tapeserver.courtesy import SLICE_SECONDS, Courtesy, pause_seconds
 
 
 async def test_nothing_is_done_beside_a_decision_that_is_under_way() -> None:
@@ -59,3 +59,8 @@ async def test_a_slice_that_is_over_gives_others_the_loop() -> None:
         await courtesy.breathe()
     task.cancel()
     assert turns >= 2
+
+
+def test_what_took_long_is_left_alone_for_longer_but_not_for_ever() -> None:
+    pauses = [pause_seconds(spent, share=25.0, least=0.2, most=1.0) for spent in (0.001, 0.02, 30.0)]
+    assert pauses == [0.2, 0.5, 1.0]
