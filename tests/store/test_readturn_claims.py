@@ -154,7 +154,7 @@ async def test_behind_a_cache_server_that_is_not_reached_the_mount_goes_on_with_
         reservation_id=given[files[0]].id,
         code=CacheStreamBroken.code,
         text="no answer",
-        retry="later",
+        retry=Retry.LATER.value,
     )
     await turn.handle(broken)
     await turn.handle(ReadDone(files=[(files[1], given[files[1]].id)]))
