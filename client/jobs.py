@@ -120,11 +120,11 @@ class Jobs:
 
 
 def describe(job: Job) -> str:
-    """One line: the state, the inputs so far, and what it waits for."""
+    """One line: the state, until when it waits, the inputs so far, and what it waits for."""
     inputs = f", {job.inputs.on_disk} of {job.inputs.total} inputs on disk" if job.inputs.total else ""
     why = next(iter(job.waiting), job.reason)
-    until = "" if job.expected_seconds is None else f"; expected on disk in {show_about(job.expected_seconds)}"
-    return f"{job.state}{inputs}" + (f": {why}" if why else "") + until
+    until = "" if job.expected_seconds is None else f", expected on disk in {show_about(job.expected_seconds)}"
+    return f"{job.state}{until}{inputs}" + (f": {why}" if why else "")
 
 
 def exit_code_of(job: Job) -> int:

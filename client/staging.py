@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
@@ -45,6 +46,7 @@ _HOPELESS = frozenset({"lost", "not_found", "denied", "bad_path", "is_a_director
 #: what a sentence of an explanation holds that tells of waiting
 _OF_WAITING = (" waits ", " wanted from ", " being read ", " being written ")
 _EXPECTED = (" expected on disk in ", " expected on tape in ")
+_ITS_TIME = re.compile(r" It is expected on tape in [^.]*\.")
 
 OnWaiting = Callable[[str], None]
 
@@ -214,8 +216,7 @@ class Staging:
         if not waiting:
             return
         what = "1 file on its way to tape" if len(waiting) == 1 else f"{len(waiting)} files on their way to tape"
-        async for sentence in self._paced(waiting[0], what, timeout_seconds):
-            on_waiting(sentence)
+        async for _ in self._paced(waiting[0], what, timeout_seconds):
             states = await self.archive_state(waiting)
             for file in states:
                 if not file.safe and file.state in _HOPELESS:
@@ -248,17 +249,22 @@ class Staging:
 
 
 def _the_wait(sentences: Sequence[str]) -> str:
-    """Of an explanation what it waits for, and until when; else its beginning."""
+    """Of an explanation until when it waits, where that is said apart, and for what; else its beginning.
+
+    A line of a terminal is short: the time comes first.
+    """
     told = [sentence for sentence in sentences if any(word in sentence for word in _OF_WAITING)]
     until = [sentence for sentence in sentences if any(word in sentence for word in _EXPECTED)]
-    return " ".join(dict.fromkeys([*[*told, *sentences][:1], *until[:1]]))
+    return " ".join(dict.fromkeys([*until[:1], *[*told, *sentences][:1]]))
 
 
 def _not_yet_safe(files: Sequence[ArchiveWaitFile]) -> str:
-    """How many are on their way to tape, why one of them waits, and until when all of them do, where that is known."""
+    """How many are on their way to tape, until when all of them are, where that is known, and why one of them waits."""
     known = [file.expected_seconds for file in files if file.expected_seconds is not None]
-    until = f", the last is expected on tape in {show_about(max(known))}" if len(known) == len(files) > 1 else ""
-    reason = next((file.reason for file in files if file.reason), "")
+    last = "the last is " if len(files) > 1 else ""
+    until = f", {last}expected on tape in {show_about(max(known))}" if len(known) == len(files) else ""
+    # The time of that one is said already, or says nothing of the others.
+    reason = _ITS_TIME.sub("", next((file.reason for file in files if file.reason), ""))
     return f"{len(files)} not yet safe{until}" + (f": {reason}" if reason else "")
 
 

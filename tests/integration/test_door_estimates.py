@@ -70,7 +70,7 @@ async def test_explanations_say_it_and_a_waiting_client_shows_it(door: Door) -> 
     await expect(door)
     assert "All of it is expected on disk in about 12 min." in await sentences(door, f"request:{request}")
     assert _the_wait(await sentences(door, f"request:{request}")) == (
-        "1 file is wanted from volume E00001. All of it is expected on disk in about 12 min."
+        "All of it is expected on disk in about 12 min. 1 file is wanted from volume E00001."
     )
     assert _the_wait(await sentences(door, "/exp/f")).endswith("It is expected on disk in about 12 min.")
     assert (await sentences(door, "E00001"))[-1] == (
@@ -119,9 +119,11 @@ def test_who_waits_for_many_files_is_told_of_the_last_if_all_are_known() -> None
     first = ArchiveWaitFile(path="/a", safe=False, reason="it collects", expected_seconds=60.0)
     last = ArchiveWaitFile(path="/b", safe=False, expected_seconds=720.0)
     assert _not_yet_safe([first, last]) == "2 not yet safe, the last is expected on tape in about 12 min: it collects"
-    assert _not_yet_safe([first]) == "1 not yet safe: it collects"
+    assert _not_yet_safe([first]) == "1 not yet safe, expected on tape in about 1 min: it collects"
+    first.reason = "It waits. It is expected on tape in about 1 min. It has failed 2 times."
+    assert _not_yet_safe([first]) == "1 not yet safe, expected on tape in about 1 min: It waits. It has failed 2 times."
     last.expected_seconds = None
-    assert _not_yet_safe([first, last]) == "2 not yet safe: it collects"
+    assert _not_yet_safe([first, last]) == "2 not yet safe: It waits. It has failed 2 times."
 
 
 async def test_the_standard_s_archiveinfo_holds_nothing_of_ours(door: Door) -> None:

@@ -141,5 +141,5 @@ def test_a_job_is_described_by_its_state_its_inputs_and_what_it_waits_for() -> N
     )
     assert describe(job) == "held, 1 of 3 inputs on disk: no drive free"
     job.expected_seconds = 700.0
-    assert describe(job) == "held, 1 of 3 inputs on disk: no drive free; expected on disk in about 12 min"
+    assert describe(job) == "held, expected on disk in about 12 min, 1 of 3 inputs on disk: no drive free"
     assert exit_code_of(job) == 125
