@@ -13,8 +13,9 @@ import statistics
 import time
 from pathlib import Path
 
-from bench.measure import PAIRS, PAIRS_MIN, Row, cpu_seconds_of_ended_children, fsync_directory
+from bench.measure import PAIRS, PAIRS_MIN, Row, cpu_seconds_of_ended_children
 from bench.workplace import Look, Workplace
+from catalog.durable import sync_path
 from catalog.units import KIB
 
 BUDGET_SECONDS = 150.0
@@ -134,4 +135,4 @@ def plain_copy(source: Path, target: Path) -> None:
             file.write(path.read_bytes())
             file.flush()
             os.fsync(file.fileno())
-    fsync_directory(target)
+    sync_path(target)

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import PAIRS, Row, cpu_seconds_of_ended_children, fsync_file, interleaved
+from bench.measure import PAIRS, Row, cpu_seconds_of_ended_children, interleaved
 from bench.rawhttp import put
 from bench.workplace import Workplace
+from catalog.durable import sync_path
 from catalog.units import GIB, MB, MIB
 
 BUDGET_SECONDS = 90.0
@@ -144,7 +145,7 @@ def _copied(original: Path, copy: Path, size: int) -> float:
     """MB/s of a copy that is on the disk at the end."""
     began = time.perf_counter()
     subprocess.run(["cp", "--reflink=never", str(original), str(copy)], check=True)
-    fsync_file(copy)
+    sync_path(copy)
     took = time.perf_counter() - began
     copy.unlink()
     return size / took / MB

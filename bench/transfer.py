@@ -9,10 +9,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.measure import PAIRS, Row, cpu_seconds, fsync_directory, fsync_file, interleaved
+from bench.measure import PAIRS, Row, cpu_seconds, interleaved
 from bench.nginx import MISSING, Nginx, find_nginx
 from bench.rawhttp import get, put
 from bench.workplace import Workplace
+from catalog.durable import sync_path
 from catalog.units import GB, GIB, MIB
 
 BUDGET_SECONDS = 80.0
@@ -84,8 +85,8 @@ def run_put(place: Workplace) -> list[Row]:
             assert nginx is not None
             began = time.perf_counter()
             put(f"{nginx.url}/put/{number}", size, place.block)
-            fsync_file(stored / str(number))
-            fsync_directory(stored)
+            sync_path(stored / str(number))
+            sync_path(stored)
             took = time.perf_counter() - began
             (stored / str(number)).unlink()
             return size / took / GB

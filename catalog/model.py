@@ -6,9 +6,10 @@ Rows of the database have their own shapes in the noun modules; what is here is 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from catalog.errors import BadPath, Denied
 
@@ -223,6 +224,22 @@ class MountView:
     full: bool = False
     #: since when its session has had nothing to do; None: it works
     idle_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedMount:
+    """A mount that is to begin, and why."""
+
+    drive: str
+    volume: str
+    purpose: str
+    #: of a mount that writes; a volume without one joins it
+    pool: str | None = None
+    #: whose limit of drives it counts against
+    group: str = ""
+    #: as in `catalog.candidates`
+    reason_code: str
+    reason_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -19,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import identity
 from catalog.errors import NotFound
 from catalog.leases import Lease
-from catalog.model import DriveView, MountView
+from catalog.model import DriveView, MountView, PlannedMount
 from catalog.reservations import HEARTBEAT_SECONDS_MAX
 from catalog.sql import load
 
@@ -76,18 +75,6 @@ class SeenVolume:
     medium: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WantedMount:
-    drive: str
-    volume: str
-    purpose: str
-    reason_code: str
-    #: the pool that a volume without one joins with this mount
-    pool: str | None = None
-    group: str = ""
-    reason_arguments: Mapping[str, Any] = field(default_factory=dict)
-
-
 async def look(
     connection: AsyncConnection, library: str, epochs: Collection[int], *, silence_seconds_max: float
 ) -> Situation:
@@ -100,7 +87,7 @@ async def look(
 
 
 async def carry_out(
-    connection: AsyncConnection, lease: Lease, wanted: Sequence[WantedMount], late: Mapping[int, str]
+    connection: AsyncConnection, lease: Lease, wanted: Sequence[PlannedMount], late: Mapping[int, str]
 ) -> list[MountView]:
     """Write the rows of these mounts; those that got one. A drive or a volume that is taken by now, is not up or not
     usable, or has no work any more, gets none. `late`: epoch -> why that mount is to stop; a reason that it has already

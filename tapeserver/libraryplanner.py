@@ -19,7 +19,6 @@ from catalog import leases, mounts, queues, situations
 from catalog.database import SESSIONS, Database
 from catalog.leases import Lease
 from catalog.mounts import Candidate
-from catalog.situations import WantedMount
 from tapeserver.config import Config
 from tapeserver.courtesy import Courtesy, pause_seconds
 from tapeserver.estimating import Estimating
@@ -129,22 +128,10 @@ class LibraryPlanner:
         return decision
 
     async def _carry_out(self, keeper: PictureKeeper, lease: Lease, decision: Decision) -> None:
-        wanted = [
-            WantedMount(
-                drive=one.drive,
-                volume=one.volume,
-                purpose=one.purpose,
-                pool=one.pool,
-                group=one.group,
-                reason_code=one.reason_code,
-                reason_arguments=one.reason_arguments,
-            )
-            for one in decision.mounts
-        ]
         late = {one.epoch: _why(one) for one in decision.give_way}
         # One statement is its own transaction: no other round trip, in which the machine may have other work.
         async with self._database.connection() as connection:
-            made = await situations.carry_out(connection, lease, wanted, late)
+            made = await situations.carry_out(connection, lease, decision.mounts, late)
         keeper.planned(made)
         self._record("planned", made)
         self._database.wake(SESSIONS)

@@ -91,6 +91,11 @@ class FileLabel:
         status = Status.ABORTED if aborted else Status.COMPLETE
         return replace(self, status=status, block_count=block_count, file_count=file_count)
 
+    def is_of(self, *, volume: str, generation: int, catalog_id: str, block_size: int) -> bool:
+        """Whether the tape file was written to this volume, since it was labelled so."""
+        wanted = volume, generation, catalog_mark(catalog_id), block_size
+        return (self.volume, self.generation, self.catalog, self.block_size) == wanted
+
     def opens(self, other: FileLabel) -> bool:
         """Whether `other` may be the trailer of this header: equal in all that does not change in between."""
         return self == replace(other, status=Status.OPEN, block_count=0, file_count=0)

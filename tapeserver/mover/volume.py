@@ -213,11 +213,8 @@ def _pass_tape_file(drive: Drive, first_block: int) -> tuple[FileLabel, Extent]:
 
 
 def _belongs(label: FileLabel, load: Load) -> bool:
-    return (label.volume, label.generation, label.catalog, label.block_size) == (
-        load.volume,
-        load.generation,
-        labels.catalog_mark(load.catalog_id),
-        load.block_size,
+    return label.is_of(
+        volume=load.volume, generation=load.generation, catalog_id=load.catalog_id, block_size=load.block_size
     )
 
 

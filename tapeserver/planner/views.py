@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from catalog.model import DriveView as DriveView
 from catalog.model import MountView as MountView
+from catalog.model import PlannedMount as PlannedMount
 
 
 class Share(NamedTuple):
@@ -92,18 +93,6 @@ class DriveLimit:
 
     reading: int | None = None
     writing: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedMount:
-    drive: str
-    volume: str
-    purpose: str
-    pool: str | None
-    #: whose limit of drives it counts against
-    group: str
-    reason_code: str
-    reason_arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,11 +108,8 @@ def ending_at(drive: Drive, label: VolumeLabel, end_block: int) -> tuple[FileLab
 
 def belongs(found: FileLabel, label: VolumeLabel) -> bool:
     """Whether a tape file's label is of this volume, generation and catalog."""
-    return (found.volume, found.generation, found.catalog, found.block_size) == (
-        label.volume,
-        label.generation,
-        labels.catalog_mark(label.catalog_id),
-        label.block_size,
+    return found.is_of(
+        volume=label.volume, generation=label.generation, catalog_id=label.catalog_id, block_size=label.block_size
     )
 
 

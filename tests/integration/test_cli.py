@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,11 @@ import structlog
 
 from capstan.main import main as capstan
 from catalog.database import Database
+from tests.integration.commands import Answer, Run, answer_of
 from tests.integration.onesite import Site, content, running_site
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(120)
-
-Answer = tuple[int, str, str]
-Run = Callable[..., Awaitable[Answer]]
 
 
 @pytest.fixture
@@ -46,16 +44,11 @@ async def site(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """A command with its arguments -> exit code, stdout, stderr. In a thread, for the site lives in this loop."""
+    """A command, by its name, with its arguments."""
 
     async def one(command: str, *arguments: str) -> Answer:
         main = capstan if command == "capstan" else importlib.import_module(f"client.cli.{command}").main
-        capsys.readouterr()
-        try:
-            code = await asyncio.to_thread(main, list(arguments))
-        except SystemExit as exc:
-            code = int(str(exc.code))
-        return code, *capsys.readouterr()
+        return await answer_of(main, *arguments, capsys=capsys)
 
     return one
 

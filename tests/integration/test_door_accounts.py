@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 
 from capstan.main import main as capstan
 from catalog.database import Database
+from tests.integration.commands import Run, answer_of
 from tests.integration.door import Door, open_door
 
 OURS = "/api/capstan/v1"
-Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 @pytest.fixture
@@ -25,19 +25,10 @@ async def door(database: Database) -> AsyncIterator[Door]:
 
 @pytest.fixture
 def run(door: Door, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """A capstan command of the operator's -> exit code, stdout, stderr. In a thread, for the door is in this loop."""
+    """A capstan command of the operator's."""
     monkeypatch.setenv("CAPSTAN_URL", door.url)
     monkeypatch.setenv("CAPSTAN_TOKEN", door.op)
-
-    async def one(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = await asyncio.to_thread(capstan, list(arguments))
-        except SystemExit as exc:
-            code = int(str(exc.code))
-        return code, *capsys.readouterr()
-
-    return one
+    return partial(answer_of, capstan, capsys=capsys)
 
 
 async def used(door: Door, owner: str, group: str, seconds: float, days_ago: int = 0) -> None:

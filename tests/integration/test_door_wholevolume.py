@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,10 +12,10 @@ import pytest
 from catalog.database import Database
 from client.cli import tstage
 from tapeserver.door import wholevolumes
+from tests.integration.commands import Run, answer_of
 from tests.integration.door import Door, open_door
 
 URL = "/api/capstan/v1/volumes/E00001/stage"
-Run = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 @pytest.fixture
@@ -38,16 +38,7 @@ async def door(database: Database) -> AsyncIterator[Door]:
 def run(door: Door, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     monkeypatch.setenv("CAPSTAN_URL", door.url)
     monkeypatch.setenv("CAPSTAN_TOKEN", door.ann)
-
-    async def one(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = await asyncio.to_thread(tstage.main, list(arguments))
-        except SystemExit as exc:
-            code = int(str(exc.code))
-        return code, *capsys.readouterr()
-
-    return one
+    return partial(answer_of, tstage.main, capsys=capsys)
 
 
 async def staged(door: Door) -> dict[int, list[str]]:

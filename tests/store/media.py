@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import leases, queues, situations, volumes
-from catalog.situations import WantedMount
+from catalog.model import PlannedMount
 
 
 async def two_libraries(connection: AsyncConnection, *, volumes_each: int = 3, drives_each: int = 2) -> None:
@@ -122,7 +122,7 @@ async def planned(connection: AsyncConnection, volume: str, drive: str, purpose:
     )
     lease = await leases.acquire(connection, f"test:{drive}:{volume}", "test", seconds=60)
     assert lease is not None
-    mount = WantedMount(drive=drive, volume=volume, purpose=purpose, reason_code="verify")
+    mount = PlannedMount(drive=drive, volume=volume, purpose=purpose, reason_code="verify")
     made = await situations.carry_out(connection, lease, [mount], {})
     await connection.execute(sa.text("delete from maintenance where id = :task"), {"task": task})
     return made[0].epoch if made else None
