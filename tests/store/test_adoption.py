@@ -16,17 +16,10 @@ from catalog.database import Database
 from catalog.errors import StaleEpoch
 from catalog.model import FileRecord
 from catalog.queues import Written
-from tests.store.media import make_copies, make_files, mounted, two_libraries
+from tests.store.media import make_copies, make_files, mounted
 from tests.waiting import somebody_waits
 
 UNKNOWN = 50_000
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
 
 
 def member(file: int, *, number: int = 1, good: bool = True, **changed: Any) -> FoundCopy:

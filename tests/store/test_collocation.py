@@ -4,21 +4,13 @@ from __future__ import annotations
 
 from itertools import groupby
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import queues, volumes
 from catalog.database import Database
 from catalog.queues import ClaimedArchive, Written
-from tests.store.media import make_files, mounted, two_libraries
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
+from tests.store.media import make_files, mounted
 
 
 async def queued(connection: AsyncConnection, keys: str) -> list[int]:

@@ -19,16 +19,9 @@ from tapeserver.adopting import tried_elsewhere
 from tapeserver.blame import Blame
 from tapeserver.config import Config
 from tapeserver.mountcontext import MountContext
-from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, wait_for
 
 WHY = "medium_error: block 7"
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
 
 
 async def failed(

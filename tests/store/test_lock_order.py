@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import failures, namespace, queues, staging, volumes
 from catalog.database import Database
-from tests.store.media import make_copies, make_files, two_libraries, wait_for
+from tests.store.media import make_copies, make_files, wait_for
 from tests.waiting import somebody_waits
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
 
 
 async def recalled_file(connection: AsyncConnection) -> tuple[int, int]:

@@ -16,16 +16,9 @@ from catalog.errors import BadRequest, NotFound, ReasonRequired, WrongState
 from catalog.mounts import Candidate
 from catalog.states import MountState, VolumeState
 from tapeserver.outcomes import FRUITLESS, end_kind
-from tests.store.media import mounted, planned, two_libraries
+from tests.store.media import mounted, planned
 
 SetClock = Callable[[datetime | None], Awaitable[None]]
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
 
 
 async def test_a_drive_and_a_volume_are_in_one_mount_at_most_however_many_plan_at_once(media: Database) -> None:

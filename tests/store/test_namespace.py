@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -21,14 +20,6 @@ from catalog.errors import (
 )
 from catalog.model import parse_path
 from tests.catalog_world import World
-
-
-@pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
-    async with database.transaction() as connection:
-        found = World(connection)
-        await found.media()
-        yield found
 
 
 async def test_a_path_resolves_to_its_node_and_the_root_to_itself(world: World) -> None:

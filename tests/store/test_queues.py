@@ -12,14 +12,7 @@ from catalog import endings, queues, volumes
 from catalog.database import Database
 from catalog.errors import StaleEpoch
 from catalog.queues import Answer, Written
-from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, wait_for
 
 
 async def on_tape(connection: AsyncConnection, count: int, *on: str) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 import sqlalchemy as sa
@@ -14,14 +13,6 @@ from catalog.errors import BadRequest, Denied, Exists, NotFound, ParentMissing, 
 from catalog.model import Action, Grant, parse_path
 from tests.catalog_world import World
 from tests.waiting import somebody_waits
-
-
-@pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
-    async with database.transaction() as connection:
-        found = World(connection)
-        await found.media()
-        yield found
 
 
 async def removed(world: World, path: str, *, volumes: tuple[str, ...] = ("E00001",), on_disk: bool = False) -> int:

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import namespace, queues
 from catalog.database import Database
 from catalog.queues import Written
-from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, two_libraries, wait_for
+from tests.store.media import claim_first, drop_replicas, make_copies, make_files, mounted, wait_for
 from tests.waiting import somebody_waits
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
 
 
 async def repacking(connection: AsyncConnection, count: int) -> list[int]:

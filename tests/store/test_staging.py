@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -14,14 +13,6 @@ from catalog.database import Database
 from catalog.errors import NotFound, NotInRequest
 from catalog.model import Action, Grant, Principal
 from tests.catalog_world import World
-
-
-@pytest.fixture
-async def world(database: Database) -> AsyncIterator[World]:
-    async with database.transaction() as connection:
-        found = World(connection)
-        await found.media()
-        yield found
 
 
 async def states(world: World, request: int) -> dict[str, str]:

@@ -12,14 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import maintenance, mounts, queues, recalls, volumes
 from catalog.database import Database
 from catalog.errors import BadRequest, CapstanError, NotFound, NotReclaimable, ReasonRequired, Unsafe, WrongState
-from tests.store.media import make_copies, make_files, mounted, two_libraries
-
-
-@pytest.fixture
-async def media(database: Database) -> Database:
-    async with database.transaction() as connection:
-        await two_libraries(connection)
-    return database
+from tests.store.media import make_copies, make_files, mounted
 
 
 async def move(connection: AsyncConnection, vid: str, *states: str, force: bool = False) -> None:
