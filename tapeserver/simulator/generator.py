@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tapeserver.simulator.trace import Floats, Integers, Trace, TraceVolume, Who, empty_floats, empty_integers
+from tapeserver.planner.views import Share
+from tapeserver.simulator.trace import Floats, Integers, Trace, TraceVolume, empty_floats, empty_integers
 
 GB = 1_000_000_000
 TB = 1000 * GB
@@ -106,7 +107,7 @@ def generate(kind: Kind, *, seed: int, requests: int, drives: int, load: float) 
     owners = draw.zipf(1.6, requests) % kind.owners
     return Trace(
         volumes=_cartridges(kind, written),
-        who=[Who(owner=f"user{n:03d}", group=f"group{n % kind.groups:02d}") for n in range(kind.owners)],
+        who=[Share(owner=f"user{n:03d}", group=f"group{n % kind.groups:02d}") for n in range(kind.owners)],
         pools=["pool"],
         request_times=_times(draw, requests, span),
         request_who=owners.astype(np.int64),

@@ -14,7 +14,7 @@ from tapeserver.estimates import estimate
 from tapeserver.planner.deciding import plan
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
-from tapeserver.planner.views import ArchiveNeed, DriveView, EndView, MountView, PlannedMount, Share, VolumeView
+from tapeserver.planner.views import ArchiveNeed, DriveView, EndView, MountView, PlannedMount, VolumeView
 from tapeserver.simulator.choice import Choice
 from tapeserver.simulator.parts import Parts, parts_of
 from tapeserver.simulator.policy import Listener
@@ -53,7 +53,7 @@ class Planned(Listener):
         self._pool_names = list(trace.pools)
         self._pools = {name: number for number, name in enumerate(trace.pools)}
         self._names = [volume.name for volume in trace.volumes]
-        self._shares = [Share(who.owner, who.group, who.activity, who.priority) for who in trace.who]
+        self._shares = trace.who
         self._parts: Parts = parts_of(trace)
         self._times = trace.request_times.tolist()
         self._who = trace.request_who.tolist()

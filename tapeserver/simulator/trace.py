@@ -12,22 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tapeserver.planner.views import Share
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
 class BadTrace(ValueError):
     """The trace cannot be used; the text says where and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    """On whose behalf something is wanted."""
-
-    owner: str = ""
-    group: str = ""
-    activity: str = ""
-    priority: int = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +35,7 @@ class TraceVolume:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace:
     volumes: Sequence[TraceVolume]
-    who: Sequence[Who]
+    who: Sequence[Share]
     pools: Sequence[str]
     #: one row a request, sorted by time
     request_times: Floats

@@ -18,7 +18,8 @@ from typing import BinaryIO
 import msgspec
 import numpy as np
 
-from tapeserver.simulator.trace import BadTrace, Trace, TraceVolume, Who
+from tapeserver.planner.views import Share
+from tapeserver.simulator.trace import BadTrace, Trace, TraceVolume
 
 VERSION = 1
 GZIP_MAGIC = b"\x1f\x8b"
@@ -156,7 +157,7 @@ def _archive_lines(trace: Trace) -> Iterator[tuple[float, str]]:
         yield time, json.dumps(document)
 
 
-def _who_fields(who: Who) -> dict[str, object]:
+def _who_fields(who: Share) -> dict[str, object]:
     """Without what is empty: a million lines are read quicker."""
     fields: dict[str, object] = {"owner": who.owner, "group": who.group, "activity": who.activity}
     return {name: value for name, value in {**fields, "priority": who.priority}.items() if value}
@@ -266,7 +267,7 @@ class _Building:
     def trace(self) -> Trace:
         return Trace(
             volumes=self._volumes,
-            who=[Who(*key) for key in self._who],
+            who=[Share(*key) for key in self._who],
             pools=list(self._pools),
             request_times=np.array(self._times, dtype=np.float64),
             request_who=np.array(self._request_who, dtype=np.int64),
