@@ -105,7 +105,7 @@ def _add_questions(parser: argparse.ArgumentParser, policies: list[str]) -> None
 def _carry_out(parsed: argparse.Namespace) -> int:
     from tapeserver.ordering import warm_up
     from tapeserver.simulator.chart import chart
-    from tapeserver.simulator.engine import Stuck
+    from tapeserver.simulator.policy import Stuck
     from tapeserver.simulator.report import ARCHIVE_COLUMNS, COLUMNS, ESTIMATE_COLUMNS, Run, rows
     from tapeserver.simulator.running import answer
     from tapeserver.simulator.trace import BadTrace

@@ -16,17 +16,13 @@ from tapeserver.simulator.agenda import Agenda, Event
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.parts import Parts, has_repeats, parts_of
 from tapeserver.simulator.passes import Reader
-from tapeserver.simulator.policy import Listener, Policy, Settings
+from tapeserver.simulator.policy import Listener, Policy, Settings, Stuck
 from tapeserver.simulator.stations import FREE_STATES, MountRecord, Phase, State, Station
 from tapeserver.simulator.trace import Floats, Integers, Trace
 from tapeserver.simulator.waiting import Waiting
 from tapeserver.simulator.writing import Writing
 
 LOADED, JOIN, DONE, UNLOADED, KEPT_LONG, LONG, ASK = range(7)
-
-
-class Stuck(RuntimeError):
-    """Something waits and the policy mounts nothing any more."""
 
 
 class Simulation:

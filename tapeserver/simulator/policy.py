@@ -61,6 +61,10 @@ class Listener:
         """A volume left its drive."""
 
 
+class Stuck(RuntimeError):
+    """Something waits and the policy mounts nothing any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     drives: int

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapeserver.drivemodel import Geometry, model_of
-from tapeserver.simulator.engine import Simulation, Stuck
+from tapeserver.simulator.engine import Simulation
 from tapeserver.simulator.generator import KINDS, generate
 from tapeserver.simulator.outcome import Outcome
 from tapeserver.simulator.peers import PEERS, Peer, PeerSettings
-from tapeserver.simulator.policy import Settings
+from tapeserver.simulator.policy import Settings, Stuck
 from tapeserver.simulator.running import POLICIES, Question, answer
 from tapeserver.simulator.stations import Phase
 from tapeserver.simulator.trace import Trace
