@@ -7,14 +7,17 @@ files take.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tapeserver.drivemodel import Geometry
-from tapeserver.planner.volumes import MOVED_BYTES_TYPICAL, Volumes, change_seconds
+from tapeserver.planner.views import VolumeView
+from tapeserver.planner.volumes import Volumes
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 #: part of a medium's rate at which it is written, marks and labels included, and what each file costs besides
 #: (measured: docs/benchmarks.md)
@@ -22,6 +25,14 @@ WRITE_PART, WRITE_FILE_SECONDS = 0.96, 0.0004
 #: of a library that is only files: a mount until it is ready, its end, its rate, and what each file costs besides
 #: (about what docs/benchmarks.md has; waits of seconds are told as no more than that)
 DISK_READY_SECONDS, DISK_UNLOAD_SECONDS, DISK_RATE, DISK_FILE_SECONDS = 0.2, 0.1, 500e6, 0.001
+
+
+class Reading(NamedTuple):
+    """Of mounts: until they are ready, the pass, until they are out."""
+
+    ready: Floats
+    passes: Floats
+    unload: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +46,35 @@ class Pace:
             return DISK_READY_SECONDS
         return (geometry.model.robot_seconds + geometry.load_seconds()) / self.speed
 
-    def change_seconds(self, geometry: Geometry) -> float:
-        """The same, and until it is out again."""
-        if self.speed is None:
-            return DISK_READY_SECONDS + DISK_UNLOAD_SECONDS
-        return change_seconds(geometry) / self.speed
-
-    def unload_seconds(self, geometry: Geometry) -> float:
+    def unload_seconds(self, geometry: Geometry, moved_bytes: float, written_bytes: float) -> float:
+        """Until a volume is out, its head anywhere on what is written, after a mount that moved so much."""
         if self.speed is None:
             return DISK_UNLOAD_SECONDS
-        return geometry.unload_seconds(MOVED_BYTES_TYPICAL, geometry.capacity_bytes / 2) / self.speed
+        return float(_unload(geometry, np.array(moved_bytes), np.array(written_bytes))) / self.speed
 
     def end_seconds(self, geometry: Geometry, written_bytes: float) -> float:
         """Until the end of what is written is found."""
         return 0.0 if self.speed is None else geometry.locate_seconds(0, written_bytes) / self.speed
 
-    def passes(self, volumes: Volumes, slots: NDArray[np.int64], changes: Floats) -> Floats:
-        """Of each volume, reading all that waits there; `changes`: what `change_seconds` has for each."""
+    def reading(self, volumes: Volumes, slots: Integers) -> Reading:
+        """What reading all that waits for each of these takes."""
+        size, files, parts = volumes.bytes[slots], volumes.files[slots], volumes.parts[slots]
         if self.speed is None:
-            seconds: Floats = volumes.bytes[slots] / DISK_RATE + volumes.files[slots] * DISK_FILE_SECONDS
-            return seconds
-        passes: Floats = volumes.costs()[slots] / self.speed - changes
-        return passes
+            ready, unload = np.full(len(slots), DISK_READY_SECONDS), np.full(len(slots), DISK_UNLOAD_SECONDS)
+            return Reading(ready, size / DISK_RATE + files * DISK_FILE_SECONDS, unload)
+        ready, passes, unload = np.zeros(len(slots)), np.zeros(len(slots)), np.zeros(len(slots))
+        searched = parts + volumes.scatter * np.maximum(files - parts, 0)
+        geometries = [volumes.geometry(slot) for slot in slots.tolist()]
+        written = np.array([written_bytes(volumes.views[slot]) for slot in slots.tolist()], dtype=np.float64)
+        numbers = np.array([id(geometry) for geometry in geometries])
+        for number in np.unique(numbers).tolist():
+            some = numbers == number
+            geometry = geometries[int(np.argmax(some))]
+            span = np.minimum(written[some], geometry.capacity_bytes)
+            ready[some] = geometry.model.robot_seconds + geometry.load_seconds()
+            passes[some] = geometry.pass_seconds_many(searched[some], size[some], np.maximum(span, size[some]))
+            unload[some] = _unload(geometry, size[some], span)
+        return Reading(ready / self.speed, passes / self.speed, unload / self.speed)
 
     def pass_seconds(self, geometry: Geometry, files: float, searched: float, size: float) -> float:
         """Of some files, of which so many are searched for."""
@@ -75,3 +93,19 @@ class Pace:
 
 
 IN_LIFE = Pace()
+
+
+def written_bytes(view: VolumeView) -> float:
+    """So far from its begin data lie; everywhere, when nobody knows."""
+    return np.inf if view.written_bytes is None else view.written_bytes
+
+
+def _unload(geometry: Geometry, moved: Floats, written: Floats) -> Floats:
+    """The mean over where the head may stand; see `Geometry.unload_seconds`."""
+    model = geometry.model
+    # On all wraps but the first the head is as likely near the begin of the tape as near its end.
+    place = np.minimum(0.5, written / geometry.wrap_bytes / 2)
+    below, counts = zip(*model.unload_rewinds, strict=True)
+    further = np.array(counts)[np.searchsorted(below, moved, side="right")] - 1
+    seconds: Floats = 2 + (2 * model.rewind_average_seconds - 2) * place + model.unload_seconds
+    return seconds + further * model.rewind_average_seconds

@@ -117,14 +117,15 @@ class Pools:
         number, written = max(1, len(wishes)), _written_bytes(picture, volume, geometry)
         seconds = pace.writing_seconds(geometry, need.files, need.bytes) / number
         further = int(need.bytes / number / max(geometry.capacity_bytes - written, geometry.capacity_bytes / 10))
-        to_end, change = pace.end_seconds(geometry, written), pace.change_seconds(geometry)
+        ready, to_end = pace.ready_seconds(geometry), pace.end_seconds(geometry, written)
+        change = ready + pace.unload_seconds(geometry, need.bytes / number, written)
         return PoolTurn(
             need=need,
             key=max((wish.key for wish in wishes), default=0.0),
             worth_at=worth_at,
             volumes=number,
             medium=self._fits.medium(volume),
-            load_seconds=pace.ready_seconds(geometry) + to_end,
+            load_seconds=ready + to_end,
             writing_seconds=seconds + further * change,
             change_seconds=change + to_end,
         )

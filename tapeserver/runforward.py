@@ -47,10 +47,11 @@ class Forward:
     ) -> None:
         self._picture, self._policy, self._found = picture, policy, found
         self.slots: Integers = np.concatenate([slots, np.fromiter(cut, dtype=np.int64, count=len(cut))])
-        loads, changes, passes = _costs(picture, self.slots, pace)
-        found.reading[slots] = passes[: len(slots)]
+        times = pace.reading(picture.volumes, self.slots)
+        found.reading[slots] = times.passes[: len(slots)]
         self._row = {slot: row for row, slot in enumerate(self.slots.tolist())}
-        self._loads, self._changes, self._left = loads.tolist(), changes.tolist(), passes.tolist()
+        self._loads, self._left = times.ready.tolist(), times.passes.tolist()
+        self._changes = (times.ready + times.unload).tolist()
         self._not_before = not_before.tolist()
         for (at, left), row in zip(cut.values(), range(len(slots), len(self.slots)), strict=True):
             self._left[row] = left
@@ -179,15 +180,3 @@ class Forward:
             return False
         self._cuts[who] += 1
         return True
-
-
-def _costs(picture: Picture, slots: Integers, pace: Pace) -> tuple[Floats, Floats, Floats]:
-    """Of each: seconds until it is ready, of the whole change, and of its pass."""
-    volumes = picture.volumes
-    loads, changes = np.zeros(len(slots)), np.zeros(len(slots))
-    numbers = np.array([id(volumes.geometry(int(slot))) for slot in slots])
-    for number in np.unique(numbers).tolist():
-        some = numbers == number
-        geometry = volumes.geometry(int(slots[some][0]))
-        loads[some], changes[some] = pace.ready_seconds(geometry), pace.change_seconds(geometry)
-    return loads, changes, pace.passes(volumes, slots, changes)

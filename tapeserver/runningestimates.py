@@ -11,9 +11,10 @@ import numpy as np
 
 from catalog.model import InHand
 from tapeserver.expectedtimes import Estimates
-from tapeserver.pace import IN_LIFE, Pace
+from tapeserver.pace import IN_LIFE, Pace, written_bytes
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.views import MountView
+from tapeserver.planner.volumes import MOVED_BYTES_TYPICAL
 from tapeserver.poolestimates import geometry_to_write, writing_time
 
 #: of a volume that is read so many files count as in the mover's hand, when nobody has counted them: late arrivals come
@@ -37,14 +38,14 @@ class Running:
     def read(self, in_hand: Mapping[str, InHand] | None) -> None:
         """What is mounted gets its times."""
         volumes, found, pace = self._picture.volumes, self._found, self._pace
-        for mount in self._mounts:
-            slot = volumes.slot(mount.volume)
+        slots = [volumes.slot(mount.volume) for mount in self._mounts]
+        passes = pace.reading(volumes, np.array(slots, dtype=np.int64)).passes.tolist()
+        for mount, slot, whole in zip(self._mounts, slots, passes, strict=True):
             geometry = volumes.geometry(slot)
             ready = max(self._now, mount.began_at + pace.ready_seconds(geometry))
             files = float(volumes.files[slot])
             # As before it was mounted: nobody is to be told something else only because it begins.
-            change = np.array([pace.change_seconds(geometry)])
-            seconds = float(pace.passes(volumes, np.array([slot]), change)[0]) if files else 0.0
+            seconds = whole if files else 0.0
             if in_hand is None:
                 handed = min(float(HANDED_OUT_FILES), files)
                 hand_seconds = seconds * handed / files if files else 0.0
@@ -54,8 +55,8 @@ class Running:
                 handed, hand_seconds = float(hand.files_read), 0.0
                 if handed:
                     searched = 1 + volumes.scatter * (handed - 1)
-                    whole = pace.pass_seconds(geometry, handed, searched, hand.bytes_read)
-                    hand_seconds = min(whole, HAND_SECONDS_MAX)
+                    taken = pace.pass_seconds(geometry, handed, searched, hand.bytes_read)
+                    hand_seconds = min(taken, HAND_SECONDS_MAX)
             if (files or handed) and not mount.ending:
                 found.begins[slot], found.reading[slot], found.files[slot] = ready, seconds, files
                 found.in_hand[slot], found.in_hand_files[slot] = hand_seconds, handed
@@ -123,4 +124,7 @@ class Running:
         if mount is None or drive not in self._done:
             return self._now
         volumes = self._picture.volumes
-        return self._done[drive] + self._pace.unload_seconds(volumes.geometry(volumes.slot(mount.volume)))
+        slot = volumes.slot(mount.volume)
+        written = written_bytes(volumes.views[slot])
+        moved = min(written, MOVED_BYTES_TYPICAL)
+        return self._done[drive] + self._pace.unload_seconds(volumes.geometry(slot), moved, written)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_alone_it_takes_a_mount_and_a_pass() -> None:
     picture.want("A", ANNA, 1, 1, 4 * GB, 100.0)
     found = estimate(picture, Policy(), 100.0)
     assert found.done(picture.volumes.slot("A"), 1) == pytest.approx(100.0 + READY + pass_seconds(1, 4 * GB))
+
+
+def test_what_lies_near_the_begin_of_the_tape_is_there_sooner_and_out_sooner() -> None:
+    picture = picture_of(1)
+    for name in "AB":
+        view = VolumeView(name=name, state="active", medium="LTO-9", capacity_bytes=LTO9.capacity_bytes)
+        picture.set_volume(replace(view, written_bytes=GB))
+    picture.want("A", ANNA, 1, 1, GB // 2, 0.0)
+    picture.want("B", ANNA, 2, 1, GB // 2, 50.0)
+    found = estimate(picture, Policy(), 100.0)
+    first, second = (found.of(picture.volumes.slot(name)) for name in "AB")
+    assert first.ends < 100.0 + READY + 15
+    assert second.begins < 100.0 + LATER_ARRIVALS * (READY + 15 + LTO9.unload_seconds + 10) + READY
 
 
 def test_part_of_what_waits_is_there_before_all_of_it() -> None:

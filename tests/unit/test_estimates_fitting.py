@@ -40,9 +40,9 @@ def picture_of(*drives: str, **media: str) -> Picture:
         DriveView(name=f"d{number}", up=True, attached=True, model=model) for number, model in enumerate(drives)
     )
     for name, medium in media.items():
-        capacity = model_of(medium).capacity_bytes
+        capacity, written = model_of(medium).capacity_bytes, 0 if name in "WX" else None
         picture.set_volume(
-            VolumeView(name=name, state="active", medium=medium, capacity_bytes=capacity, written_bytes=0)
+            VolumeView(name=name, state="active", medium=medium, capacity_bytes=capacity, written_bytes=written)
         )
     return picture
 
