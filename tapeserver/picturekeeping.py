@@ -159,6 +159,9 @@ class PictureKeeper:
     def see(self, situation: Situation) -> None:
         """Drives and mounts as they are now, and how mounts have ended."""
         picture = self.picture
+        if not self._now:
+            # When the newest came, of what was there before, nobody has told: quiet is counted from here.
+            self._newest_archive = dict.fromkeys(self._newest_archive, situation.now)
         self._now = situation.now
         picture.library_state, picture.library_reason = situation.library_state, situation.library_reason
         picture.set_drives(situation.drives)

@@ -11,7 +11,8 @@ it. Whatever arrives, if V volumes and pools are wanted meanwhile, it is mounted
 
 "mount" being the longest one with its change: mount_seconds_max and what a session takes to end when asked. For from
 the absolute deadline on only older ones come first, and each of these is mounted once: what it wants afterwards is
-younger. What an operator wants now, and volumes whose own mounts fail or gave way, are outside of it.
+younger. What an operator wants now, and volumes whose own mounts fail or gave way, are outside of it. Of a group at its
+limit the same holds among its own, n being that limit: one of its mounts that is idle, or long, ends for the others.
 """
 
 from __future__ import annotations
@@ -65,12 +66,12 @@ def decide(picture: Picture, policy: Policy, now: float) -> Outcome:
 
 
 def cache_room(picture: Picture, policy: Policy) -> float:
-    """What is not yet promised to the volumes that are being read."""
+    """What is not yet promised to the volumes that are being read: not those in drives that nobody serves."""
     volumes = picture.volumes
     promised = sum(
         min(float(volumes.bytes[volumes.slot(mount.volume)]), policy.cache_mount_bytes)
         for mount in picture.mounts.values()
-        if not mount.ending
+        if not mount.ending and picture.works(mount.drive)
     )
     return picture.cache_room_bytes - promised
 

@@ -100,6 +100,16 @@ def waits(kind: str, key: str) -> Change:
     )  # fmt: skip
 
 
+def test_a_picture_that_is_begun_anew_does_not_take_for_quiet_what_it_has_only_now_heard_of() -> None:
+    library = Library(reads=0, writes=3)
+    need = library.keeper.picture.archives["p"]
+    assert need.newest_at == library.now
+    library.now += 10
+    library.look()
+    library.keeper.fold([waits("archive", "p")])
+    assert library.keeper.picture.archives["p"].newest_at == library.now
+
+
 @pytest.mark.parametrize("outcome", [NOT_TAKEN, NOT_GIVEN])
 def test_what_the_cache_did_not_take_or_give_is_no_failure_of_volume_or_drive(outcome: str) -> None:
     assert end_kind(outcome) == "cache_away"

@@ -262,3 +262,11 @@ def test_an_empty_library_decides_nothing_and_explains_nothing() -> None:
     seen.set_drives(drives(2))
     seen.hurried.add("nobody")
     assert plan(seen, Policy(), 1e12).mounts == []
+
+
+def test_what_a_drive_that_nobody_serves_was_to_read_takes_no_room_from_the_others() -> None:
+    on = [*drives(1), DriveView(name="d2", up=True, attached=False)]
+    seen = picture(
+        on=on, recalls=[recall("A1", bytes=900), recall("A2", bytes=500)], mounts=[mount("A1", "d2")], room=1000
+    )
+    assert mounted(seen) == [("d1", "A2", "recall")]
