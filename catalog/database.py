@@ -68,6 +68,8 @@ class Database:
         self.url = url
         self.application_name = application_name
         self._idle_seconds_max = idle_in_transaction_seconds_max
+        self._statement_seconds_max = statement_seconds_max
+        self._apart: list[Database] = []
         self._engine = create_async_engine(
             url,
             pool_size=connections_max,
@@ -97,11 +99,25 @@ class Database:
     async def close(self) -> None:
         """Send the last wake-ups, then close every connection. Safe to repeat."""
         await self._waker.close()
-        await self._engine.dispose()
+        await self.reset_connections()
+
+    def apart(self, connections_max: int = 1) -> Database:
+        """The same database by connections of their own, which are closed with all others: for work that cannot wait
+        until one more is made (some fifty milliseconds) because others are using those that there are."""
+        one = Database(
+            self.url,
+            connections_max=connections_max,
+            application_name=self.application_name,
+            idle_in_transaction_seconds_max=self._idle_seconds_max,
+            statement_seconds_max=self._statement_seconds_max,
+        )
+        self._apart.append(one)
+        return one
 
     async def reset_connections(self) -> None:
         """Replace every pooled connection, so that settings of the database (ALTER DATABASE … SET) take effect."""
-        await self._engine.dispose()
+        for one in (self, *self._apart):
+            await one._engine.dispose()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:

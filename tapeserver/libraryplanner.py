@@ -58,6 +58,8 @@ class LibraryPlanner:
 
     def __init__(self, database: Database, config: Config, library: str) -> None:
         self._database, self._config, self.library = database, config, library
+        #: of decisions, which are made one at a time: with their statements prepared, and never in use by others
+        self._decisions = database.apart()
         self.deciding, self.learning = asyncio.Event(), asyncio.Event()
         self._held = HeldLease(database, LEASE_PREFIX + library, config.name, seconds=config.lease_seconds)
         self._lease: Lease | None = None
@@ -115,7 +117,7 @@ class LibraryPlanner:
         keeper = self._keeper
         if keeper is None:
             return None
-        async with self._database.connection() as connection:
+        async with self._decisions.connection() as connection:
             situation = await self._source.look(connection, keeper)
         if keeper is not self._keeper:
             return None
@@ -130,7 +132,7 @@ class LibraryPlanner:
     async def _carry_out(self, keeper: PictureKeeper, lease: Lease, decision: Decision) -> None:
         late = {one.epoch: _why(one) for one in decision.give_way}
         # One statement is its own transaction: no other round trip, in which the machine may have other work.
-        async with self._database.connection() as connection:
+        async with self._decisions.connection() as connection:
             made = await situations.carry_out(connection, lease, decision.mounts, late)
         keeper.planned(made)
         self._record("planned", made)
@@ -152,7 +154,7 @@ class LibraryPlanner:
         reading = [one.volume for one in decision.mounts if one.volume in missed and one.purpose == "recall"]
         if not reading:
             return
-        async with self._database.connection() as connection:
+        async with self._decisions.connection() as connection:
             ripe = await ripe_at(connection, reading)
         keeper.ripen(ripe)
         self._record("ripen", ripe)

@@ -3,12 +3,15 @@
 
 -- look --
 -- Drives, live mounts, and how those ended that the planner still takes for live. As JSON: hundreds of rows of three kinds
--- are one value, and their order is that of their names.
+-- are one value, and their order is that of their names. The clock is asked once, and not for each drive.
+with moment as materialized (
+    select at, at - make_interval(secs => :silence_seconds_max) as silent_since from capstan_now() as clock (at)
+)
 select json_build_object(
-    'now', extract(epoch from capstan_now()), 'library_state', l.state, 'library_reason', l.reason,
+    'now', extract(epoch from moment.at), 'library_state', l.state, 'library_reason', l.reason,
     'drives', coalesce((
-        select json_agg(json_build_object('name', d.name, 'up', d.state = 'up', 'attached', coalesce(
-            d.heartbeat_at > capstan_now() - make_interval(secs => :silence_seconds_max), false),
+        select json_agg(json_build_object('name', d.name, 'up', d.state = 'up', 'attached',
+            coalesce(d.heartbeat_at > moment.silent_since, false),
             'model', coalesce(nullif(d.model, ''), d.reported_model)) order by d.name)
         from drive d where d.library = l.name), '[]'),
     'mounts', coalesce((
@@ -24,7 +27,7 @@ select json_build_object(
                 select from failure f where f.volume = h.volume and f.epoch = h.epoch and f.drive = h.drive
                   and f.cleared_at is null)) order by h.epoch)
         from mount_history h where h.epoch = any(cast(:epochs as bigint[]))), '[]'))::text
-from library l where l.name = :library;
+from library l cross join moment where l.name = :library;
 
 -- carry_out --
 -- All of one decision, in one round trip and under the lease, whose row is locked against a takeover until the end of the

@@ -130,6 +130,25 @@ async def test_a_missing_database_is_not_called_unreachable(database_url: str) -
                 pass
 
 
+async def test_connections_kept_apart_are_there_while_all_others_are_in_use_and_end_with_them(
+    database_url: str,
+) -> None:
+    async with Database(database_url, connections_max=1, application_name="kept apart") as database:
+        apart = database.apart()
+        async with database.connection(), apart.connection() as connection:
+            assert await connection.scalar(sa.text("SELECT 1")) == 1
+        pid = sa.text("SELECT pg_backend_pid()")
+        async with apart.connection() as connection:
+            first = await connection.scalar(pid)
+        await database.reset_connections()
+        async with apart.connection() as connection:
+            assert await connection.scalar(pid) != first
+    ours = sa.text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kept apart'")
+    async with Database(database_url) as other, other.connection() as connection, asyncio.timeout(10):
+        while await connection.scalar(ours):
+            await asyncio.sleep(0.01)
+
+
 async def test_a_callers_own_error_passes_unchanged(items: Database) -> None:
     with pytest.raises(OSError, match="disk"):
         async with items.transaction():
