@@ -22,7 +22,7 @@ from tapeserver.planner.wishes import Wish, judge_archive
 
 #: a turn comes so much later than by what waits now, for what arrives meanwhile and comes first (measured in the
 #: simulation at eight tenths of the drives' time, `python -m bench --only simulator`)
-LATER_ARRIVALS = 1.15
+LATER_ARRIVALS = 1.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
