@@ -133,12 +133,15 @@ class Beside(Planned):
         super().collects(pool, waiting, writable)
         name = self._trace.pools[pool]
         need = self.picture.archives.get(name)
-        before, now = self._archived.get(name, (0, 0)), (need.files, need.bytes) if need else (0, 0)
-        self._archived[name] = now
+        before, waits = self._archived.get(name, (0, 0)), (need.files, need.bytes) if need else (0, 0)
+        self._archived[name] = waits
         seen = SeenPool(name=name, volumes_open_max=None, oldest_at=need.oldest_at if need else None)
         self._seen_pools[name] = (seen, list(need.writable) if need else [])
-        if now != before:
-            self._counted("archive", name, Share("", ""), 0, now[0] - before[0], now[1] - before[1], 0)
+        if need and need.newest_at is not None and waits > before:
+            # What has come is taken to have come at the last look.
+            self._look(need.newest_at)
+        if waits != before:
+            self._counted("archive", name, Share("", ""), 0, waits[0] - before[0], waits[1] - before[1], 0)
         self._surround()
 
     def dismounts(self, drive: int, volume: int, gave_way: bool, now: float) -> None:
