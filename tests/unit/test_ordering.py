@@ -232,3 +232,54 @@ def test_without_numba_orders_are_those_of_numpy(monkeypatch):
     lengths = np.full(30, MB)
     plain = order_reads(geometry, starts, lengths, plain=True)
     assert order_reads(geometry, starts, lengths).indices.tolist() == plain.indices.tolist()
+
+
+def shapes():
+    """(geometry, starts): sparse, clustered, and so dense that the order of blocks is hard to better."""
+    for medium in ("LTO-7", "LTO-9"):
+        geometry = GEOMETRIES[medium]
+        for seed, count in itertools.product(range(4), (12, 60, 200, 600)):
+            random = np.random.default_rng(seed)
+            yield geometry, random.integers(0, geometry.capacity_bytes - 10**10, count)
+            yield geometry, random.integers(0, geometry.capacity_bytes // 20, count)
+            yield geometry, random.choice(count * 6 // 5, count, replace=False) * 200 * MB + 10**11
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_without_any_search_the_order_is_the_best_of_all_constructions(plain, monkeypatch):
+    """So that no search can ever have begun from what is worse than the order of blocks, or than nearest first."""
+    from tapeserver import orderkernels, ordersearch
+
+    monkeypatch.setattr(ordersearch, "improved", lambda *given: given[7])
+    monkeypatch.setattr(orderplain, "moved_segments", lambda nodes, order: order)
+    best = set()
+    for geometry, starts in shapes():
+        lengths = np.full(len(starts), 200 * MB)
+        if plain and len(starts) > 200:
+            continue
+        found = order_reads(geometry, starts, lengths, plain=plain).locate_seconds
+        nodes = ordering.nodes_of(geometry, starts.astype(np.int64), lengths, 0, None)
+        parts = (nodes.ends, nodes.starts, nodes.terms)
+        near = orderkernels.neighbours(*parts, min(ordering.NEIGHBOURS, len(starts)))
+        others = {
+            "block": orderplain.block_order(nodes),
+            "scan": orderplain.two_queue_scan(nodes),
+            "nearest": orderkernels.nearest_first(*parts, near[0])[1:-1],
+            "loss": orderplain.greatest_loss_first(nodes)
+            if plain
+            else orderkernels.greatest_loss_first(*parts, *near)[1:-1],
+        }
+        takes = {name: orderplain.locate_seconds(nodes, order) for name, order in others.items()}
+        assert found <= min(takes.values()) * (1 + 1e-9)
+        best.add(min(takes, key=takes.__getitem__))
+    # Each of them is needed: for some requests it is the best.
+    assert best == set(others)
+
+
+def test_a_search_never_makes_an_order_worse_and_each_step_is_taken_back_that_did():
+    for geometry, starts in itertools.islice(shapes(), 0, 24, 5):
+        lengths = np.full(len(starts), 200 * MB)
+        takes = [
+            order_reads(geometry, starts, lengths, effort=effort).locate_seconds for effort in (0.0, 0.02, 0.2, 1.0)
+        ]
+        assert takes == sorted(takes, reverse=True)
