@@ -241,7 +241,7 @@ def judge_archive(
     resting = [volume for volume in able if rests(volume, picture, policy, now)]
     usable = [volume for volume in able if volume not in resting and volume not in picture.mounted]
     open_max = policy.volumes_open_max if need.volumes_open_max is None else need.volumes_open_max
-    wanted_volumes = min(open_max, 1 + need.bytes // max(1, policy.volumes_open_bytes))
+    wanted_volumes = max(1, min(open_max, 1 + need.bytes // max(1, policy.volumes_open_bytes)))
     reason = _worth(need, policy, now)
     if picture.library_state != "up":
         yield explain("library_down", **library_arguments(picture))

@@ -270,3 +270,11 @@ def test_what_a_drive_that_nobody_serves_was_to_read_takes_no_room_from_the_othe
         on=on, recalls=[recall("A1", bytes=900), recall("A2", bytes=500)], mounts=[mount("A1", "d2")], room=1000
     )
     assert mounted(seen) == [("d1", "A2", "recall")]
+
+
+def test_a_pool_that_may_fill_no_volume_fills_one_all_the_same_and_says_so() -> None:
+    """Whatever the setting: what waits is explained, and there is no such thing as a pool that takes nothing."""
+    policy = dataclasses.replace(POLICY, volumes_open_max=0)
+    seen = picture(archives=[archive(oldest=60)])
+    assert mounted(seen, policy) == [("d1", "A1", "archive")]
+    assert codes(seen, policy) == {"p": "ready"}
