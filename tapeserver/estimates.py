@@ -75,18 +75,22 @@ def estimating(
     found = Estimates.nothing(picture, now)
     running = Running(picture, now, found, pace)
     running.read(None if claimed_waits else in_hand)
+    yield found
     writing = running.write(in_hand)
     yield found
     if not running.free_at() or picture.library_state != "up" or cache_pause(picture, policy, now) is not None:
         return
     planned, fits = _without_limits(picture), Fits(picture)
     judged = judge_recalls(planned, policy, now, fits=fits)
+    yield found
     slots = _left_to_read(picture, policy, found, fits, judged)
     left = {name: need for name, need in picture.archives.items() if name not in writing}
     pools = Pools(planned, policy, fits, left, running.pool_free_at(), pace)
     reading = float(picture.volumes.costs()[slots].sum()) / (pace.speed or np.inf)
     cut = running.cut(policy.mount_seconds_max, reading + pools.seconds())
+    yield found
     forward = Forward(picture, policy, found, slots, _not_before(picture, policy, slots, now), cut, pace)
+    yield found
     forward.begin(DriveTimes(picture, policy, fits, now, running.free_at()))
     yield found
     for some in _in_order(planned, policy, fits, forward, pools):

@@ -63,13 +63,9 @@ class Pace:
             ready, unload = np.full(len(slots), DISK_READY_SECONDS), np.full(len(slots), DISK_UNLOAD_SECONDS)
             return Reading(ready, size / DISK_RATE + files * DISK_FILE_SECONDS, unload)
         ready, passes, unload = np.zeros(len(slots)), np.zeros(len(slots)), np.zeros(len(slots))
+        written = volumes.written[slots]
         searched = parts + volumes.scatter * np.maximum(files - parts, 0)
-        geometries = [volumes.geometry(slot) for slot in slots.tolist()]
-        written = np.array([written_bytes(volumes.views[slot]) for slot in slots.tolist()], dtype=np.float64)
-        numbers = np.array([id(geometry) for geometry in geometries])
-        for number in np.unique(numbers).tolist():
-            some = numbers == number
-            geometry = geometries[int(np.argmax(some))]
+        for geometry, some in volumes.by_geometry(slots):
             span = np.minimum(written[some], geometry.capacity_bytes)
             ready[some] = geometry.model.robot_seconds + geometry.load_seconds()
             passes[some] = geometry.pass_seconds_many(searched[some], size[some], np.maximum(span, size[some]))

@@ -22,7 +22,7 @@ MEDIUM_DEFAULT = "LTO-8"
 MOVED_BYTES_TYPICAL = 20 * GB
 INITIAL_VOLUMES = 64
 NEVER = np.inf
-_EMPTY = {"oldest": NEVER, "newest": -NEVER, "ended": -NEVER}
+_EMPTY = {"oldest": NEVER, "newest": -NEVER, "ended": -NEVER, "written": np.inf}
 
 
 #: before anything was learnt; of each mount's word; mounts in which it makes less of a difference than this say nothing
@@ -53,6 +53,8 @@ class Volumes:
         self.newest = np.full(INITIAL_VOLUMES, -NEVER)
         self.readable = np.zeros(INITIAL_VOLUMES, dtype=bool)
         self.ended = np.full(INITIAL_VOLUMES, -NEVER)
+        #: so far from its begin data lie; everywhere, when nobody knows
+        self.written = np.full(INITIAL_VOLUMES, np.inf)
         #: number in `media`
         self.medium = np.zeros(INITIAL_VOLUMES, dtype=np.int64)
         self.media: list[str] = []
@@ -82,6 +84,7 @@ class Volumes:
             slot = self._new(view)
         self.views[slot] = view
         self.readable[slot] = view.state in READABLE_STATES
+        self.written[slot] = np.inf if view.written_bytes is None else view.written_bytes
         self._geometry[slot] = self._geometry_number(view)
         self.medium[slot] = self._medium_number(view)
         self._stale.add(slot)
@@ -105,6 +108,12 @@ class Volumes:
 
     def geometry(self, slot: int) -> Geometry:
         return self._geometries[int(self._geometry[slot])]
+
+    def by_geometry(self, slots: NDArray[np.int64]) -> Iterator[tuple[Geometry, NDArray[np.bool_]]]:
+        """Which of these are of each geometry."""
+        numbers = self._geometry[slots]
+        for number in np.unique(numbers).tolist():
+            yield self._geometries[number], numbers == number
 
     def costs(self) -> NDArray[np.float64]:
         """Seconds to change to each volume and to read all that waits there."""
@@ -194,6 +203,7 @@ class Volumes:
             "newest",
             "readable",
             "ended",
+            "written",
             "medium",
             "_cost",
             "_geometry",
