@@ -10,13 +10,9 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-import structlog
-
 from cacheserver.service import Service
 from catalog import cacheservers
-from catalog.errors import CapstanError
-
-log = structlog.get_logger(__name__)
+from catalog.attempts import attempt
 
 #: replicas in one statement, some ten microseconds each
 PAGE = 2_000
@@ -53,15 +49,13 @@ class Evictable:
 
     async def look_for_ever(self) -> None:
         while True:
-            began = time.monotonic()
-            try:
+            began, over = time.monotonic(), True
+
+            async def look() -> None:
+                nonlocal over
                 over = await self.look()
-            except CapstanError as exc:
-                log.warning("what could go is not looked at", code=exc.code, why=str(exc))
-                over = True
-            except Exception:
-                log.exception("what could go is not looked at")
-                over = True
+
+            await attempt("look at what could go", look)
             rest = min(REST_SHARE * (time.monotonic() - began), REST_SECONDS_MAX)
             await asyncio.sleep(max(REST_SECONDS, rest) if over else rest)
 

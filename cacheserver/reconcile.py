@@ -25,7 +25,8 @@ from cacheserver.checksums import adler32_of
 from cacheserver.service import Service
 from cacheserver.upkeep import report_absent
 from catalog import events, replicas
-from catalog.errors import CapstanError, Unavailable
+from catalog.attempts import attempt
+from catalog.errors import Unavailable
 from catalog.replicas import Catalogued
 
 log = structlog.get_logger(__name__)
@@ -73,17 +74,17 @@ async def reconcile(service: Service, *, at_start: bool, was_clean: bool = True)
 async def reconcile_for_ever(service: Service) -> None:
     """Every hour, and soon after the catalog was restored under a server that goes on."""
     next_at = time.monotonic() + service.config.reconcile_seconds
+
+    async def compare() -> None:
+        nonlocal next_at
+        if time.monotonic() >= next_at or (await _incarnation(service))[1]:
+            next_at = time.monotonic() + service.config.reconcile_seconds
+            await reconcile(service, at_start=False)
+            await verify_all(service)
+
     while True:
         await asyncio.sleep(min(service.config.reconcile_seconds, INCARNATION_SECONDS))
-        try:
-            if time.monotonic() >= next_at or (await _incarnation(service))[1]:
-                next_at = time.monotonic() + service.config.reconcile_seconds
-                await reconcile(service, at_start=False)
-                await verify_all(service)
-        except CapstanError as error:
-            log.warning("disk and catalog not compared", why=str(error))
-        except Exception:
-            log.exception("disk and catalog not compared")
+        await attempt("compare disk and catalog", compare)
 
 
 async def verify_all(service: Service) -> None:

@@ -21,6 +21,7 @@ from cacheserver.service import Service
 from cacheserver.store import Disk, Store
 from cacheserver.upkeep import Upkeep
 from catalog import replicas
+from catalog.attempts import attempt
 from catalog.cacheservers import server_named
 from catalog.database import Database
 from catalog.errors import BadConfig, CatalogUnreachable
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 new_event_loop = uvloop.new_event_loop
 CAPACITY_PART = 0.9
 START_PAUSE_SECONDS = 0.5
+#: after a round of checksums that was broken off
+RETRY_SECONDS = 1.0
 T = TypeVar("T")
 
 
@@ -158,11 +161,8 @@ async def _run(service: Service, upkeep: Upkeep, stop: asyncio.Event) -> None:
 
 async def _verify(service: Service) -> None:
     while service.unverified or service.verified:
-        try:
-            await verify_all(service)
-        except Exception:
-            log.exception("replicas not verified, trying again")
-            await asyncio.sleep(1.0)
+        if not await attempt("verify replicas", lambda: verify_all(service)):
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 async def _until_reachable(work: Callable[[], Awaitable[T]]) -> T:

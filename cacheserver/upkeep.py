@@ -16,14 +16,16 @@ from cacheserver.evictable import Evictable
 from cacheserver.evictor import Usage, bytes_to_free, victims
 from cacheserver.service import Service
 from catalog import replicas
+from catalog.attempts import attempt
 from catalog.cacheservers import server_named
 from catalog.database import CACHE, EVENTS, PLANNER, SESSIONS
-from catalog.errors import CapstanError
 from catalog.wakeups import Wakeups
 
 log = structlog.get_logger(__name__)
 #: replicas looked at, and unlinked, in one transaction
 BATCH = 1_000
+#: after work that failed
+RETRY_SECONDS = 0.5
 #: a sweep ends after so many batches and begins anew, so that other work of the loop gets its turn
 BATCHES_MAX = 100
 
@@ -62,14 +64,8 @@ class Upkeep:
         self, name: str, work: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]]
     ) -> None:
         while True:
-            try:
-                await work()
-            except CapstanError as exc:
-                log.warning("upkeep failed, trying again", work=name, code=exc.code, why=str(exc))
-                await asyncio.sleep(0.2)
-            except Exception:
-                log.exception("upkeep failed, trying again", work=name)
-                await asyncio.sleep(1.0)
+            if not await attempt(name, work):
+                await asyncio.sleep(RETRY_SECONDS)
             await pause()
 
     # ---------------------------------------------------------------- heartbeat

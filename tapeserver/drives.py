@@ -12,10 +12,10 @@ import asyncio
 import structlog
 
 from catalog import endings, mounts, volumes
+from catalog.attempts import attempt
 from catalog.database import Database
 from catalog.mounts import Mount
 from catalog.states import MountState
-from tapeserver.attempts import attempt
 from tapeserver.config import Config
 from tapeserver.fleet import MoverLink
 from tapeserver.outcomes import STOPPED

@@ -12,8 +12,8 @@ import socket
 from collections.abc import Callable, Sequence
 
 from catalog import reading, volumes
+from catalog.attempts import attempt
 from catalog.database import Database
-from tapeserver.attempts import attempt
 from tapeserver.config import Config
 from tapeserver.drives import DriveLoop
 

@@ -13,11 +13,11 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import alerts, endings, failures, hardware, mounts, queues, replicas, situations, volumes
+from catalog.attempts import attempt
 from catalog.database import PLANNER, SESSIONS, Database
 from catalog.errors import CapstanError
 from catalog.states import DriveState, LibraryState, MountState
 from tapeserver import alerting
-from tapeserver.attempts import attempt
 from tapeserver.changer import in_thread
 from tapeserver.config import Config
 from tapeserver.drives import DriveLoop

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+from catalog.attempts import attempt
 from catalog.database import Database
 from catalog.errors import CapstanError
-from tapeserver.attempts import attempt
 from tapeserver.heldlease import HeldLease
 
 #: the lease is looked at so often within its time

@@ -11,10 +11,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from catalog import volumes
+from catalog.attempts import attempt
 from catalog.database import PLANNER, QUEUES, Database
 from catalog.errors import CapstanError
 from tapeserver import garbage
-from tapeserver.attempts import attempt
 from tapeserver.config import Config
 from tapeserver.libraryplanner import LibraryPlanner
 

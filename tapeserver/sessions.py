@@ -14,13 +14,13 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from catalog import alerts, endings, mounts, volumes
+from catalog.attempts import attempt
 from catalog.database import EVENTS, SESSIONS, Database, is_transient
 from catalog.errors import CapstanError, StaleEpoch, TapeError, TimedOut
 from catalog.failures import Kind
 from catalog.mounts import Mount, MountWork
 from catalog.states import MountState, VolumeState
 from tapeserver import alerting, changer
-from tapeserver.attempts import attempt
 from tapeserver.blame import Blame, Failure, distrust, say, set_state
 from tapeserver.changer import StillInDrive
 from tapeserver.config import Config

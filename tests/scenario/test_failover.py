@@ -6,7 +6,6 @@ One site for the module: each test leaves libraries, drives and volumes as it fo
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ WORK_SECONDS = 30.0
 CONFIGURATION = """
 [tapeserver]
 failover_after_seconds = 1
+housekeeping_seconds = 0.3
 collecting_age_seconds = 1.5
 bundle_seconds = 0
 flush_idle_seconds = 0
@@ -117,6 +117,19 @@ def stage(site: Site, *paths: str) -> str:
     return str(site.call("POST", "/api/v1/stage", {"files": files})["requestId"])
 
 
+def keep_house(site: Site, path: str) -> None:
+    """Wait for a whole round of the tape server's housekeeping: it takes pins away that have run out."""
+    pins = "select count(*) from pin where owner = 'round'"
+    for _ in range(2):
+        change(
+            site,
+            "insert into pin (file, owner, expires_at)"
+            " select id, 'round', capstan_now() from file where stored_path = :path",
+            path=path,
+        )
+        soon(lambda: query(site, pins) == [(0,)], seconds=WORK_SECONDS, what="pins that have run out are taken away")
+
+
 def states(site: Site, request: str) -> list[str]:
     return [file["state"] for file in site.call("GET", f"/api/v1/stage/{request}")["files"]]
 
@@ -135,7 +148,10 @@ def test_one_copy_archives_move_to_the_other_library_and_do_not_move_back(site: 
         assert pools() == {"east"}
         with away(site, "libraries", "east"):
             soon(lambda: pools() == {"west"}, seconds=10 + EFFECT_SECONDS, what="the archive moves")
-        time.sleep(1.5)  # east is up again for longer than `failover_after_seconds`: now it could move back
+        # East is up again for longer than `failover_after_seconds`: now it could move back.
+        up = "select since < capstan_now() - interval '1 s' from library where name = 'east' and state = 'up'"
+        soon(lambda: query(site, up) == [(True,)], seconds=WORK_SECONDS, what="east is up")
+        keep_house(site, "/move/f")
         assert pools() == {"west"}
     soon(lambda: safe(site, "/move/f"), seconds=WORK_SECONDS)
     assert libraries_of(site, "/move/f") == {"west"}

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 import structlog
 
+from catalog.attempts import attempt
 from catalog.errors import CatalogUnreachable
-from tapeserver.attempts import attempt
 
 
 async def failing(error: BaseException) -> None:
