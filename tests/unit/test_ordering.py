@@ -156,6 +156,27 @@ def test_more_files_than_are_planned_singly_are_taken_together_where_they_lie_cl
     assert order.indices.tolist() == np.argsort(starts).tolist()
 
 
+def test_what_is_taken_together_lies_closest_and_on_one_wrap(monkeypatch):
+    monkeypatch.setattr(ordering, "NODES_MAX", 40)
+    geometry, clusters, each = GEOMETRIES["LTO-7"], 40, 6
+    random = np.random.default_rng(2)
+    # Far apart, and inside the wraps: a gap of a megabyte to the next of the same cluster.
+    wrap = geometry.capacity_bytes // geometry.model.wraps
+    begins = random.choice(geometry.model.wraps, clusters, replace=False) * wrap + wrap // 3
+    starts = (begins[:, None] + np.arange(each) * 6 * MB).ravel()
+    mixed = random.permutation(len(starts))
+    order = order_reads(geometry, starts[mixed], np.full(len(starts), 5 * MB), effort=0.0)
+    read = mixed[order.indices].reshape(clusters, each)
+    assert (read % each == np.arange(each)).all()
+    assert (read // each == read[:, :1] // each).all()
+    # The nearest pair of all lies across the turn of a wrap: it is the one that is not taken together.
+    turn = int(np.flatnonzero(np.diff(geometry.places(np.arange(0, 3 * wrap, MB))[0]))[0]) * MB
+    starts = np.concatenate(([turn - 5 * MB, turn + 2 * MB], wrap // 3 + np.arange(39) * 50 * MB))
+    pieces = list(ordering._pieces(geometry, starts, np.full(41, 5 * MB)))
+    assert len(pieces) == 40
+    assert [sorted(piece.tolist()) for piece in pieces if len(piece) > 1] not in ([], [[0, 1]])
+
+
 def test_heavy_files_come_early_when_completion_counts():
     geometry = GEOMETRIES["LTO-7"]
     starts = np.random.default_rng(3).integers(0, geometry.capacity_bytes, 60)
