@@ -13,7 +13,7 @@ from tapeserver.format.indexes import IndexDead, IndexEntry, IndexHead
 from tapeserver.format.labels import FileLabel, Kind, VolumeLabel
 from tapeserver.format.objects import VOLUME_LABEL_OBJECTS, Extent, adler32, adler32_text
 from tapeserver.format.pax import END_OF_ARCHIVE, Member, OwnMember, padding
-from tapeserver.library import Drive
+from tapeserver.library import Drive, EndOfData
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library
 
 CATALOG_ID = "0F8C1D2E"
@@ -26,6 +26,17 @@ def make_library(path: Path, volumes: Sequence[str], name: str = "east", drives:
     for volume in volumes:
         add_cartridge(path, volume, 256 * 1024 * 1024)
     return VirtualLibrary(path, name)
+
+
+def contents(drive: Drive) -> list[bytes]:
+    """All blocks from the beginning to the end of data, of a tape without marks."""
+    drive.rewind()
+    found = []
+    while True:
+        try:
+            found.append(drive.read_block())
+        except EndOfData:
+            return found
 
 
 @dataclass

@@ -227,8 +227,7 @@ def exit_code(error: Exception) -> int:
 
 def complain(name: str, text: str) -> None:
     # Names come from users and servers: one line, and nothing that a terminal obeys.
-    safe = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-    print(f"{name}: {safe.encode('utf-8', 'replace').decode()}", file=sys.stderr)
+    print(f"{name}: {plain(text)}", file=sys.stderr)
 
 
 def print_json(document: Any) -> None:

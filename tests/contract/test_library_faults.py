@@ -12,7 +12,6 @@ import pytest
 from tapeserver.library import (
     Alert,
     ChangerFault,
-    Drive,
     EndOfData,
     Fenced,
     HardwareError,
@@ -21,18 +20,9 @@ from tapeserver.library import (
 )
 from tapeserver.library.faults import FAULTS_MAX, Fault, clear, inject, read_faults
 from tests.contract.test_library import LibraryUnderTest, block_of, made
+from tests.tapes import contents
 
 __all__ = ["made"]
-
-
-def contents(drive: Drive) -> list[bytes]:
-    drive.rewind()
-    found = []
-    while True:
-        try:
-            found.append(drive.read_block())
-        except EndOfData:
-            return found
 
 
 def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[BaseException | None]]:

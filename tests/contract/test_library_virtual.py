@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tapeserver.library import DriveBusy, EndOfData, LibraryDamaged, LibraryUnreachable, MediumError, Motion, WriteError
+from tapeserver.library import DriveBusy, LibraryDamaged, LibraryUnreachable, MediumError, Motion, WriteError
 from tapeserver.library.faults import Fault, inject
 from tapeserver.library.virtual import VirtualLibrary, add_cartridge, create_virtual_library
 from tapeserver.library.virtualdrive import VirtualDrive
+from tests.tapes import contents
 
 MIB = 1024 * 1024
 ROOT = Path(__file__).parents[2]
@@ -32,16 +33,6 @@ def mounted(path: Path, epoch: int = 1, **options: object) -> VirtualDrive:
     library = VirtualLibrary(path, "east", **options)  # type: ignore[arg-type]
     library.mount("A00001", "east-0", epoch)
     return library.open("east-0", epoch)
-
-
-def contents(drive: VirtualDrive) -> list[bytes]:
-    drive.rewind()
-    found = []
-    while True:
-        try:
-            found.append(drive.read_block())
-        except EndOfData:
-            return found
 
 
 CHILD = """
