@@ -37,7 +37,7 @@ from library l cross join moment where l.name = :library;
 -- says more.
 with held as materialized (
     select number from lease
-    where name = :lease and holder = :holder and number = :number and expires_at > capstan_now() for share
+    where name = :lease and holder = :holder and number = :number and expires_at > capstan_now() for key share
 ), made as (
     insert into mount (drive, volume, library, pool, purpose, grp, reason_code, reason_arguments)
     select w.drive, w.volume, d.library, coalesce(w.pool, v.pool), w.purpose, w.grp, w.code, cast(w.arguments as jsonb)

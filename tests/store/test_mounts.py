@@ -13,10 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from catalog import endings, leases, mounts, volumes
 from catalog.database import Database
 from catalog.errors import BadRequest, NotFound, ReasonRequired, WrongState
+from catalog.leases import Lease
 from catalog.mounts import Candidate
 from catalog.states import MountState, VolumeState
 from tapeserver.outcomes import FRUITLESS, end_kind
 from tests.store.media import mounted, planned
+from tests.waiting import somebody_waits
 
 SetClock = Callable[[datetime | None], Awaitable[None]]
 
@@ -171,6 +173,44 @@ async def test_a_lease_has_one_holder_by_the_databases_clock(media: Database, se
         await leases.release(connection, second)
         assert await leases.holders(connection, "planner:") == {"planner:east": None}
         assert await leases.acquire(connection, "planner:east", "ts1", seconds=10) is not None
+
+
+async def test_a_lease_is_renewed_beside_what_is_written_under_it_and_neither_waits(media: Database) -> None:
+    async with media.transaction() as connection:
+        lease = await leases.acquire(connection, "planner:east", "ts1", seconds=60)
+    assert lease is not None
+    async with asyncio.timeout(20), media.transaction() as writing, media.transaction() as renewing:
+        assert await leases.guard(writing, lease)
+        assert await leases.renew(renewing, lease, seconds=60)
+        async with media.transaction() as another:
+            assert await leases.guard(another, lease)
+
+
+@pytest.mark.parametrize("holder", ["ts1", "ts2"])
+async def test_a_lease_is_not_taken_before_what_is_written_under_it_is_committed(media: Database, holder: str) -> None:
+    async with media.transaction() as connection:
+        lease = await leases.acquire(connection, "planner:east", "ts1", seconds=60)
+    assert lease is not None
+
+    async def take() -> Lease | None:
+        async with media.transaction() as taking:
+            return await leases.acquire(taking, "planner:east", holder, seconds=60)
+
+    async with media.transaction() as writing:
+        assert await leases.guard(writing, lease)
+        async with media.transaction() as connection:
+            # A renewal moves the row, and its lock with it; then the lease is over.
+            assert await leases.renew(connection, lease, seconds=60)
+        async with media.transaction() as connection:
+            await leases.release(connection, lease)
+        taken = asyncio.create_task(take())
+        await somebody_waits(media)
+        assert not taken.done()
+    after = await taken
+    assert after is not None
+    assert after.number > lease.number
+    async with media.transaction() as connection:
+        assert not await leases.guard(connection, lease)
 
 
 async def test_a_restarted_holder_need_not_wait_and_its_former_self_is_out(media: Database) -> None:
