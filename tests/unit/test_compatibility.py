@@ -43,6 +43,28 @@ def test_drives_are_known_by_the_names_that_they_go_by(name: str, generation: st
     assert generation_of(name) == generation
 
 
+@pytest.mark.parametrize(
+    ("name", "medium"),
+    [
+        ("lto8", "LTO-8"), (" LTO-9 ", "LTO-9"), ("LTO-9-HH", "LTO-9"), ("lto-m8", "LTO-M8"), ("LTOM8", "LTO-M8"),
+        ("ts1155", "TS1155"), ("je", "TS1160"), ("JF", "TS1170"),
+    ],
+)  # fmt: skip
+def test_media_are_known_by_the_names_that_they_go_by(name: str, medium: str) -> None:
+    assert medium_named(name) == medium
+
+
+@pytest.mark.parametrize("product", ["03592E07", "03592E08", "0359255F", "0359260F"])
+def test_a_product_is_the_generation_that_came_with_it(product: str) -> None:
+    known = {"03592E07": "TS1140", "03592E08": "TS1150", "0359255F": "TS1155", "0359260F": "TS1160"}
+    assert generation_of(product) == known[product]
+
+
+def test_a_name_with_more_behind_it_is_not_known() -> None:
+    assert generation_of("LTO-8 and more") is None
+    assert medium_named("TS1160X") is None
+
+
 @pytest.mark.parametrize("unknown", ["", "any", "helical", "LTO-11", "SL8500", "LTO-0", "JC"])
 def test_what_is_not_known_fits_everything(unknown: str) -> None:
     assert generation_of(unknown) is None

@@ -297,6 +297,24 @@ def test_without_any_search_the_order_is_the_best_of_all_constructions(plain, mo
     assert best == set(others)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_without_any_search_weighted_completion_is_the_best_of_all_constructions(plain, monkeypatch):
+    from tapeserver import orderweighted
+
+    monkeypatch.setattr(orderweighted, "weighted_descent", lambda *given: given[5])
+    for geometry, starts in itertools.islice(shapes(), 0, 24):
+        count = min(len(starts), 60)
+        lengths, weights = np.full(count, 200 * MB), np.random.default_rng(count).choice([0.5, 1.0, 20.0], count)
+        found = order_reads(geometry, starts[:count], lengths, weights=weights, objective="completion", plain=plain)
+        nodes = ordering.nodes_of(geometry, starts[:count].astype(np.int64), lengths, 0, weights)
+        for construction in (
+            orderplain.block_order, orderplain.two_queue_scan, orderplain.nearest_first, orderplain.heaviest_first,
+            orderplain.dearest_first,
+        ):  # fmt: skip
+            other = orderplain.weighted_seconds(nodes, construction(nodes))
+            assert found.weighted_seconds <= other * (1 + 1e-9)
+
+
 def test_a_search_never_makes_an_order_worse_and_each_step_is_taken_back_that_did():
     for geometry, starts in itertools.islice(shapes(), 0, 24, 5):
         lengths = np.full(len(starts), 200 * MB)
