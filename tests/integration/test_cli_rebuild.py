@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 import structlog
 
 from capstan.main import main
+from catalog.database import Database
+from catalog.journalformat import Entry, Head, encode_segment, segment_name
 from tapeserver.library.faults import Fault, clear, inject
 from tapeserver.library.virtual import VirtualLibrary
 from tests.tapes import Stored, TapeWriter, make_library
@@ -80,3 +85,32 @@ def test_without_a_volume_that_fails_the_rest_comes_back_and_it_is_disabled(
 def test_a_library_that_nobody_knows_is_named(configuration: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["db", "rebuild", "--library", "north", "--config", str(configuration)]) == 4
     assert "library north does not exist" in capsys.readouterr().err
+
+
+def test_what_operators_said_of_drives_and_volumes_is_read_from_the_journal(
+    configuration: Path, database_url: str, tmp_path: Path
+) -> None:
+    said = {
+        "volume": {"name": "E00001", "medium": "LTO-8"},
+        "drive": {"name": "east-0", "library": "east", "model": "LTO-9"},
+    }
+    entries = [
+        Entry(seq=seq, kind=kind, id=0, entry=msgspec.Raw(msgspec.json.encode(fields)))
+        for seq, (kind, fields) in enumerate(said.items(), 1)
+    ]
+    head = Head(catalog_id="0f8c1d2e", incarnation="a", number=1, previous=0, first_seq=1, last_seq=2)
+    journal = tmp_path / "journal"
+    journal.mkdir()
+    (journal / segment_name(1)).write_bytes(encode_segment(head, entries))
+    words = ["db", "rebuild", "--library", "east", "--config", str(configuration), "--journal", str(journal)]
+    assert main(words) == 0
+
+    async def known() -> list[tuple[str, str]]:
+        query = "select vid, medium from volume union all select name, model from drive order by 1"
+        async with Database(database_url) as database, database.connection() as connection:
+            return [tuple(row) for row in await connection.execute(sa.text(query))]
+
+    found = dict(asyncio.run(known()))
+    assert {name: found[name] for name in ("E00001", "E00002", "east-0", "east-1")} == {
+        "E00001": "LTO-8", "E00002": "", "east-0": "LTO-9", "east-1": "",
+    }  # fmt: skip
