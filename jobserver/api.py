@@ -224,6 +224,8 @@ def explanation(row: JobRow) -> list[str]:
     if seconds is not None:
         # Behind what it waits for, before how far that is.
         waiting.insert(1, f"its inputs are expected on disk in {show_about(seconds)}")
+    elif row.state is JobState.STAGING and row.volumes and waiting:
+        waiting.insert(1, f"when is not known yet; `capstan explain {row.volumes[0]}` tells what that volume waits for")
     return waiting or ["its inputs are being looked up"]
 
 

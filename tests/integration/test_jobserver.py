@@ -158,6 +158,8 @@ async def test_a_job_that_waits_for_tapes_is_told_when_they_are_expected_and_not
         assert found["expected_seconds"] == (told if told is None else pytest.approx(told, abs=15))
         sentence = "its inputs are expected on disk in about 12 min"
         assert (sentence in found["waiting"]) is (told is not None)
+        unknown = "when is not known yet; `capstan explain E00001` tells what that volume waits for"
+        assert (unknown in found["waiting"]) is (told is None)
     site.door.arrive("/exp/a")
     await site.until(job, "done")
 
