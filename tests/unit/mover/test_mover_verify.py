@@ -60,6 +60,14 @@ def checked(mover: MoverInTest, items: list[VerifyItem]) -> list[Any]:
     return mover.until(Idle)
 
 
+@pytest.fixture
+def located(monkeypatch):
+    """The blocks that the drive was asked to go to."""
+    blocks, locate = [], VirtualDrive.locate
+    monkeypatch.setattr(VirtualDrive, "locate", lambda self, block: blocks.append(block) or locate(self, block))
+    return blocks
+
+
 def test_all_that_was_written_is_read_back_in_the_order_of_the_plan(mover, written):
     load(mover)
     seen = checked(mover, written)
@@ -68,46 +76,38 @@ def test_all_that_was_written_is_read_back_in_the_order_of_the_plan(mover, writt
     assert sum(one.bytes for one in seen if isinstance(one, Verified)) == sum(SIZES.values())
 
 
-def test_members_that_share_blocks_are_read_with_one_pass_of_the_head(mover, written, monkeypatch):
-    reads, locates = [], []
-    read_into, locate = VirtualDrive.read_into, VirtualDrive.locate
+def test_members_that_share_blocks_are_read_with_one_pass_of_the_head(mover, written, located, monkeypatch):
+    reads, read_into = [], VirtualDrive.read_into
     monkeypatch.setattr(VirtualDrive, "read_into", lambda self, buffer: reads.append(1) or read_into(self, buffer))
-    monkeypatch.setattr(VirtualDrive, "locate", lambda self, block: locates.append(block) or locate(self, block))
     load(mover)
     bundle = [one for one in written if one.file_id in BUNDLE]
     assert verified(checked(mover, bundle)) == [one.file_id for one in bundle]
     last, skip = locate_member(bundle[-1].first_block, bundle[-1].byte_offset, BLOCK)
     blocks = last + (skip + bundle[-1].size - 1) // BLOCK - (bundle[0].first_block + 4) + 1
     assert len(reads) <= blocks
-    assert locates == [bundle[0].first_block]
+    assert located == [bundle[0].first_block]
 
 
-def test_an_unreadable_block_fails_the_members_in_it_alone_and_is_asked_once(mover, east, written, monkeypatch):
+def test_an_unreadable_block_fails_the_members_in_it_alone_and_is_asked_once(mover, east, written, located):
     bundle = {one.file_id: one for one in written if one.file_id in BUNDLE}
     bad, _ = locate_member(bundle[1].first_block, bundle[1].byte_offset, BLOCK)
     inject(east, Fault("unreadable", volume="A00001", block=bad))
-    asked = []
-    locate = VirtualDrive.locate
-    monkeypatch.setattr(VirtualDrive, "locate", lambda self, block: asked.append(block) or locate(self, block))
     load(mover)
     seen = checked(mover, written)
     assert set(failed(seen)) == {1, 3, 4}
     assert set(failed(seen).values()) == {"medium_error"}
     assert set(verified(seen)) == set(SIZES) - {1, 3, 4}
-    assert asked.count(bad) <= 1
+    assert located.count(bad) <= 1
 
 
-def test_a_header_that_cannot_be_read_fails_all_behind_it_and_is_asked_once(mover, east, written, monkeypatch):
+def test_a_header_that_cannot_be_read_fails_all_behind_it_and_is_asked_once(mover, east, written, located):
     first = next(one.first_block for one in written if one.file_id in BUNDLE)
     inject(east, Fault("unreadable", volume="A00001", block=first))
-    asked = []
-    locate = VirtualDrive.locate
-    monkeypatch.setattr(VirtualDrive, "locate", lambda self, block: asked.append(block) or locate(self, block))
     load(mover)
     seen = checked(mover, written)
     assert set(failed(seen)) == set(BUNDLE)
     assert set(verified(seen)) == set(SINGLE)
-    assert asked.count(first) == 1
+    assert located.count(first) == 1
 
 
 def test_a_copy_that_is_not_what_the_catalog_says_fails_in_its_place(mover, written):
