@@ -171,3 +171,18 @@ def test_of_two_pools_the_one_whose_files_wait_longer_is_written_first_whatever_
     assert [one.pool for one in plan(made, Policy(), NOW).mounts] == ["late"]
     made.set_archives(ArchiveNeed(pool="late", files=3, bytes=10**12, oldest_at=NOW - 600, writable=("B",), urgent=0))
     assert [one.pool for one in plan(made, Policy(), NOW).mounts] == ["early"]
+
+
+def test_what_a_group_with_all_its_drives_wants_makes_no_volume_worth_more() -> None:
+    made = picture("X", "MUCH", "MORE", drives=2)
+    made.limits = {"atlas": DriveLimit(reading=1, writing=None)}
+    made.want("X", ANN, 1, 1, 10**6, NOW - 100)
+    made.mount_began(MountView(volume="X", drive="d0", pool=None, purpose="recall", began_at=NOW - 50, group="atlas"))
+    for cohort in range(2, 40):
+        made.want("MUCH", ANN, cohort, 1, 10**6, NOW - 100)
+    made.want("MUCH", BOB, 50, 1, 10**6, NOW - 100)
+    for cohort in range(51, 54):
+        made.want("MORE", BOB, cohort, 1, 10**6, NOW - 100)
+    assert [one.volume for one in plan(made, Policy(), NOW).mounts] == ["MORE"]
+    made.limits = {}
+    assert [one.volume for one in plan(made, Policy(), NOW).mounts] == ["MUCH"]
