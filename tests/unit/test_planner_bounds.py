@@ -142,7 +142,7 @@ def test_a_long_pass_is_late_as_soon_as_a_short_one() -> None:
     made = picture("LONG", "SHORT", *(f"CHEAP{number}" for number in range(30)))
     for number in range(30):
         made.want(f"CHEAP{number}", BOB, 100 + number, 1, 10**6, NOW - 1)
-    # The same worth: what differs is what the pass costs, some ten times as much, and that the long one is later by half.
+    # Worth the same; the pass of the long one costs some ten times as much, and it is later by half.
     made.want("LONG", ANN, 1, 1, 10**12, NOW - 15_000)
     made.want("SHORT", BOB, 2, 1, 10**6, NOW - 10_000)
     late, not_late = Policy(deadline_seconds_min=1000.0, deadline_factor=0.0), Policy(deadline_seconds_min=1e6)
