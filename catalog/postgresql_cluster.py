@@ -31,8 +31,6 @@ shared_buffers = 128MB
 max_wal_size = 2GB
 wal_compression = on
 checkpoint_timeout = 10min
-# A commit waits until all log before it is on disk: that of somebody's long transaction is to be there already.
-wal_writer_delay = 10ms
 random_page_cost = 1.5
 timezone = 'UTC'
 log_timezone = 'UTC'
