@@ -186,3 +186,17 @@ def test_what_a_group_with_all_its_drives_wants_makes_no_volume_worth_more() -> 
     assert [one.volume for one in plan(made, Policy(), NOW).mounts] == ["MORE"]
     made.limits = {}
     assert [one.volume for one in plan(made, Policy(), NOW).mounts] == ["MUCH"]
+
+
+def test_a_label_wants_a_drive_that_writes_and_what_fits_all_drives_waits_for_any() -> None:
+    made = picture()
+    made.set_drives([DriveView(name="d0", up=True, attached=True, model="LTO-7")])
+    made.set_volume(VolumeView(name="OLD", state="blank", pool="p", medium="LTO-5"))
+    made.set_volume(VolumeView(name="NEW", state="active", pool="p", medium="LTO-7"))
+    made.set_volume(VolumeView(name="BUSY", state="active", pool="p", medium="LTO-7"))
+    made.set_media([MediaNeed(volume="OLD", purpose="label", since=0)])
+    assert plan(made, Policy(), NOW).mounts == []
+    made.want("NEW", ANN, 1, 1, 10**6, NOW - 100)
+    made.mount_began(MountView(volume="BUSY", drive="d0", pool=None, purpose="recall", began_at=NOW - 50))
+    said = {one.key: one.code for one in explanations(made, Policy(), NOW)}
+    assert said == {"OLD": "no_compatible_drive", "NEW": "no_free_drive"}
