@@ -72,8 +72,7 @@ class Simulation:
         arrivals = np.argsort(all_times, kind="stable").tolist()
         times, requests = np.sort(all_times).tolist(), self.trace.requests
         arrived, number = 0, len(times)
-        now = times[0] if times else 0.0
-        began = now
+        now = began = times[0] if times else 0.0
         for station in self.stations:
             station.kept_since = began
         while True:
@@ -179,7 +178,7 @@ class Simulation:
 
     def _decide(self, now: float) -> None:
         self._asks = False
-        if not (self.waiting.files[~self.waiting.mounted] > 0).any():
+        if not self.waiting.elsewhere:
             # Nothing waits outside of the drives; what is kept for long leaves by itself.
             return
         free = [station.number for station in self.stations if station.state in FREE_STATES]
@@ -292,7 +291,8 @@ class Simulation:
         self._next(station, float(station.work.ends[-1]), DONE)
 
     def _begin(self, station: Station, rows: Integers, now: float) -> None:
-        station.work = self._reader.read(self.geometries[station.volume], rows, station.head, now)
+        home = self.waiting.elsewhere
+        station.work = self._reader.read(self.geometries[station.volume], rows, station.head, now, home=home)
         station.joins = False
         self._next(station, float(station.work.ends[-1]), DONE)
 
@@ -360,9 +360,8 @@ class Simulation:
             self._work(station, now)
 
     def _unload(self, station: Station, now: float) -> None:
-        geometry = self.geometries[station.volume]
         self._free += station.move(State.UNLOADING, now)
-        seconds = geometry.unload_seconds(station.moved, station.head)
+        seconds = self.geometries[station.volume].unload_seconds(station.moved, station.head)
         station.seconds[Phase.UNLOAD] += seconds
         self._next(station, now + seconds, UNLOADED)
 
