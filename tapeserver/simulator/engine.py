@@ -200,8 +200,7 @@ class Simulation:
     def _mount(self, station: Station, need: int, now: float) -> None:
         volume, pool = need, need - len(self.trace.volumes)
         if pool >= 0:
-            writable = self.writing.writable(pool, self._station_of)
-            if not writable:
+            if not (writable := self.writing.writable(pool, self._station_of)):
                 return
             volume = writable[0]
             self._writer[pool] = station.number

@@ -200,3 +200,19 @@ def test_a_label_wants_a_drive_that_writes_and_what_fits_all_drives_waits_for_an
     made.mount_began(MountView(volume="BUSY", drive="d0", pool=None, purpose="recall", began_at=NOW - 50))
     said = {one.key: one.code for one in explanations(made, Policy(), NOW)}
     assert said == {"OLD": "no_compatible_drive", "NEW": "no_free_drive"}
+
+
+def test_a_pool_that_must_take_another_volume_than_its_best_takes_none_that_is_in_a_drive_or_given_away() -> None:
+    """The two pools have the same best blank volume, and behind it one that is mounted and one that is free."""
+    made = picture("FIRST", "IN-DRIVE", "FREE", drives=4)
+    mount = MountView(volume="IN-DRIVE", drive="d0", pool=None, purpose="recall", began_at=NOW - 50, epoch=1)
+    made.mount_began(mount)
+    for pool in ("p", "q", "r"):
+        made.set_archives(
+            ArchiveNeed(
+                pool=pool, files=3, bytes=10**12, urgent=0, oldest_at=NOW - 9000,
+                writable=("FIRST", "IN-DRIVE", "FREE"),
+            )
+        )  # fmt: skip
+    found = plan(made, Policy(), NOW).mounts
+    assert [(one.pool, one.volume) for one in found] == [("p", "FIRST"), ("q", "FREE")]
