@@ -109,7 +109,7 @@ def _measured(case: Case, seeds: int) -> bool:
         case.plain_to_ours.append(ordering.order_reads(geometry, starts, lengths, plain=True).locate_seconds / ours)
         nodes = nodes_of(geometry, starts, lengths, 0, None)
         simple = (orderplain.block_order(nodes), orderplain.nearest_first(nodes))
-        case.simple.append(ours / min(orderplain.locate_seconds(nodes, order) for order in simple))
+        case.simple.append(ours / min(orderplain.motion_seconds(nodes, order) for order in simple))
         links = geometry.locate_matrix(np.append(0, starts + lengths), starts)
         bound = _assignment_bound(links)
         if bound is not None:

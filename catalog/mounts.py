@@ -24,6 +24,8 @@ _SQL = {name: sa.text(statement) for name, statement in load("mounts").items()}
 RECENT_MOUNTS = 500
 #: so begins the reason of a stop that takes nothing from the mount: it has nothing to do, and ends as if by itself
 REST = "nothing to do"
+#: codes of candidates that wait for nothing but a drive (`catalog.candidates`)
+DRIVE_CODES = ("no_free_drive", "no_free_compatible_drive")
 _mount, _volume, _library, _drive = tables.mount, tables.volume, tables.library, tables.drive
 
 
@@ -283,6 +285,13 @@ async def clear_candidates(
     statement, some = ("candidates_clear", kept) if gone is None else ("candidates_drop", gone)
     arguments = {"library": library, "kinds": [kind for kind, _ in some], "keys": [key for _, key in some]}
     return (await connection.execute(_SQL[statement], arguments)).rowcount
+
+
+async def drives_wanted(connection: AsyncConnection, library: str) -> bool:
+    """Whether anything of the library waits for nothing but a drive, as its planner has said last."""
+    table = tables.candidate
+    waits = sa.select(table.c.key).where(table.c.library == library, table.c.code.in_(DRIVE_CODES))
+    return bool(await connection.scalar(sa.select(waits.exists())))
 
 
 async def list_candidates(

@@ -303,7 +303,12 @@ class Geometry:
         """To the begin of the tape: 2 + (2 x average - 2) x place."""
         if from_byte <= 0:
             return 0.0
-        return 2 + (2 * self.model.rewind_average_seconds - 2) * self.place(from_byte)[1]
+        return 2 + self.rewind_seconds_per_place * self.place(from_byte)[1]
+
+    @property
+    def rewind_seconds_per_place(self) -> float:
+        """What a rewind takes longer from the far end of the tape than from near its begin."""
+        return 2 * self.model.rewind_average_seconds - 2
 
     def unload_seconds(self, moved_bytes: float, from_byte: float) -> float:
         """Rewind and unload after a mount that moved `moved_bytes`; LTO-9 takes longer the more was moved."""

@@ -110,10 +110,13 @@ def order_reads(
     objective: Objective = "total",
     effort: float = 1.0,
     plain: bool = False,
+    home: bool = False,
 ) -> Order:
     """The order in which to read files that start at `starts` and are `lengths` long (bytes), from `head`.
 
-    `effort` scales the steps of the search (0: constructions and one descent). `plain`: as without numba.
+    `home`: the volume is taken out behind the last, so the rewind from there counts in the objective "total"; it is
+    in no figure of the answer. `effort` scales the steps of the search (0: constructions and one descent). `plain`: as
+    without numba.
     Raises ValueError when the arrays do not fit each other.
     """
     start, length = np.asarray(starts, dtype=np.int64), np.asarray(lengths, dtype=np.int64)
@@ -122,14 +125,15 @@ def order_reads(
         raise ValueError(f"starts, lengths and weights differ: {start.shape}, {length.shape}")
     if objective not in ("total", "completion"):
         raise ValueError(f"there is no objective {objective!r}: it is total or completion")
+    home &= objective == "total"
     pieces = list(_pieces(geometry, start, length))
     if len(pieces) < len(start):
         firsts = np.array([piece[0] for piece in pieces])
         ends = np.array([(start[piece] + length[piece]).max() for piece in pieces])
         summed = np.array([float(len(piece)) if weight is None else weight[piece].sum() for piece in pieces])
-        nodes = nodes_of(geometry, start[firsts], ends - start[firsts], head, summed)
+        nodes = nodes_of(geometry, start[firsts], ends - start[firsts], head, summed, home=home)
     else:
-        nodes = nodes_of(geometry, start, length, head, weight)
+        nodes = nodes_of(geometry, start, length, head, weight, home=home)
     tour = _tour(nodes, objective, linear=geometry.model.wraps == 1, effort=effort, plain=plain)
     indices = np.concatenate([pieces[node - 1] for node in tour]) if len(tour) else np.empty(0, np.int64)
     return _measured(geometry, start, length, head, weight, indices)

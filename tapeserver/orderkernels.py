@@ -4,8 +4,8 @@ Imported by `ordering.warm_up` alone: importing needs numba, and a first call co
 cache of an earlier process is found. It decides nothing, and improves nothing: see `tapeserver.ordersearch`.
 
 Nodes: 0 is the head where it stands now, 1..n the files, n + 1 the end behind the last file, which costs nothing to go
-to. `ends` and `starts` hold for each node where it ends and starts: (bytes, wrap, seconds along the tape, half, band).
-A tour is the nodes in order, from 0 to n + 1.
+to, or the way back to the begin of the tape. `ends` and `starts` hold for each node where it ends and starts: (bytes,
+wrap, seconds along the tape, half, band). A tour is the nodes in order, from 0 to n + 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tapeserver.ordernodes import BACK, BAND, BASE, DIRECTION, GAP, HALF, LEAST, WRAP
+from tapeserver.ordernodes import BACK, BAND, BASE, DIRECTION, GAP, HALF, HOME, LEAST, WRAP
 
 Floats = NDArray[np.float64]
 Nodes = NDArray[np.int32]
@@ -37,7 +37,7 @@ def kernel(function: F) -> F:
 def cost(ends: Floats, starts: Floats, terms: Floats, i: int, j: int) -> float:
     """Seconds of locate from the end of node i to the start of node j, as `Geometry.locate_seconds`."""
     if j == starts.shape[0] - 1:
-        return 0.0
+        return float(ends[i, 2] * terms[HOME])
     ahead = starts[j, 0] - ends[i, 0]
     if ahead == 0.0:
         return 0.0
@@ -61,7 +61,7 @@ def cost(ends: Floats, starts: Floats, terms: Floats, i: int, j: int) -> float:
 def neighbours(ends: Floats, starts: Floats, terms: Floats, width: int) -> tuple[Nodes, Floats, Nodes, Floats]:
     """The `width` cheapest successors and predecessors of each node with their costs, cheapest first; -1: no more.
 
-    The end is everyone's first successor: it costs nothing.
+    The end is everyone's first successor, whatever it costs.
     """
     n = ends.shape[0] - 1
     after = np.full((n + 2, width + 1), -1, np.int32)
@@ -70,12 +70,12 @@ def neighbours(ends: Floats, starts: Floats, terms: Floats, width: int) -> tuple
     before_cost = np.full((n + 2, width), np.inf)
     for i in range(n + 1):
         after[i, 0] = n + 1
-        after_cost[i, 0] = 0.0
-        for j in range(1, n + 1):
+        after_cost[i, 0] = cost(ends, starts, terms, i, n + 1)
+        for j in range(1, n + 2):
             if i == j:
                 continue
             seconds = cost(ends, starts, terms, i, j)
-            if seconds < after_cost[i, width]:
+            if j <= n and seconds < after_cost[i, width]:
                 place = width
                 while place > 1 and after_cost[i, place - 1] > seconds:
                     after_cost[i, place] = after_cost[i, place - 1]

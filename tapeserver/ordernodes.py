@@ -11,13 +11,13 @@ from tapeserver.drivemodel import LOCATE_SECONDS_MIN, Geometry
 
 Floats = NDArray[np.float64]
 
-BASE, WRAP, BAND, HALF, DIRECTION, BACK, LEAST, GAP = range(8)
-"""Where each constant of the locate formula stands in `Nodes.terms`."""
+BASE, WRAP, BAND, HALF, DIRECTION, BACK, LEAST, GAP, HOME = range(9)
+"""Where each constant of the locate formula stands in `Nodes.terms`; HOME: what the end costs, see `nodes_of`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nodes:
-    """Node 0 is the head, 1..n the files, n + 1 the end behind the last file, where nothing is.
+    """Node 0 is the head, 1..n the files, n + 1 the end behind the last: nothing is there, or the begin of the tape.
 
     `ends` (n + 1 rows) and `starts` (n + 2 rows): position in bytes, wrap, seconds along the tape, half, band.
     """
@@ -31,11 +31,19 @@ class Nodes:
 
 
 def nodes_of(
-    geometry: Geometry, starts: NDArray[np.int64], lengths: NDArray[np.int64], head: int, weights: Floats | None
+    geometry: Geometry,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    head: int,
+    weights: Floats | None,
+    *,
+    home: bool = False,
 ) -> Nodes:
+    """`home`: the end costs the part of the rewind that depends on where the last file ends; else nothing."""
     count = len(starts)
     model = geometry.model
-    terms = np.empty(8)
+    terms = np.empty(9)
+    terms[HOME] = geometry.rewind_seconds_per_place / model.traverse_seconds if home else 0.0
     terms[[BASE, WRAP, BAND, HALF]] = [
         model.terms.base, model.terms.wrap_change, model.terms.band_change, model.terms.half_change
     ]  # fmt: skip

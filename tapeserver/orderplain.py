@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from tapeserver.ordernodes import BACK, BAND, BASE, DIRECTION, GAP, HALF, LEAST, WRAP, Floats, Nodes
+from tapeserver.ordernodes import BACK, BAND, BASE, DIRECTION, GAP, HALF, HOME, LEAST, WRAP, Floats, Nodes
 
 Indices = NDArray[np.int64]
 
@@ -33,7 +33,7 @@ def good(nodes: Nodes, objective: str) -> Indices:
     if objective == "completion":
         found += [heaviest_first(nodes), dearest_first(nodes)]
         return min(found, key=lambda order: weighted_seconds(nodes, order))
-    best = min(found, key=lambda order: locate_seconds(nodes, order))
+    best = min(found, key=lambda order: motion_seconds(nodes, order))
     return moved_segments(nodes, best) if len(best) <= MATRIX_MAX else best
 
 
@@ -58,8 +58,16 @@ def pair_costs(nodes: Nodes, sources: Indices, targets: Indices) -> Floats:
     return seconds
 
 
-def locate_seconds(nodes: Nodes, order: Indices) -> float:
-    return float(pair_costs(nodes, np.concatenate(([0], order[:-1])), order).sum())
+def home_seconds(nodes: Nodes, last: Indices) -> Floats:
+    """What the end costs behind each of these."""
+    seconds: Floats = nodes.ends[last, 2] * nodes.terms[HOME]
+    return seconds
+
+
+def motion_seconds(nodes: Nodes, order: Indices) -> float:
+    """Of all locates, and of the way to the end."""
+    locates = pair_costs(nodes, np.concatenate(([0], order[:-1])), order).sum()
+    return float(locates + home_seconds(nodes, order[-1:]).sum())
 
 
 def weighted_seconds(nodes: Nodes, order: Indices) -> float:
@@ -91,6 +99,7 @@ def exact(nodes: Nodes, objective: str) -> Indices:
             if not read >> j & 1:
                 came_from[read | 1 << j, j] = at = int(np.argmin(reached[:, j]))
                 least[read | 1 << j, j] = reached[at, j]
+    least[full] += home_seconds(nodes, np.arange(1, count + 1))
     order, read, last = [], full, int(np.argmin(least[full]))
     while read:
         order.append(last + 1)
@@ -222,6 +231,7 @@ def moved_segments(nodes: Nodes, order: Indices) -> Indices:
     count = len(order)
     matrix = np.zeros((count + 1, count + 2))
     matrix[:, 1:-1] = costs(nodes, np.arange(count + 1), np.arange(1, count + 1))
+    matrix[:, -1] = home_seconds(nodes, np.arange(count + 1))
     tour, looks, still = closed(order).astype(np.int64), 0, 0
     while still < len(_SEGMENTS) and looks < LOOKS_MAX:
         size = _SEGMENTS[looks % len(_SEGMENTS)]

@@ -60,6 +60,8 @@ def best_exchange(
         w = after[u, k]
         gain_1 = removed - after_cost[u, k]
         if w < 0 or gain_1 <= GAIN_MIN:
+            if k == 0:  # the end, which is not in the order of costs
+                continue
             break
         q = at[w]
         if w == v or q == 0:
@@ -69,6 +71,8 @@ def best_exchange(
         for m in range(after.shape[1]):  # the second new link leaves x, to y; the third goes from z, before y, to v
             y = after[x, m]
             if y < 0 or gain_2 - after_cost[x, m] <= GAIN_MIN:
+                if m == 0:
+                    continue
                 break
             p = at[y]
             a, b, c = _order_of_cuts(i, q - 1, p - 1)
@@ -256,6 +260,8 @@ def exact(
             for last in range(n):
                 if read >> last & 1 and least[read, last] + link[last + 1, j] * waiting < least[now, j]:
                     least[now, j], came_from[now, j] = least[read, last] + link[last + 1, j] * waiting, last
+    for last in range(n):
+        least[full, last] += cost(ends, starts, terms, last + 1, n + 1)
     order = np.empty(n, np.int32)
     last = int(np.argmin(least[full]))
     read = full

@@ -2,7 +2,8 @@
 
 The session brings all that is wanted of the volume, again and again; what it has taken is gone from here, and stays as
 it was taken. The rest, with late arrivals ahead of the head and behind it, is put in the order that
-`tapeserver.ordering` finds; a few that arrive while many wait join the order that there is. Of a medium whose locates
+`tapeserver.ordering` finds, which ends near the begin of the tape while others want the drive; a few that arrive while
+many wait join the order that there is. Of a medium whose locates
 cost nothing known it is read by position, from the head on and then from the front: so the tape is passed over once.
 """
 
@@ -60,8 +61,10 @@ class ReadingList:
     def __len__(self) -> int:
         return len(self._rest)
 
-    def refresh(self, wanted: Sequence[WantedRecall]) -> bool:
+    def refresh(self, wanted: Sequence[WantedRecall], *, home: bool = False) -> bool:
         """All that is wanted now, in the place of what was here. Arrivals may take seconds: call it in a thread.
+
+        `home`: others wait for the drive, so that the rewind behind the last counts as well.
 
         True: all was put in order by the model, which a drive may know better.
         """
@@ -70,7 +73,7 @@ class ReadingList:
         arrived = [one for one in wanted if one.file_id not in known]
         anew = False
         if self._geometry is not None:
-            rest, anew = self._with(rest, arrived, self._geometry)
+            rest, anew = self._with(rest, arrived, self._geometry, home)
         elif arrived:
             by_place = sorted([*rest, *arrived], key=_by_place)
             ahead = [one for one in by_place if (one.first_block, one.byte_offset) >= self.head]
@@ -124,7 +127,7 @@ class ReadingList:
         return way + self._geometry.transfer_seconds(one.bytes)
 
     def _with(
-        self, rest: list[WantedRecall], arrived: Sequence[WantedRecall], geometry: Geometry
+        self, rest: list[WantedRecall], arrived: Sequence[WantedRecall], geometry: Geometry, home: bool
     ) -> tuple[list[WantedRecall], bool]:
         """In their order; and whether that is a new one."""
         if not arrived:
@@ -132,19 +135,19 @@ class ReadingList:
         self._inserted += len(arrived)
         if len(rest) <= max(INSERT_ABOVE, self._inserted * INSERT_SHARE):
             self._inserted = 0
-            return self._ordered(sorted([*rest, *arrived], key=_by_place), geometry), True
+            return self._ordered(sorted([*rest, *arrived], key=_by_place), geometry, home), True
         files = [*rest, *sorted(arrived, key=_by_place)]
         starts = [self._first_byte(one) for one in files]
         order = insert_reads(geometry, starts, [one.bytes for one in files], len(rest), head=self._head_byte)
         return [files[index] for index in order.tolist()], False
 
-    def _ordered(self, by_place: Sequence[WantedRecall], geometry: Geometry) -> list[WantedRecall]:
+    def _ordered(self, by_place: Sequence[WantedRecall], geometry: Geometry, home: bool) -> list[WantedRecall]:
         pieces = self._joined(by_place, geometry)
         starts = np.array([self._first_byte(piece[0]) for piece in pieces], dtype=np.int64)
         ends = np.array([self._end_byte(piece[-1]) for piece in pieces], dtype=np.int64)
         if len(pieces) > EXACT_MAX:
             _warm_up_once()
-        order = order_reads(geometry, starts, np.maximum(ends - starts, 0), head=self._head_byte)
+        order = order_reads(geometry, starts, np.maximum(ends - starts, 0), head=self._head_byte, home=home)
         return [one for index in order.indices.tolist() for one in pieces[index]]
 
     def _joined(self, files: Sequence[WantedRecall], geometry: Geometry) -> list[list[WantedRecall]]:

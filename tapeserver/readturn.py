@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from copy import copy
+from functools import partial
 from typing import ClassVar, Literal
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from catalog import endings, failures, queues, recalls, replicas
+from catalog import endings, failures, mounts, queues, recalls, replicas
 from catalog.database import CACHE, EVENTS, PLANNER, QUEUES
 from catalog.errors import Retry
 from catalog.queues import ClaimedRecall, WantedRecall
@@ -155,18 +156,19 @@ class ReadTurn(Turn):
         """Bring the list up to date: late arrivals come, what was cancelled or read elsewhere goes."""
         volume, head, began_at = self.context.work.volume, self._list.head, self.context.now
 
-        async def wanted_now(connection: AsyncConnection) -> list[WantedRecall]:
+        async def wanted_now(connection: AsyncConnection) -> tuple[list[WantedRecall], bool]:
+            home = await mounts.drives_wanted(connection, self.context.work.library)
             wanted = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX)
             if len(wanted) < WANTED_MAX:
-                return wanted
+                return wanted, home
             # More than is looked at together: a window from the head on, if there is anything.
-            return await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=head) or wanted
+            return await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=head) or wanted, home
 
-        wanted = await self.context.commit(wanted_now)
+        wanted, home = await self.context.commit(wanted_now)
         if len(wanted) > ORDER_IN_THREAD:
-            anew = await asyncio.to_thread(self._list.refresh, wanted)
+            anew = await asyncio.to_thread(partial(self._list.refresh, wanted, home=home))
         else:
-            anew = self._list.refresh(wanted)
+            anew = self._list.refresh(wanted, home=home)
         self._look_at = self.context.now + max(LIST_SECONDS, LIST_SHARE * (self.context.now - began_at))
         if anew and self._drive_answers:
             await self._ask_the_drive()

@@ -29,7 +29,7 @@ def worth_reading(
     if not len(starts):
         return wanted.copy()
     model = geometry.model
-    change = geometry.change_seconds(float(lengths.mean()), geometry.capacity_bytes / 2)
+    change = geometry.change_seconds(float(lengths.mean()), geometry.wrap_bytes / 2)
     coming_back = change + geometry.locate_many(np.zeros(len(starts)), starts)
     taken = wanted | (chance * coming_back > lengths / model.native_rate)
     return taken | _read_across(geometry, starts, lengths, taken)

@@ -228,5 +228,8 @@ def _rounded(capacity_bytes: int) -> int:
 
 
 def change_seconds(geometry: Geometry) -> float:
-    """Of a mount like others: the head stands in the middle when it ends."""
-    return geometry.change_seconds(MOVED_BYTES_TYPICAL, geometry.capacity_bytes / 2)
+    """Of a mount like others: the head stands half way along the tape when it ends.
+
+    A pass that ends nearer to the begin, because others want the drive, has gone as much further to get there.
+    """
+    return geometry.change_seconds(MOVED_BYTES_TYPICAL, geometry.wrap_bytes / 2)

@@ -51,10 +51,13 @@ class Reader:
     #: the same file may be wanted by several
     repeats: bool = True
 
-    def read(self, geometry: Geometry, rows: Integers, head: int, now: float) -> Pass:
-        """The pass that reads `rows` from `head` on, beginning now. The same bytes wanted twice are read once."""
+    def read(self, geometry: Geometry, rows: Integers, head: int, now: float, *, home: bool) -> Pass:
+        """The pass that reads `rows` from `head` on, beginning now. The same bytes wanted twice are read once.
+
+        `home`: others wait for the drive, so that the rewind behind the pass counts as well.
+        """
         starts, lengths = self.starts[rows], self.lengths[rows]
-        order = self._order(geometry, starts, lengths, head)
+        order = self._order(geometry, starts, lengths, head, home)
         rows, starts, lengths = rows[order], starts[order], lengths[order]
         ends = starts + lengths
         before = np.empty_like(starts)
@@ -70,23 +73,24 @@ class Reader:
             locates = locates * self.draw.lognormal(0.0, self.noise, len(locates))
         return Pass(rows=rows, begins=now, ends=now + np.cumsum(locates + transfers), locates=locates, heads=ends)
 
-    def _order(self, geometry: Geometry, starts: Integers, lengths: Integers, head: int) -> Integers:
+    def _order(self, geometry: Geometry, starts: Integers, lengths: Integers, head: int, home: bool) -> Integers:
         """Indices in the order to read; those of the same file stand behind each other, the longest first."""
         if not self.repeats:
-            return _good_order(geometry, starts, lengths, head)
+            return _good_order(geometry, starts, lengths, head, home)
         by_start = np.lexsort((-lengths, starts))
         firsts = np.flatnonzero(np.diff(starts[by_start], prepend=-1))
         if len(firsts) == len(starts):
-            return _good_order(geometry, starts, lengths, head)
+            return _good_order(geometry, starts, lengths, head, home)
         chosen = by_start[firsts]
         groups = np.split(by_start, firsts[1:])
-        return np.concatenate([groups[n] for n in _good_order(geometry, starts[chosen], lengths[chosen], head)])
+        best = _good_order(geometry, starts[chosen], lengths[chosen], head, home)
+        return np.concatenate([groups[n] for n in best])
 
 
-def _good_order(geometry: Geometry, starts: Integers, lengths: Integers, head: int) -> Integers:
+def _good_order(geometry: Geometry, starts: Integers, lengths: Integers, head: int, home: bool) -> Integers:
     count = len(starts)
     if count == 1:
         return np.zeros(1, dtype=np.int64)
     if count > DENSE_FILES:
         return np.argsort(starts, kind="stable")
-    return order_reads(geometry, starts, lengths, head=head, effort=0.0).indices
+    return order_reads(geometry, starts, lengths, head=head, effort=0.0, home=home).indices

@@ -25,6 +25,11 @@ class Waiting:
         #: in a drive, or on its way to one
         self.mounted = np.zeros(number, dtype=bool)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether anything waits for a need that no drive serves."""
+        return bool((self.files[~self.mounted] > 0).any())
+
     def add(self, need: int, files: int, size: int, at: float) -> None:
         self.files[need] += files
         self.bytes[need] += size

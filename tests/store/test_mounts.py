@@ -109,6 +109,17 @@ async def test_archives_go_to_the_fullest_volume_that_has_room_whether_it_is_in_
         assert (await volumes.writable_volumes(connection, ["east"]))["east"] == ["E00003", "E00001"]
 
 
+async def test_drives_are_wanted_while_anything_of_the_library_waits_for_nothing_else(media: Database) -> None:
+    async with media.transaction() as connection:
+        waits = Candidate(kind="volume", key="E00001", code="no_free_drive", arguments={"library": "east", "drives": 2})
+        collects = Candidate(kind="pool", key="east", code="collecting", arguments={})
+        await mounts.write_candidates(connection, "east", [collects], gone=None)
+        assert not await mounts.drives_wanted(connection, "east")
+        await mounts.write_candidates(connection, "east", [waits], gone=[])
+        assert await mounts.drives_wanted(connection, "east")
+        assert not await mounts.drives_wanted(connection, "west")
+
+
 async def test_candidates_are_written_on_change_only_and_go_with_their_demand(media: Database) -> None:
     one = Candidate(kind="volume", key="E00001", code="ready", arguments={"drive": "east1"})
     two = Candidate(kind="pool", key="east", code="collecting", arguments={"wanted_files": 3})

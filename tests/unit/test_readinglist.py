@@ -76,6 +76,20 @@ def test_on_a_known_medium_files_come_in_the_order_that_is_searched_for_and_not_
     assert abs(sum(found.values()) - best.seconds) < 1
 
 
+def test_while_others_want_the_drive_the_last_file_is_one_from_which_the_rewind_is_short() -> None:
+    # Three wraps' middles, their ends, and places in between.
+    places = [20, 35, 50, 500, 1000, 1030, 2025, 3500]
+    ends = {}
+    for home in (False, True):
+        reading = ReadingList(LTO7, BLOCK)
+        reading.refresh(on_tape(*places), home=home)
+        found = reading.take(100, 10**12)
+        ends[home] = sum(found.values()), LTO7.rewind_seconds((list(found)[-1] * 10**9 // BLOCK + 4) * BLOCK + 10**9)
+    assert sum(ends[True]) < sum(ends[False]) - 20
+    assert ends[True][0] >= ends[False][0]
+    assert ends[True][1] < ends[False][1]
+
+
 def test_late_arrivals_join_the_rest_and_what_was_taken_stays() -> None:
     reading = ReadingList(LTO7, BLOCK)
     reading.refresh(on_tape(5, 1000, 2000))
@@ -91,9 +105,9 @@ def many_waiting(monkeypatch: pytest.MonkeyPatch, *gigabytes: int) -> tuple[Read
     monkeypatch.setattr(readinglist, "INSERT_SHARE", 20)
     planned: list[int] = []
 
-    def order(geometry: Geometry, starts: Any, lengths: Any, head: int) -> Order:
+    def order(geometry: Geometry, starts: Any, lengths: Any, *, head: int, home: bool) -> Order:
         planned.append(len(starts))
-        return order_reads(geometry, starts, lengths, head=head)
+        return order_reads(geometry, starts, lengths, head=head, home=home)
 
     monkeypatch.setattr(readinglist, "order_reads", order)
     reading = ReadingList(LTO7, BLOCK)
