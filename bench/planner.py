@@ -46,7 +46,7 @@ class Scene:
 
 #: loads at which the drives are busy for 99 % of the time under oldest first, as the note of each row says
 SCENES = [
-    Scene(name="farm, 99 % load, 8 drives", kind="farm", drives=8, requests=3000, load=1.5, mean_most=0.75,
+    Scene(name="farm, 99 % load, 8 drives", kind="farm", drives=8, requests=3000, load=1.55, mean_most=0.75,
           p95_most=1.1, longest_most=1.5),
     Scene(name="production, 12 drives", kind="production", drives=12, requests=400, load=1.8, mean_most=0.85),
     Scene(name="farm, overload, 8 drives", kind="farm", drives=8, requests=1500, load=2.8, longest_most=1.5),

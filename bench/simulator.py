@@ -24,7 +24,7 @@ from tapeserver.simulator.trace import Trace, TraceVolume
 
 DRIVES = 8
 #: offered load -> about so much of the drives' time in use, with mounts that are shared
-LOAD_FULL, LOAD_EIGHTY = 1.5, 1.12
+LOAD_FULL, LOAD_EIGHTY = 1.55, 1.15
 JOBS, JOBS_QUICK = 8_000, 300
 ESTIMATED_JOBS, ESTIMATED_JOBS_QUICK = 1_500, 200
 #: offered load of reads beside the archives: as many files of 2 GB a second, which come in runs of so many
