@@ -258,7 +258,10 @@ async def test_a_get_that_breaks_goes_on_where_it_was(site: FakeSite, session: S
     site.cache_faults = [half(data)]
     await session.get("/exp/f", tmp_path / "f")
     assert (tmp_path / "f").read_bytes() == data
-    assert [seen[4] for seen in site.seen if seen[0] == "cache"] == [None, "bytes=1500000-"]
+    whole, rest = [seen[4] for seen in site.seen if seen[0] == "cache"]
+    assert whole is None
+    # How much of the half has been taken from the socket when the break is seen is the machine's matter.
+    assert 0 < int(rest.removeprefix("bytes=").removesuffix("-")) <= 1_500_000
 
 
 async def test_a_later_get_takes_up_what_an_earlier_one_left(site: FakeSite, session: Session, tmp_path: Path) -> None:
