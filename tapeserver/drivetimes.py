@@ -43,7 +43,9 @@ class DriveTimes:
         self._picture, self._fits, self._now = picture, fits, now
         self._kinds: dict[str, list[float]] = {}
         for name, at in free_at.items():
-            kind = "" if fits.all else picture.drives[name].model
+            # One that has been taken away since: for the rest of this run its kind is not known.
+            drive = None if fits.all else picture.drives.get(name)
+            kind = drive.model if drive is not None else ""
             insort(self._kinds.setdefault(kind, []), at)
         self._able: dict[tuple[str, str], list[list[float]]] = {}
         #: kinds of drives that anything waits for

@@ -161,4 +161,5 @@ def geometry_to_write(picture: Picture, volume: str) -> Geometry:
 def _written_bytes(picture: Picture, volume: str, geometry: Geometry) -> float:
     slot = picture.volumes.find(volume)
     written = None if slot is None else picture.volumes.views[slot].written_bytes
-    return geometry.capacity_bytes / 2 if written is None else written
+    # Half of it, and half way along the tape: the middle of the bytes lies at one end of it.
+    return geometry.wrap_bytes * (geometry.model.wraps // 2 + 0.5) if written is None else written

@@ -61,6 +61,13 @@ class ReadingList:
     def __len__(self) -> int:
         return len(self._rest)
 
+    def has_arrivals(self, wanted: Sequence[WantedRecall]) -> bool:
+        """Whether anything of it is new, and the model is to put it in order."""
+        if self._geometry is None:
+            return False
+        known = {one.file_id for one in self._rest}
+        return any(one.file_id not in known for one in wanted)
+
     def refresh(self, wanted: Sequence[WantedRecall], *, home: bool = False) -> bool:
         """All that is wanted now, in the place of what was here. Arrivals may take seconds: call it in a thread.
 

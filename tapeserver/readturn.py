@@ -157,12 +157,13 @@ class ReadTurn(Turn):
         volume, head, began_at = self.context.work.volume, self._list.head, self.context.now
 
         async def wanted_now(connection: AsyncConnection) -> tuple[list[WantedRecall], bool]:
-            home = await mounts.drives_wanted(connection, self.context.work.library)
             wanted = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX)
-            if len(wanted) < WANTED_MAX:
-                return wanted, home
-            # More than is looked at together: a window from the head on, if there is anything.
-            return await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=head) or wanted, home
+            if len(wanted) == WANTED_MAX:
+                # More than is looked at together: a window from the head on, if there is anything.
+                wanted = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=head) or wanted
+            # Asked only where it counts: of a library in which nothing waits for a drive, that is a scan of all reasons.
+            new = self._list.has_arrivals(wanted)
+            return wanted, new and await mounts.drives_wanted(connection, self.context.work.library)
 
         wanted, home = await self.context.commit(wanted_now)
         if len(wanted) > ORDER_IN_THREAD:

@@ -158,7 +158,7 @@ class Volumes:
     def unload_seconds(self, slot: int) -> float:
         """Of a mount like others."""
         geometry = self.geometry(slot)
-        return geometry.unload_seconds(MOVED_BYTES_TYPICAL, geometry.capacity_bytes / 2)
+        return geometry.unload_seconds(MOVED_BYTES_TYPICAL, geometry.wrap_bytes / 2)
 
     def rank(self) -> NDArray[np.int64]:
         """Place of each in the order of names, by which equals are decided."""

@@ -290,7 +290,7 @@ class Simulation:
         self._next(station, float(station.work.ends[-1]), DONE)
 
     def _begin(self, station: Station, rows: Integers, now: float) -> None:
-        home = self.waiting.elsewhere
+        home = not self._free and self.waiting.elsewhere
         station.work = self._reader.read(self.geometries[station.volume], rows, station.head, now, home=home)
         station.joins = False
         self._next(station, float(station.work.ends[-1]), DONE)

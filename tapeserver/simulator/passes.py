@@ -54,7 +54,7 @@ class Reader:
     def read(self, geometry: Geometry, rows: Integers, head: int, now: float, *, home: bool) -> Pass:
         """The pass that reads `rows` from `head` on, beginning now. The same bytes wanted twice are read once.
 
-        `home`: others wait for the drive, so that the rewind behind the pass counts as well.
+        `home`: others wait for a drive, so that the rewind behind the pass counts as well.
         """
         starts, lengths = self.starts[rows], self.lengths[rows]
         order = self._order(geometry, starts, lengths, head, home)

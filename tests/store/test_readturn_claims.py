@@ -186,6 +186,13 @@ async def test_a_drive_is_asked_for_its_order_of_what_is_new_and_not_again_for_w
     context.work = replace(context.work, library_spec={**context.work.library_spec, "medium": "LTO-9"})
     context.config = Config(name="ts", recalls_files_max=2)
     turn = ReadTurn(context, seconds_max=None)
+    drives_wanted, asked = mounts.drives_wanted, list[str]()
+
+    async def counted(connection: AsyncConnection, library: str) -> bool:
+        asked.append(library)
+        return await drives_wanted(connection, library)
+
+    monkeypatch.setattr(mounts, "drives_wanted", counted)
     for answers in range(3):
         await turn.top_up()
         if answers == 0:
@@ -194,6 +201,8 @@ async def test_a_drive_is_asked_for_its_order_of_what_is_new_and_not_again_for_w
             await turn.handle(Arranged(number=question.number, order=order))
         turn._out.clear()
     assert len(reading.link.questions) == 1
+    # Nor does the mount ask who else wants the drive, when there is nothing to put in order.
+    assert len(asked) == 1
     await more_wanted(1)
     await turn.top_up()
-    assert len(reading.link.questions) == 2
+    assert len(reading.link.questions) == len(asked) == 2

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tapeserver.drivemodel import Geometry, model_of
-from tapeserver.estimates import estimate
+from tapeserver.estimates import estimate, estimating
 from tapeserver.expectedtimes import Estimates
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
@@ -139,6 +139,17 @@ def test_who_is_wanted_by_a_group_without_a_limit_too_waits_for_no_limit() -> No
 
 
 # ------------------------------------------------------------------ kinds of drives
+
+
+def test_a_drive_that_is_taken_away_while_times_are_looked_for_stops_nothing() -> None:
+    picture = picture_of("LTO-9", "LTO-7", A="LTO-9", B="LTO-7")
+    want(picture, "A")
+    want(picture, "B")
+    parts = estimating(picture, POLICY, NOW)
+    next(parts)
+    picture.set_drives([DriveView(name="d1", up=True, attached=True, model="LTO-7")])
+    *_, found = parts
+    assert math.isfinite(begins(found, picture, "B"))
 
 
 def test_a_medium_waits_for_the_drives_that_read_it_whatever_others_are_idle() -> None:

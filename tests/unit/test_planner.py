@@ -27,6 +27,7 @@ from tapeserver.planner import (
     explanations,
     plan,
 )
+from tapeserver.planner.volumes import change_seconds
 from tapeserver.planner.wishes import Wish, recall_wish
 
 NOW = 1_000_000.0
@@ -627,6 +628,14 @@ def test_how_files_of_a_cohort_lie_is_learnt_from_what_mounts_take() -> None:
     together, scattered = _taught(0.0), _taught(1.0)
     assert together < 0.1
     assert scattered > 0.9
+
+
+def test_a_mount_that_ends_is_taken_to_unload_for_as_long_as_its_cost_has_it() -> None:
+    picture = Picture("east")
+    picture.set_volume(VolumeView(name="A00001", state="active", medium="LTO-9"))
+    geometry = picture.volumes.geometry(0)
+    ready = geometry.model.robot_seconds + geometry.load_seconds()
+    assert ready + picture.volumes.unload_seconds(0) == pytest.approx(change_seconds(geometry))
 
 
 def _taught(scatter: float) -> float:

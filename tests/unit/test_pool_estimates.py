@@ -128,6 +128,12 @@ def test_a_pool_whose_volume_is_on_its_way_out_waits_for_that() -> None:
     assert estimate(picture, POLICY, 1000.0).pools["raw"].begins > 1000.0 + unload + READY
 
 
+def test_of_a_volume_of_which_nothing_is_known_the_end_is_looked_for_half_way_along_the_tape() -> None:
+    found = estimate(picture_of(1, replace(NEED, urgent=1, writable=("W3",))), POLICY, 1000.0).pools["raw"]
+    along = GEOMETRY.locate_seconds(0, GEOMETRY.wrap_bytes * 0.5)
+    assert found.begins == pytest.approx(1000.0 + READY + along, abs=20)
+
+
 def test_of_what_cannot_be_written_nothing_is_said() -> None:
     assert not estimate(picture_of(0), POLICY, 1000.0).pools
     assert not estimate(picture_of(1, replace(NEED, writable=())), POLICY, 1000.0).pools

@@ -123,6 +123,15 @@ def test_a_second_volume_waits_for_the_first_to_leave_the_only_drive() -> None:
     assert outcome.request_done[1] - outcome.request_done[0] == pytest.approx(change + 10.0)
 
 
+@pytest.mark.parametrize(("drives", "last"), [(1, 0), (2, 1)])
+def test_the_way_home_counts_in_a_pass_only_while_no_drive_is_free(drives: int, last: int) -> None:
+    """The file that lies near the begin of the tape is read last, when another volume waits for the only drive."""
+    trace = trace_of((0.0, [("A", 30 * GB, GB), ("A", 186 * GB, GB)]), (590.0, [("B", 0, GB)]))
+    # It waits for ten minutes without arrivals, whatever drives are free: A begins while B still collects.
+    outcome = answer(trace, Question(policy="endit-like", drives=drives))
+    assert int(outcome.file_done[:2].argmax()) == last
+
+
 def test_two_drives_work_at_once() -> None:
     trace = trace_of((0.0, [("A", 0, 400 * GB)]), (0.0, [("B", 0, 400 * GB)]))
     outcome = answer(trace, Question(policy="oldest-first", drives=2))
