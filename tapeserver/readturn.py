@@ -161,7 +161,7 @@ class ReadTurn(Turn):
             if len(wanted) == WANTED_MAX:
                 # More than is looked at together: a window from the head on, if there is anything.
                 wanted = await queues.wanted_recalls(connection, volume, limit=WANTED_MAX, after=head) or wanted
-            # Asked only where it counts: where nothing waits for a drive, all that the planner has said is gone through.
+            # Asked only where it counts: where nothing waits for a drive, it goes through all that was said last.
             new = self._list.has_arrivals(wanted)
             return wanted, new and await mounts.drives_wanted(connection, self.context.work.library)
 
