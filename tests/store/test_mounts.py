@@ -224,6 +224,18 @@ async def test_a_lease_is_not_taken_before_what_is_written_under_it_is_committed
         assert not await leases.guard(connection, lease)
 
 
+async def test_who_stands_by_for_a_lease_writes_nothing_and_is_in_nobodys_way(media: Database) -> None:
+    """He asks with each wake-up: else each would be a commit, for which a renewal waits."""
+    async with media.transaction() as connection:
+        lease = await leases.acquire(connection, "planner:east", "ts1", seconds=60)
+    assert lease is not None
+    async with asyncio.timeout(20), media.transaction() as standing_by, media.transaction() as renewing:
+        assert await leases.acquire(standing_by, "planner:east", "ts2", seconds=60) is None
+        written = await standing_by.scalar(sa.text("select pg_current_xact_id_if_assigned() is not null"))
+        assert not written
+        assert await leases.renew(renewing, lease, seconds=60)
+
+
 async def test_a_restarted_holder_need_not_wait_and_its_former_self_is_out(media: Database) -> None:
     async with media.transaction() as connection:
         before = await leases.acquire(connection, "planner:east", "ts1", seconds=10)
