@@ -123,7 +123,7 @@ class PictureSource:
         writable: dict[str, list[str]],
         known: list[VolumeView],
     ) -> list[VolumeView]:
-        """The best volumes of a pool may all be of media that no drive writes: then further ones that one does take
+        """The best volumes of a pool may all be of media that no drive writes, or be in a drive: then further ones take
         their place in `writable`. What was looked at for that, and the picture does not know yet."""
         drives, views = {one.model for one in keeper.picture.drives.values()}, {one.name: one for one in known}
 
@@ -131,14 +131,20 @@ class PictureSource:
             view = views.get(vid) or keeper.view_of(vid)
             return view is None or not drives or any(can("write", model, view.medium) for model in drives)
 
-        pools = [pool for pool, vids in writable.items() if len(vids) >= WRITABLE_MAX and not any(map(fits, vids))]
+        def could_come(vid: str) -> bool:
+            return fits(vid) and vid not in keeper.picture.mounted
+
+        most = WRITABLE_MAX + len(keeper.picture.mounts)
+        pools = [
+            pool for pool, vids in writable.items() if len(vids) >= WRITABLE_MAX and not any(map(could_come, vids))
+        ]
         if not pools:
             return []
         further = await volumes.writable_volumes(connection, pools, limit=FURTHER_MAX)
         found = await self._known(connection, sorted({*chain(*further.values())} - views.keys()), keeper)
         views.update((one.name, one) for one in found)
         for pool, vids in further.items():
-            writable[pool] = [vid for vid in vids if fits(vid)][:WRITABLE_MAX] or writable[pool]
+            writable[pool] = [vid for vid in vids if fits(vid)][:most] or writable[pool]
         # All of them: what is known is not asked for the next time.
         return found
 

@@ -250,6 +250,24 @@ async def test_blank_volumes_that_no_drive_can_write_do_not_hide_the_one_that_it
     assert await at.mounted() == [("D00039", "archive")]
 
 
+async def test_a_fitting_volume_that_is_in_a_drive_hides_no_other_that_fits(at: At) -> None:
+    """It may be read there for hours."""
+    async with at.database.transaction() as connection:
+        await hardware.report_models(connection, "east", {"east1": "LTO-9", "east2": "LTO-9"})
+        names = [f"D{number:05}" for number in range(40)]
+        blank = [volumes.NewVolume(vid=vid, library="east", pool=None, capacity_bytes=10**10) for vid in names]
+        await volumes.create_volumes(connection, blank)
+        await connection.execute(sa.text("update volume set medium = 'LTO-7' where library = 'east'"))
+        for vid in ("E00001", names[-1]):
+            await hardware.set_volume_medium(connection, vid, "LTO-9", who="root", reason="a new one")
+    await at.ask(at.files[:3])
+    await at.work()
+    assert await at.mounted() == [("E00001", "recall")]
+    await write(at)
+    await at.work()
+    assert sorted(await at.mounted()) == [("D00039", "archive"), ("E00001", "recall")]
+
+
 async def write(at: At, count: int = 1) -> str:
     """So many files that somebody waits for are to be written; to this pool."""
     async with at.database.transaction() as connection:
