@@ -215,15 +215,19 @@ class _Giving:
 
     def _may_begin(self, slots: Integers) -> Booleans:
         """Which of these the room that is left, and the limits of groups, would let begin: both only get less."""
+        self._outcome.passed_over = True
+        may = self._find_room(slots)
+        full = limited(self._picture, self._full_groups())
+        return may if full is None else may & ~full[slots]
+
+    def _find_room(self, slots: Integers) -> Booleans:
         outcome, recalls = self._outcome, self._outcome.recalls
-        outcome.passed_over = True
         sizes = np.minimum(self._picture.volumes.bytes[slots], self._policy.cache_mount_bytes)
         may: Booleans = sizes <= max(outcome.room_bytes, 0.0)
         if outcome.room_bytes > 0:
             # Who is late begins with less, or keeps the others from the room.
             may |= recalls.wait[slots] > recalls.deadline_seconds
-        full = limited(self._picture, self._full_groups())
-        return may if full is None else may & ~full[slots]
+        return may
 
     def _serve(self, wish: Wish) -> bool:
         """False when it could be served if only there were a drive."""
@@ -320,6 +324,10 @@ class _Giving:
             self._outcome.held.add(limit)
 
     def _hold_of_groups(self, held: Booleans) -> None:
+        """Of these volumes those that nothing but the limits of their groups keeps."""
+        slots = np.flatnonzero(held)
+        held = np.zeros_like(held)
+        held[slots[self._find_room(slots)]] = True
         demand, shares = self._picture.demand, self._picture.shares
         rows = held[demand.volume[: demand.rows]] & (demand.files[: demand.rows] > 0)
         for share in np.unique(demand.share[: demand.rows][rows]).tolist():

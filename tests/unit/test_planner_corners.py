@@ -59,6 +59,19 @@ def test_who_waits_for_his_groups_limit_is_made_room_for_by_his_group(why: str) 
 
 
 @pytest.mark.parametrize("why", ["idle", "long"])
+def test_nobody_ends_for_who_would_find_no_room_below_his_groups_limit(why: str) -> None:
+    """As for a drive: else each request for the one that is mounted would be a mount, for as long as pins last."""
+    here = mount("A1", "d1", age=5000, idle_since=NOW - 1 if why == "idle" else None, group="cms")
+    wanted = [recall("A9", share=BOB, bytes=500)]
+    wanted += [] if why == "idle" else [recall("A1", share=BOB, bytes=10)]
+    for limited in (False, True):
+        seen = picture(on=drives(1), mounts=[here], recalls=wanted, room=100)
+        if limited:
+            seen.limits["cms"] = DriveLimit(reading=1)
+        assert ends_of(seen) == []
+
+
+@pytest.mark.parametrize("why", ["idle", "long"])
 def test_a_pool_that_waits_for_the_limit_of_writing_is_made_room_for(why: str) -> None:
     here = mount("A1", "d1", "archive", age=5000, idle_since=NOW - 1 if why == "idle" else None, pool="q")
     policy = dataclasses.replace(POLICY, writing_drives_max=1)
