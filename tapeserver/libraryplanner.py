@@ -8,7 +8,6 @@ long intervals, because what was once counted wrong stays wrong. Both run again 
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,6 +18,7 @@ from catalog import leases, mounts, queues, situations
 from catalog.database import SESSIONS, Database
 from catalog.leases import Lease
 from catalog.mounts import Candidate
+from tapeserver import garbage
 from tapeserver.config import Config
 from tapeserver.courtesy import Courtesy, pause_seconds
 from tapeserver.estimating import Estimating
@@ -288,11 +288,12 @@ class LibraryPlanner:
         self._record("see", situation)
         self._record("surround", seen)
         self._keeper, self._source, self._begun_at, self._said = keeper, source, loop.time(), None
-        # A picture lives long, and has millions of parts: the collector need not go through them again and again.
-        gc.freeze()
         waiting = int((keeper.picture.volumes.files > 0).sum())
         log.info("picture begun", library=self.library, volumes=waiting, seconds=round(loop.time() - began, 3))
         self.deciding.set()
+        await self._courtesy.give_turn()
+        # A picture has millions of parts.
+        garbage.set_aside()
 
     def _new_source(self) -> PictureSource:
         return PictureSource(

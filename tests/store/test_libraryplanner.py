@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from catalog import endings, failures, hardware, leases, mounts, queues, situati
 from catalog.database import Database
 from catalog.errors import NotFound
 from tapeserver.config import Config
-from tapeserver.libraryplanner import LEASE_PREFIX, LibraryPlanner
+from tapeserver.libraryplanner import LEASE_PREFIX, PICTURE_SECONDS_MAX, LibraryPlanner
 from tapeserver.planningrecord import replay
 from tests.store.media import make_copies, make_files, two_libraries, wait_for
 
@@ -357,3 +359,28 @@ async def test_a_quiet_library_is_looked_at_at_its_interval_and_not_five_times_a
         if not at.planner.learning.is_set():
             break
     assert looks == 1
+
+
+class Knot:
+    """It holds itself."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+async def test_a_picture_that_is_begun_keeps_no_garbage_for_ever(at: At) -> None:
+    """What is there then is gone through no more: neither what had been dropped in cycles until then, nor what was
+    live at the last picture and is not any more."""
+    gc.disable()
+    try:
+        living, dropped = Knot(), weakref.ref(Knot())
+        lived = weakref.ref(living)
+        await at.work()
+        assert dropped() is None
+        del living
+        at.planner._begun_at -= PICTURE_SECONDS_MAX + 1
+        await at.work()
+        assert lived() is None
+    finally:
+        gc.enable()
+        gc.unfreeze()
