@@ -156,7 +156,10 @@ class LibraryPlanner:
             return
         async with self._decisions.connection() as connection:
             ripe = await ripe_at(connection, reading)
-        keeper.ripen(ripe)
+        if not keeper.ripen(ripe):
+            # Something else is new, such as the volume's state: not planned again and again until it is looked at.
+            self._surround_at = 0.0
+            self.learning.set()
         self._record("ripen", ripe)
         # Others may have what these were to have.
         self.deciding.set()

@@ -306,11 +306,13 @@ class PictureKeeper:
         if most != self.policy.cache_mount_bytes:
             self.policy = replace(self._wanted_policy, cache_mount_bytes=most)
 
-    def ripen(self, ripe: Mapping[str, float | None]) -> None:
-        """Volumes of which all that waits is tried again only later, or where nothing was found."""
-        for volume, at in ripe.items():
-            if at is None or at > self._now:
-                self.picture.pause(volume, self._now + EMPTY_SECONDS if at is None else at)
+    def ripen(self, ripe: Mapping[str, float | None]) -> bool:
+        """Volumes of which all that waits is tried again only later, or where nothing was found. False: some of them
+        could be read now."""
+        paused = {volume: at for volume, at in ripe.items() if at is None or at > self._now}
+        for volume, at in paused.items():
+            self.picture.pause(volume, self._now + EMPTY_SECONDS if at is None else at)
+        return len(paused) == len(ripe)
 
     def _settle(self, settings: Settings) -> None:
         picture = self.picture

@@ -105,6 +105,27 @@ async def test_what_was_cancelled_since_the_picture_was_told_gets_no_mount(at: A
     assert await at.said() == {}
 
 
+async def test_a_volume_that_is_out_of_use_since_the_last_look_is_planned_in_vain_once(at: At) -> None:
+    """Else again and again until the surroundings are looked at by themselves, and others wait for the drive."""
+    await at.work()
+    await at.ask(at.files[:3])
+    at.planner._surround_at = 0.0
+    await at.planner.learn()
+    at.planner._surround_at = asyncio.get_running_loop().time() + 3600
+    async with at.database.transaction() as connection:
+        await volumes.set_state(connection, "volume", "E00001", "disabled", who="root", reason="torn")
+    at.planner.learning.clear()
+    await at.planner.decide()
+    assert at.planner.deciding.is_set()
+    assert at.planner.learning.is_set()
+    at.planner.deciding.clear()
+    await at.planner.learn()
+    decision = await at.planner.decide()
+    assert decision is not None
+    assert decision.mounts == []
+    assert await at.mounted() == []
+
+
 async def test_a_volume_whose_recalls_all_wait_for_a_pause_to_end_is_not_mounted_again(at: At) -> None:
     await at.ask(at.files[:1])
     await at.work()
