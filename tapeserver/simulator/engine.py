@@ -192,7 +192,8 @@ class Simulation:
         choice = self.policy.choose(self.waiting, free, now)
         for number in choice.give_way:
             self._give_way(self.stations[number], now)
-        for number, need in choice.mounts:
+        # What is to be read first: a pool can do with another volume.
+        for number, need in sorted(choice.mounts, key=lambda one: one[1] >= len(self.trace.volumes)):
             self._mount(self.stations[number], need, now)
         if self._free and self.waiting.files.any():
             self._ask_at(now + self.settings.ask_again_seconds)
@@ -375,7 +376,8 @@ class Simulation:
         if station.pool >= 0:
             need = len(self.trace.volumes) + station.pool
             self._writer[station.pool], self.waiting.mounted[need], self.waiting.ended[need] = -1, False, now
-            self._tell_pool(station.pool)
+        if (pool := self.writing.pool_of[volume]) >= 0 and self.writing.queues[pool]:
+            self._tell_pool(pool)
         station.volume = station.pool = -1
         station.stops = station.long = station.joins = False
         self._asks = True

@@ -38,9 +38,13 @@ class Writing:
         self.queues: list[deque[int]] = [deque() for _ in trace.pools]
         self._room = [int(volume.capacity_bytes * (1 - KEPT_PART)) - volume.written_bytes for volume in trace.volumes]
         self._written = [volume.written_bytes for volume in trace.volumes]
-        self._volumes: list[list[int]] = [
-            [number for number, volume in enumerate(trace.volumes) if volume.pool == pool] for pool in trace.pools
-        ]
+        numbers = {name: number for number, name in enumerate(trace.pools)}
+        #: by volume; -1: it belongs to none
+        self.pool_of = [numbers.get(volume.pool, -1) for volume in trace.volumes]
+        self._volumes: list[list[int]] = [[] for _ in trace.pools]
+        for volume, pool in enumerate(self.pool_of):
+            if pool >= 0:
+                self._volumes[pool].append(volume)
 
     def size(self, archive: int) -> int:
         return int(self._sizes[archive])

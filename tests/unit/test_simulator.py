@@ -210,6 +210,23 @@ def test_what_is_to_be_written_is_written_once_and_reads_go_on() -> None:
         assert outcome.phase_seconds[Phase.TRANSFER] >= 3_001 * GB / LTO9.native_rate
 
 
+POOL_VOLUME = VOLUME[:-1] + ', "pool": "raw"}'
+READ = '{"type": "request", "time": %s, "files": [["%s", 0, %d]]}'
+WRITE = '{"type": "archive", "time": %s, "pool": "raw", "bytes": 1000000000}'
+
+
+def test_a_volume_that_is_wanted_to_be_read_and_by_its_pool_at_once_is_read_and_the_pool_takes_another() -> None:
+    lines = [HEAD, *(POOL_VOLUME % name for name in "AB"), WRITE % 0.0, READ % (0.5, "A", GB)]
+    outcome = answer(parse_trace(line.encode() for line in lines), Question(policy="oldest-first", drives=2))
+    assert {mount.volume for mount in outcome.mounts} == {0, 1}
+
+
+def test_a_pool_whose_only_volume_was_being_read_when_its_files_came_is_written_when_that_is_out() -> None:
+    lines = [HEAD, POOL_VOLUME % "A", READ % (0.0, "A", 400 * GB), WRITE % 500.0]
+    outcome = answer(parse_trace(line.encode() for line in lines), Question(policy="capstan", drives=2))
+    assert np.isfinite(outcome.archive_done).all()
+
+
 def test_a_trace_of_nothing_is_a_run_of_nothing() -> None:
     outcome = answer(trace_of(), Question(policy="capstan", drives=2))
     assert outcome.as_json()["job_waits"]["mean_seconds"] == 0.0
