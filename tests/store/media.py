@@ -141,3 +141,13 @@ async def claim_first(
     """Up to `limit` recalls of the volume, by position."""
     wanted = await queues.wanted_recalls(connection, volume, limit=limit, after=after)
     return await queues.claim_recalls(connection, volume, epoch, [one.file_id for one in wanted])
+
+
+async def twenty_on_tape(connection: AsyncConnection) -> list[int]:
+    """Two libraries, whose drives a tape server has; files that are on no disk, ten on E00001 and ten on E00002."""
+    await two_libraries(connection)
+    files = await make_files(connection, 20, on_disk=False)
+    await make_copies(connection, files[:10], "E00001")
+    await make_copies(connection, files[10:], "E00002")
+    await connection.execute(sa.text("update drive set tapeserver = 'ts', heartbeat_at = capstan_now()"))
+    return files

@@ -16,7 +16,7 @@ from catalog.errors import NotFound
 from tapeserver.config import Config
 from tapeserver.libraryplanner import LEASE_PREFIX, PICTURE_SECONDS_MAX, LibraryPlanner
 from tapeserver.planningrecord import replay
-from tests.store.media import make_copies, make_files, two_libraries, wait_for
+from tests.store.media import make_files, twenty_on_tape, wait_for
 
 
 class At:
@@ -56,11 +56,7 @@ class At:
 async def at(database: Database, tmp_path: Path) -> At:
     """Ten files on E00001, ten on E00002; both drives of `east` are attached."""
     async with database.transaction() as connection:
-        await two_libraries(connection)
-        files = await make_files(connection, 20, on_disk=False)
-        await make_copies(connection, files[:10], "E00001")
-        await make_copies(connection, files[10:], "E00002")
-        await connection.execute(sa.text("update drive set tapeserver = 'ts', heartbeat_at = capstan_now()"))
+        files = await twenty_on_tape(connection)
     return At(database, Config(name="ts", planning_record=str(tmp_path)), files)
 
 
@@ -246,10 +242,7 @@ async def test_a_pool_is_written_to_a_volume_that_a_drive_can_write(at: At) -> N
     async with at.database.transaction() as connection:
         await hardware.report_models(connection, "east", {"east1": "LTO-9", "east2": "LTO-9"})
         await connection.execute(sa.text("update volume set medium = 'LTO-7' where library = 'east'"))
-        pool = await connection.scalar(sa.text("select pool from volume where vid = 'E00001'"))
-        files = await make_files(connection, 1)
-        await queues.enqueue_archives(connection, files)
-        await queues.make_urgent(connection, files)
+    pool = await write(at)
     await at.work()
     assert (await at.said())[pool] == "no_compatible_drive"
     async with at.database.transaction() as connection:
@@ -258,31 +251,28 @@ async def test_a_pool_is_written_to_a_volume_that_a_drive_can_write(at: At) -> N
     assert await at.mounted() == [("E00003", "archive")]
 
 
-async def test_blank_volumes_that_no_drive_can_write_do_not_hide_the_one_that_it_can(at: At) -> None:
+async def forty_blank(at: At, *fitting: str) -> None:
+    """D00000 to D00039 are there too, and no drive can write any volume but `fitting`."""
     async with at.database.transaction() as connection:
         await hardware.report_models(connection, "east", {"east1": "LTO-9", "east2": "LTO-9"})
         names = [f"D{number:05}" for number in range(40)]
         blank = [volumes.NewVolume(vid=vid, library="east", pool=None, capacity_bytes=10**10) for vid in names]
         await volumes.create_volumes(connection, blank)
         await connection.execute(sa.text("update volume set medium = 'LTO-7' where library = 'east'"))
-        await hardware.set_volume_medium(connection, names[-1], "LTO-9", who="root", reason="a new one")
-        files = await make_files(connection, 1)
-        await queues.enqueue_archives(connection, files)
-        await queues.make_urgent(connection, files)
+        for vid in fitting:
+            await hardware.set_volume_medium(connection, vid, "LTO-9", who="root", reason="a new one")
+
+
+async def test_blank_volumes_that_no_drive_can_write_do_not_hide_the_one_that_it_can(at: At) -> None:
+    await forty_blank(at, "D00039")
+    await write(at)
     await at.work()
     assert await at.mounted() == [("D00039", "archive")]
 
 
 async def test_a_fitting_volume_that_is_in_a_drive_hides_no_other_that_fits(at: At) -> None:
     """It may be read there for hours."""
-    async with at.database.transaction() as connection:
-        await hardware.report_models(connection, "east", {"east1": "LTO-9", "east2": "LTO-9"})
-        names = [f"D{number:05}" for number in range(40)]
-        blank = [volumes.NewVolume(vid=vid, library="east", pool=None, capacity_bytes=10**10) for vid in names]
-        await volumes.create_volumes(connection, blank)
-        await connection.execute(sa.text("update volume set medium = 'LTO-7' where library = 'east'"))
-        for vid in ("E00001", names[-1]):
-            await hardware.set_volume_medium(connection, vid, "LTO-9", who="root", reason="a new one")
+    await forty_blank(at, "E00001", "D00039")
     await at.ask(at.files[:3])
     await at.work()
     assert await at.mounted() == [("E00001", "recall")]

@@ -7,13 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
-import sqlalchemy as sa
 
 from catalog import endings, mounts, queues
 from catalog.database import PLANNER, QUEUES, Database
 from tapeserver.config import Config
 from tapeserver.planning import PLANNING_CHANNELS, PlanningLoop
-from tests.store.media import make_copies, make_files, mounted, two_libraries
+from tests.store.media import mounted, twenty_on_tape, two_libraries
 
 NEVER_SECONDS = 3600.0
 WAIT_SECONDS = 20.0
@@ -23,12 +22,7 @@ WAIT_SECONDS = 20.0
 async def files(database: Database) -> list[int]:
     """Twenty, ten each on E00001 and E00002, in a library with two drives that a tape server has."""
     async with database.transaction() as connection:
-        await two_libraries(connection)
-        files = await make_files(connection, 20, on_disk=False)
-        await make_copies(connection, files[:10], "E00001")
-        await make_copies(connection, files[10:], "E00002")
-        await connection.execute(sa.text("update drive set tapeserver = 'ts', heartbeat_at = capstan_now()"))
-    return files
+        return await twenty_on_tape(connection)
 
 
 @asynccontextmanager

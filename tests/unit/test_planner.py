@@ -666,10 +666,8 @@ def test_a_volume_that_nobody_has_looked_up_yet_is_not_called_disabled() -> None
     assert plan(picture, POLICY, NOW).mounts == []
 
 
-@pytest.mark.parametrize(("room", "reading", "code"), [(0, None, "cache_short"), (10**15, 1, "drive_limit")])
-def test_who_cannot_be_mounted_whatever_it_is_is_not_asked_one_by_one_and_told_all_the_same(
-    monkeypatch: pytest.MonkeyPatch, room: int, reading: int | None, code: str
-) -> None:
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Slots of volumes for which a wish is made from here on, one by one."""
     asked = list[int]()
 
     def counted(*arguments: Any) -> Wish:
@@ -677,6 +675,14 @@ def test_who_cannot_be_mounted_whatever_it_is_is_not_asked_one_by_one_and_told_a
         return recall_wish(*arguments)
 
     monkeypatch.setattr(deciding, "recall_wish", counted)
+    return asked
+
+
+@pytest.mark.parametrize(("room", "reading", "code"), [(0, None, "cache_short"), (10**15, 1, "drive_limit")])
+def test_who_cannot_be_mounted_whatever_it_is_is_not_asked_one_by_one_and_told_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, room: int, reading: int | None, code: str
+) -> None:
+    asked = asked_for(monkeypatch)
     many = [recall(f"A{number:03d}", bytes=100) for number in range(500)]
     seen = picture(on=drives(2, busy=1), mounts=[mount("B1", "d3")], recalls=many, room=room)
     policy = dataclasses.replace(POLICY, reading_drives_max=reading)

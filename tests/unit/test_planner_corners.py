@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 
-from tapeserver.planner import DriveLimit, DriveView, Picture, Policy, VolumeView, deciding, explanations, plan
-from tapeserver.planner.wishes import Tier, Wish, judge_recalls, recall_wish
+from tapeserver.planner import DriveLimit, DriveView, Picture, Policy, VolumeView, explanations, plan
+from tapeserver.planner.wishes import Tier, judge_recalls
 from tests.unit.test_planner import (
     ALICE,
     BOB,
     NOW,
     POLICY,
     archive,
+    asked_for,
     codes,
     drives,
     ended,
@@ -220,13 +220,7 @@ def test_being_late_never_makes_a_mount_need_more_room() -> None:
 def test_when_little_room_or_a_limit_is_left_the_rest_is_not_asked_one_by_one(
     monkeypatch: pytest.MonkeyPatch, narrow: str
 ) -> None:
-    asked = list[int]()
-
-    def counted(*arguments: Any) -> Wish:
-        asked.append(arguments[-1])
-        return recall_wish(*arguments)
-
-    monkeypatch.setattr(deciding, "recall_wish", counted)
+    asked = asked_for(monkeypatch)
     many = [recall(f"A{number:04d}", bytes=100, share=BOB, oldest=50) for number in range(2000)]
     small = recall("Z1", bytes=1, oldest=0)
     seen = picture(on=drives(3), recalls=[*many, small], room=150 if narrow == "room" else 10**15)
