@@ -204,6 +204,11 @@ class DriveView:
     #: as an operator, or its library, names it; one that is not known reads and writes everything
     model: str = ""
 
+    @property
+    def works(self) -> bool:
+        """Whether a mount in it could be worked on."""
+        return self.up and self.attached
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MountView:

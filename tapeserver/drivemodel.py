@@ -320,9 +320,13 @@ class Geometry:
         """From the medium in the drive's mouth until it is ready; `first`: it was never loaded before."""
         return self.model.first_load_seconds if first else self.model.load_seconds
 
+    def ready_seconds(self) -> float:
+        """Robot and load: until a volume in its slot can be used in an empty drive."""
+        return self.model.robot_seconds + self.load_seconds()
+
     def change_seconds(self, moved_bytes: float, from_byte: float) -> float:
         """What it costs to have another volume ready in the drive: unload with its rewind, robot, load."""
-        return self.unload_seconds(moved_bytes, from_byte) + self.model.robot_seconds + self.load_seconds()
+        return self.unload_seconds(moved_bytes, from_byte) + self.ready_seconds()
 
     def pass_seconds(self, files: float, length_bytes: float, span_bytes: float | None = None) -> float:
         """What reading `files` files with `length_bytes` in all takes in a good order, from the begin of the tape.

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapeserver.drivemodel import Geometry
-from tapeserver.planner.views import VolumeView
 from tapeserver.planner.volumes import Volumes
 
 Floats = NDArray[np.float64]
@@ -44,7 +43,7 @@ class Pace:
         """Until a volume can be read."""
         if self.speed is None:
             return DISK_READY_SECONDS
-        return (geometry.model.robot_seconds + geometry.load_seconds()) / self.speed
+        return geometry.ready_seconds() / self.speed
 
     def unload_seconds(self, geometry: Geometry, moved_bytes: float, written_bytes: float) -> float:
         """Until a volume is out, its head anywhere on what is written, after a mount that moved so much."""
@@ -67,7 +66,7 @@ class Pace:
         searched = parts + volumes.scatter * np.maximum(files - parts, 0)
         for geometry, some in volumes.by_geometry(slots):
             span = np.minimum(written[some], geometry.capacity_bytes)
-            ready[some] = geometry.model.robot_seconds + geometry.load_seconds()
+            ready[some] = geometry.ready_seconds()
             passes[some] = geometry.pass_seconds_many(searched[some], size[some], np.maximum(span, size[some]))
             unload[some] = _unload(geometry, size[some], span)
         return Reading(ready / self.speed, passes / self.speed, unload / self.speed)
@@ -91,11 +90,6 @@ class Pace:
 IN_LIFE = Pace()
 
 
-def written_bytes(view: VolumeView) -> float:
-    """So far from its begin data lie; everywhere, when nobody knows."""
-    return np.inf if view.written_bytes is None else view.written_bytes
-
-
 def _unload(geometry: Geometry, moved: Floats, written: Floats) -> Floats:
     """The mean over where the head may stand; see `Geometry.unload_seconds`."""
     model = geometry.model
@@ -103,5 +97,5 @@ def _unload(geometry: Geometry, moved: Floats, written: Floats) -> Floats:
     place = np.minimum(0.5, written / geometry.wrap_bytes / 2)
     below, counts = zip(*model.unload_rewinds, strict=True)
     further = np.array(counts)[np.searchsorted(below, moved, side="right")] - 1
-    seconds: Floats = 2 + (2 * model.rewind_average_seconds - 2) * place + model.unload_seconds
+    seconds: Floats = 2 + geometry.rewind_seconds_per_place * place + model.unload_seconds
     return seconds + further * model.rewind_average_seconds

@@ -237,8 +237,7 @@ class PictureKeeper:
     @property
     def free_drives(self) -> bool:
         """Whether a drive that could be used has no mount."""
-        picture = self.picture
-        return any(one.up and one.attached and one.name not in picture.mounts for one in picture.drives.values())
+        return bool(self.picture.free_drives)
 
     @property
     def epochs(self) -> list[int]:

@@ -89,7 +89,7 @@ class PictureSource:
             sorted({*keeper.strangers, *(one.volume for one in waiting), *chain(*writable.values())}),
             keeper,
         )
-        views += await self._further(connection, keeper, writable, views)
+        views += await self._further(connection, keeper, writable, views, most)
         return Surroundings(
             pools=[(one, writable.get(one.name, [])) for one in seen],
             media=[_media_need(one, now) for one in waiting],
@@ -122,9 +122,10 @@ class PictureSource:
         keeper: PictureKeeper,
         writable: dict[str, list[str]],
         known: list[VolumeView],
+        most: int,
     ) -> list[VolumeView]:
         """The best volumes of a pool may all be of media that no drive writes, or be in a drive: then further ones take
-        their place in `writable`. What was looked at for that, and the picture does not know yet."""
+        their place in `writable`, at most so many. What was looked at for that, and the picture does not know yet."""
         drives, views = {one.model for one in keeper.picture.drives.values()}, {one.name: one for one in known}
 
         def fits(vid: str) -> bool:
@@ -134,7 +135,6 @@ class PictureSource:
         def could_come(vid: str) -> bool:
             return fits(vid) and vid not in keeper.picture.mounted
 
-        most = WRITABLE_MAX + len(keeper.picture.mounts)
         pools = [
             pool for pool, vids in writable.items() if len(vids) >= WRITABLE_MAX and not any(map(could_come, vids))
         ]

@@ -3,8 +3,8 @@
 The session brings all that is wanted of the volume, again and again; what it has taken is gone from here, and stays as
 it was taken. The rest, with late arrivals ahead of the head and behind it, is put in the order that
 `tapeserver.ordering` finds, which ends near the begin of the tape while others want the drive; a few that arrive while
-many wait join the order that there is. Of a medium whose locates
-cost nothing known it is read by position, from the head on and then from the front: so the tape is passed over once.
+many wait join the order that there is. Of a medium whose locates cost nothing known it is read by position, from the
+head on and then from the front: so the tape is passed over once.
 """
 
 from __future__ import annotations
@@ -63,10 +63,7 @@ class ReadingList:
 
     def has_arrivals(self, wanted: Sequence[WantedRecall]) -> bool:
         """Whether anything of it is new, and the model is to put it in order."""
-        if self._geometry is None:
-            return False
-        known = {one.file_id for one in self._rest}
-        return any(one.file_id not in known for one in wanted)
+        return self._geometry is not None and bool(self._arrived(wanted))
 
     def refresh(self, wanted: Sequence[WantedRecall], *, home: bool = False) -> bool:
         """All that is wanted now, in the place of what was here. Arrivals may take seconds: call it in a thread.
@@ -75,9 +72,9 @@ class ReadingList:
 
         True: all was put in order by the model, which a drive may know better.
         """
-        known, still = {one.file_id for one in self._rest}, {one.file_id for one in wanted}
+        still = {one.file_id for one in wanted}
         rest = [one for one in reversed(self._rest) if one.file_id in still]
-        arrived = [one for one in wanted if one.file_id not in known]
+        arrived = self._arrived(wanted)
         anew = False
         if self._geometry is not None:
             rest, anew = self._with(rest, arrived, self._geometry, home)
@@ -126,6 +123,10 @@ class ReadingList:
         waiting = {one.file_id: one for one in reversed(self._rest)}
         told = [waiting.pop(file_id) for index in order for file_id in segments[index].files if file_id in waiting]
         self._rest = [*told, *waiting.values()][::-1]
+
+    def _arrived(self, wanted: Sequence[WantedRecall]) -> list[WantedRecall]:
+        known = {one.file_id for one in self._rest}
+        return [one for one in wanted if one.file_id not in known]
 
     def _seconds_of(self, one: WantedRecall) -> float:
         if self._geometry is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from catalog.model import InHand
 from tapeserver.expectedtimes import Estimates
-from tapeserver.pace import IN_LIFE, Pace, written_bytes
+from tapeserver.pace import IN_LIFE, Pace
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.views import MountView
 from tapeserver.planner.volumes import MOVED_BYTES_TYPICAL
@@ -32,7 +32,7 @@ class Running:
         #: by drive: the volume is ready, and it has done what is left
         self._ready: dict[str, float] = {}
         self._done: dict[str, float] = {}
-        self._drives = [one.name for one in picture.drives.values() if one.up and one.attached]
+        self._drives = [one.name for one in picture.drives.values() if one.works]
         self._mounts = [picture.mounts[name] for name in self._drives if name in picture.mounts]
 
     def read(self, in_hand: Mapping[str, InHand] | None) -> None:
@@ -125,6 +125,6 @@ class Running:
             return self._now
         volumes = self._picture.volumes
         slot = volumes.slot(mount.volume)
-        written = written_bytes(volumes.views[slot])
+        written = float(volumes.written[slot])
         moved = min(written, MOVED_BYTES_TYPICAL)
         return self._done[drive] + self._pace.unload_seconds(volumes.geometry(slot), moved, written)

@@ -31,7 +31,7 @@ from tapeserver.planner.outcome import Limit, Outcome
 from tapeserver.planner.picture import Picture
 from tapeserver.planner.policy import Policy
 from tapeserver.planner.resting import rests
-from tapeserver.planner.scoring import Booleans, limited
+from tapeserver.planner.scoring import Booleans, full_groups, limited
 from tapeserver.planner.views import Decision, Explanation, PlannedMount
 from tapeserver.planner.wishes import Tier, Wish, judge_archive, judge_media, judge_recalls, recall_wish
 
@@ -49,11 +49,7 @@ def plan(picture: Picture, policy: Policy, now: float) -> Decision:
 
 def decide(picture: Picture, policy: Policy, now: float) -> Outcome:
     """As `plan`, with what it was based on."""
-    free = sorted(
-        drive.name
-        for drive in picture.drives.values()
-        if drive.up and drive.attached and drive.name not in picture.mounts
-    )
+    free = picture.free_drives
     fits = Fits(picture)
     recalls = judge_recalls(picture, policy, now, ranked=bool(free), fits=fits)
     wishes, explained = _others(picture, policy, now, recalls.drain_seconds, fits)
@@ -340,11 +336,8 @@ class _Giving:
 
     def _full_groups(self) -> frozenset[str]:
         """Groups that read with as many drives as they may, with what is decided."""
-        return frozenset(
-            group
-            for group, limit in self._picture.limits.items()
-            if limit.reading is not None and self._drives["recall", group] >= limit.reading
-        )
+        reading = {group: number for (purpose, group), number in self._drives.items() if purpose == "recall"}
+        return full_groups(self._picture, reading)
 
     def _most(self, purpose: str) -> int | None:
         return {"recall": self._policy.reading_drives_max, "archive": self._policy.writing_drives_max}.get(purpose)

@@ -32,7 +32,7 @@ class Fits:
         self._media = picture.volumes.media
         #: how many drives there are of each model, and how many of these work
         self._there = Counter(drive.model for drive in picture.drives.values())
-        self._working = Counter(drive.model for drive in picture.drives.values() if drive.up and drive.attached)
+        self._working = Counter(drive.model for drive in picture.drives.values() if drive.works)
         #: all drives read and write all media, as far as anybody knows
         self.all = all(can("write", model, medium) for model in self._there for medium in self._media)
 

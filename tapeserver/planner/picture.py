@@ -166,13 +166,18 @@ class Picture:
         return self._mounted.get(volume)
 
     def works(self, drive: str) -> bool:
-        """Whether a mount in this drive could be worked on: it is up, and a live tape server can use it."""
+        """As `DriveView.works`; not, of a drive that is not there."""
         found = self.drives.get(drive)
-        return found is not None and found.up and found.attached
+        return found is not None and found.works
 
     @property
     def working_drives(self) -> int:
-        return sum(drive.up and drive.attached for drive in self.drives.values())
+        return sum(drive.works for drive in self.drives.values())
+
+    @property
+    def free_drives(self) -> list[str]:
+        """Those that work and have no mount, by name."""
+        return sorted(one.name for one in self.drives.values() if one.works and one.name not in self.mounts)
 
     def is_leaving(self, mount: MountView) -> bool:
         """On its way out. A volume that its drive keeps is not: the drive is down then."""

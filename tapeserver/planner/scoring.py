@@ -17,6 +17,8 @@ Above that stands one absolute age, which bounds every wait whatever arrives (`d
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,12 +122,10 @@ def _files_of(picture: Picture, shares: Booleans) -> Booleans:
     return some
 
 
-def full_groups(picture: Picture) -> frozenset[str]:
-    """Groups that read with as many drives as they may."""
-    reading: dict[str, int] = {}
-    for mount in picture.mounts.values():
-        if mount.purpose == "recall":
-            reading[mount.group] = reading.get(mount.group, 0) + 1
+def full_groups(picture: Picture, reading: Mapping[str, int] | None = None) -> frozenset[str]:
+    """Groups that read with as many drives as they may. `reading`: drives by group; None: those of the mounts."""
+    if reading is None:
+        reading = Counter(mount.group for mount in picture.mounts.values() if mount.purpose == "recall")
     return frozenset(
         group
         for group, limit in picture.limits.items()

@@ -141,7 +141,7 @@ class Volumes:
         if slot in self._begun:
             return
         geometry, size = self.geometry(slot), self.bytes[slot]
-        ready = geometry.model.robot_seconds + geometry.load_seconds()
+        ready = geometry.ready_seconds()
         together = ready + geometry.pass_seconds(self.parts[slot], size)
         scattered = ready + geometry.pass_seconds(self.files[slot], size)
         self._begun[slot] = _Begun(at, together, scattered)

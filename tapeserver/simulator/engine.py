@@ -244,7 +244,7 @@ class Simulation:
         station.mount += 1
         if self.policy.long_mount_seconds < np.inf:
             self._agenda.add(now + self.policy.long_mount_seconds, LONG, station.number, station.mount)
-        seconds = geometry.model.robot_seconds + geometry.load_seconds()
+        seconds = geometry.ready_seconds()
         station.seconds[Phase.LOAD] += seconds
         self._next(station, now + seconds, LOADED)
 
